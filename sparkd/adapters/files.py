@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reads the configuration files and the API keys, and writes files so that no reader sees half.
+
+Knows where files are and which file replaces which; what is in them is `core.schema`'s. A
+configuration file that cannot be read is a problem of the configuration, never an exception.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from sparkd.core.errors import HostError, Misconfigured
+from sparkd.core.model import Config, Problem
+from sparkd.core.schema import WEIGHTS_DIR, Source, SourceKind, parse
+
+MAX_FILE_BYTES = 1 << 20
+"""No catalog file comes near; a file that does was put there by mistake."""
+
+_KEY_HINT = "sudo sparkctl key rotate"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConfigPaths:
+    """Where the configuration is."""
+
+    settings: Path = Path("/etc/sparkd/sparkd.yaml")
+    api_key: Path = Path("/etc/sparkd/api-key")
+    shipped_catalog: Path = Path("/usr/share/sparkd/models.d")
+    local_catalog: Path = Path("/etc/sparkd/models.d")
+
+
+def config_paths(environ: Mapping[str, str]) -> ConfigPaths:
+    """The fixed paths; for development SPARKD_CONFIG_DIR and SPARKD_CATALOG_DIR move them."""
+    fixed = ConfigPaths()
+    config_dir = Path(environ.get("SPARKD_CONFIG_DIR") or fixed.settings.parent)
+    return ConfigPaths(
+        settings=config_dir / fixed.settings.name,
+        api_key=config_dir / fixed.api_key.name,
+        shipped_catalog=Path(environ.get("SPARKD_CATALOG_DIR") or fixed.shipped_catalog),
+        local_catalog=config_dir / fixed.local_catalog.name,
+    )
+
+
+def load_config(paths: ConfigPaths, *, weights_dir: Path = WEIGHTS_DIR) -> Config:
+    """Everything that is configured, and everything that is wrong with it."""
+    return parse([*_settings_sources(paths), *_catalog_sources(paths)], weights_dir=weights_dir)
+
+
+def read_api_keys(paths: ConfigPaths, environ: Mapping[str, str]) -> tuple[str, ...]:
+    """The keys clients may use, one a line; a systemd credential `api-key` replaces the file.
+
+    Raises Misconfigured, with no key in it, when there is none or the file is not fit for one.
+    """
+    path = paths.api_key
+    credentials_dir = environ.get("CREDENTIALS_DIRECTORY")
+    if credentials_dir and os.path.exists(Path(credentials_dir) / "api-key"):
+        path = Path(credentials_dir) / "api-key"
+    try:
+        text = _read_secret(path)
+    except FileNotFoundError as error:
+        raise Misconfigured(f"there is no API key file {path}", hint=_KEY_HINT) from error
+    except PermissionError as error:
+        raise Misconfigured(
+            f"API key file {path} may not be read by this user",
+            hint=f"use sudo; for the daemon: sudo chgrp sparkd {path}; sudo chmod 0640 {path}",
+        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise Misconfigured(f"API key file {path} is not readable", hint=_KEY_HINT) from error
+    keys = tuple(_keys_of(text, path))
+    if not keys:
+        raise Misconfigured(f"API key file {path} holds no key", hint=_KEY_HINT)
+    return keys
+
+
+def write_atomically(path: Path, content: bytes, *, mode: int, gid: int | None = None) -> None:
+    """Put a whole file in place of another, or leave the other as it is.
+
+    Owner, mode and content are complete and on the disk before the name changes hands, so neither
+    a reader nor a power cut finds anything between old and new. Raises HostError.
+    """
+    # Hidden and not *.yaml: what a kill in the middle leaves is never taken for configuration.
+    temporary = path.with_name(f".{path.name}.{os.urandom(6).hex()}.tmp")
+    try:
+        try:
+            _write_new(temporary, content, mode=mode, gid=gid)
+            os.replace(temporary, path)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
+        _sync_directory(path.parent)
+    except OSError as error:
+        raise HostError(
+            f"cannot write {path}: {error.strerror}", hint=f"ls -ld {path.parent}"
+        ) from error
+
+
+def _settings_sources(paths: ConfigPaths) -> Iterator[Source]:
+    try:
+        os.lstat(paths.settings)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        yield _unreadable(paths.settings, SourceKind.SETTINGS, 0, error)
+        return
+    yield _read_source(paths.settings, SourceKind.SETTINGS, layer=0)
+
+
+def _catalog_sources(paths: ConfigPaths) -> Iterator[Source]:
+    """Shipped files first; one of the same name in the local catalog takes a file's place."""
+    local = list(_list_catalog(paths.local_catalog, layer=1))
+    replaced = {Path(source.name).name for source in local}
+    for source in _list_catalog(paths.shipped_catalog, layer=0):
+        if Path(source.name).name not in replaced:
+            yield source
+    yield from local
+
+
+def _list_catalog(directory: Path, *, layer: int) -> Iterator[Source]:
+    try:
+        names = sorted(os.listdir(directory))
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        yield _unreadable(directory, SourceKind.MODELS, layer, error)
+        return
+    for name in names:
+        path = directory / name
+        if name.startswith("."):
+            continue
+        if name.endswith(".yaml"):
+            yield _read_source(path, SourceKind.MODELS, layer)
+        elif name.endswith(".yml"):
+            hint = f"mv {path} {path.with_suffix('.yaml')}"
+            yield _refuse(path, SourceKind.MODELS, layer, "only *.yaml is read", hint)
+
+
+def _read_source(path: Path, kind: SourceKind, layer: int) -> Source:
+    try:
+        content = _read_regular(path)
+    except OSError as error:
+        return _unreadable(path, kind, layer, error)
+    if content is None:
+        return _refuse(path, kind, layer, "not a file", f"ls -l {path}")
+    if len(content) > MAX_FILE_BYTES:
+        limit = f"at most {MAX_FILE_BYTES >> 20} MiB"
+        return _refuse(path, kind, layer, "too large for a configuration file", limit)
+    try:
+        text = content.decode()
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        return _refuse(path, kind, layer, "not UTF-8 text", f"file {path}", line=line)
+    return Source(kind=kind, name=str(path), text=text, layer=layer)
+
+
+def _read_regular(path: Path) -> bytes | None:
+    """The start of a file, a byte more than the limit; None for what is not a file.
+
+    /dev/null, to which systemd's users link what they mask, reads as the empty file it stands for.
+    """
+    # O_NONBLOCK: opening a FIFO must not wait for its writer.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) and status.st_rdev != os.stat(os.devnull).st_rdev:
+            return None
+        with open(descriptor, "rb", closefd=False) as file:
+            return file.read(MAX_FILE_BYTES + 1)
+    finally:
+        os.close(descriptor)
+
+
+def _unreadable(path: Path, kind: SourceKind, layer: int, error: OSError) -> Source:
+    return _refuse(path, kind, layer, f"cannot be read: {error.strerror}", f"namei -l {path}")
+
+
+def _refuse(
+    path: Path, kind: SourceKind, layer: int, message: str, hint: str, *, line: int = 1
+) -> Source:
+    problem = Problem(source=str(path), line=line, path="", message=message, hint=hint)
+    return Source(kind=kind, name=str(path), layer=layer, unreadable=problem)
+
+
+def _read_secret(path: Path) -> str:
+    with open(path, encoding="utf-8") as file:
+        mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+        if mode & stat.S_IRWXO:
+            raise Misconfigured(
+                f"API key file {path} is open to everybody (mode {mode:04o})",
+                hint=f"sudo chmod o= {path}; the key may be known: {_KEY_HINT}",
+            )
+        return file.read(MAX_FILE_BYTES)
+
+
+def _keys_of(text: str, path: Path) -> Iterator[str]:
+    for number, line in enumerate(text.splitlines(), start=1):
+        key = line.strip()
+        if not key or key.startswith("#"):
+            continue
+        if not key.isascii() or not key.isprintable() or " " in key:
+            raise Misconfigured(
+                f"{path}:{number}: no HTTP header can carry this API key",
+                hint="one key a line, of ASCII characters without spaces",
+            )
+        yield key
+
+
+def _write_new(path: Path, content: bytes, *, mode: int, gid: int | None) -> None:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    with open(os.open(path, flags, 0o600), "wb") as file:
+        if gid is not None:
+            os.fchown(file.fileno(), -1, gid)
+        os.fchmod(file.fileno(), mode)
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Readings of the host's kernel: who holds a lock, whether a process lives, a free port."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import select
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+
+from sparkd.core.model import LockHolder
+from sparkd.core.names import model_of_scope
+
+_PROC = Path("/proc")
+_CGROUPS = Path("/sys/fs/cgroup")
+_COMMAND_MAX_CHARS = 120
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    pid: int
+    exclusive: bool
+
+
+class LockTable:
+    """One reading of /proc/locks (proc(5)). Looking takes no lock, so it disturbs nobody."""
+
+    def __init__(self, text: str) -> None:
+        self._held: dict[str, list[_Held]] = {}
+        for line in text.splitlines():
+            # "7: FLOCK ADVISORY WRITE 4242 00:2f:1337 0 EOF"; a waiter has "->" as second field.
+            fields = line.split()
+            if len(fields) >= 6 and fields[1] == "FLOCK":
+                held = _Held(int(fields[4]), fields[3] == "WRITE")
+                self._held.setdefault(fields[5], []).append(held)
+
+    @classmethod
+    def read(cls) -> LockTable:
+        return cls((_PROC / "locks").read_text())
+
+    def held(self, path: Path, *, exclusive_only: bool = False) -> bool:
+        """Whether anybody holds a flock on the file."""
+        return any(held.exclusive or not exclusive_only for held in self._of(path))
+
+    def holders(self, path: Path) -> tuple[LockHolder, ...]:
+        """The processes that hold a flock on the file, with what can be said of each."""
+        return tuple(
+            LockHolder(
+                pid=held.pid,
+                command=_command(held.pid),
+                exclusive=held.exclusive,
+                model_id=_model_of_process(held.pid),
+            )
+            for held in self._of(path)
+        )
+
+    def _of(self, path: Path) -> list[_Held]:
+        try:
+            status = path.stat()
+        except FileNotFoundError:
+            return []
+        major, minor = os.major(status.st_dev), os.minor(status.st_dev)
+        return self._held.get(f"{major:02x}:{minor:02x}:{status.st_ino}", [])
+
+
+def _command(pid: int) -> str:
+    try:
+        raw = (_PROC / str(pid) / "cmdline").read_bytes()
+    except OSError:
+        return "(gone)"
+    return raw.replace(b"\0", b" ").decode(errors="replace").strip()[:_COMMAND_MAX_CHARS]
+
+
+def _model_of_process(pid: int) -> str | None:
+    """The model in whose scope the process is, by the last unit-like part of its cgroup path."""
+    try:
+        cgroups = (_PROC / str(pid) / "cgroup").read_text()
+    except OSError:
+        return None
+    for line in cgroups.splitlines():
+        for part in reversed(line.split(":", 2)[2].split("/")):
+            if model := model_of_scope(part):
+                return model
+    return None
+
+
+class ProcessWatch:
+    """A pidfd: names one process for good, even after its number is used again."""
+
+    __slots__ = ("_fd", "pid")
+
+    def __init__(self, pid: int) -> None:
+        """Raises ProcessLookupError when there is no such process."""
+        self.pid = pid
+        self._fd = os.pidfd_open(pid)
+
+    def alive(self) -> bool:
+        poll = select.poll()
+        poll.register(self._fd, select.POLLIN)
+        return not poll.poll(0)
+
+    async def ended(self) -> None:
+        """Wait for the end of the process."""
+        loop = asyncio.get_running_loop()
+        done = loop.create_future()
+
+        def set_done() -> None:
+            if not done.done():
+                done.set_result(None)
+
+        # A duplicate, so that two waits on one watch do not replace each other's reader.
+        fd = os.dup(self._fd)
+        loop.add_reader(fd, set_done)
+        try:
+            await done
+        finally:
+            loop.remove_reader(fd)
+            os.close(fd)
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+def free_port() -> int:
+    """A TCP port of 127.0.0.1 that was free a moment ago."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def cgroup_pids(control_group: str) -> list[int]:
+    """The processes of a cgroup by its path, and of the cgroups below it; empty when it is gone."""
+    root = _CGROUPS / control_group.lstrip("/")
+    pids: list[int] = []
+    for procs in root.rglob("cgroup.procs"):
+        with contextlib.suppress(OSError):
+            pids += [int(line) for line in procs.read_text().split()]
+    return pids

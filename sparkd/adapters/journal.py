@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Logging into journald with fields (its native protocol), or to stderr where it is not there.
+
+Modules log through `logging` as usual; `fields(...)` makes the `extra` that becomes journal
+fields. No prompt, answer or key ever gets here: callers log metadata only, and `Redact` removes
+what looks like a key as the last line of defence.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import re
+import socket
+import struct
+import sys
+from collections.abc import Mapping
+from enum import Enum
+
+_SOCKET = "/run/systemd/journal/socket"
+_KEY = re.compile(r"(sk-|Bearer )[A-Za-z0-9._~+/=-]{6,}")
+_PRIORITY = {logging.CRITICAL: 2, logging.ERROR: 3, logging.WARNING: 4, logging.INFO: 6}
+NOTICE = 25
+"""Between INFO and WARNING: the state of a model changed (syslog's notice)."""
+_LAST_LINES_TIMEOUT_S = 3.0
+
+
+class Event(Enum):
+    """The kinds of entries one can ask journalctl for: `journalctl MESSAGE_ID=...`."""
+
+    DAEMON_READY = "daemon-ready", "5f7a2c1e9d0b4c68a1f3e25d7b9046c1"
+    DAEMON_STOPPING = "daemon-stopping", "b2d1906e4f3a4e7c8b15a07f6c92d3e4"
+    MODEL_STARTING = "model-starting", "0c4e8a7d3b214f9e9a6d51c28f7e60b5"
+    MODEL_READY = "model-ready", "e81f5b3c6a9d4270b7c42d1e08f3a596"
+    MODEL_STOPPED = "model-stopped", "93a6d20f7e5b4c18a4e917c3d26b805f"
+    MODEL_FAILED = "model-failed", "d47c19e2b8064f3da5917e60c3f2b48a"
+    MODEL_ADOPTED = "model-adopted", "6be09f14d7a2453c8e31b5c7f0a9d862"
+    REQUEST = "request", "1fa85c7e20d94b6bb3e7f4960a5d2c83"
+    IDLE_CHECK = "idle-check", "a70e3d5b91c84f26bd12968cf4e7503d"
+
+    def __init__(self, label: str, message_id: str) -> None:
+        self.label = label
+        self.message_id = message_id
+
+
+def fields(event: Event, **values: object) -> dict[str, object]:
+    """The `extra` of a log call: `model="x"` becomes SPARKD_MODEL=x; None values are left out."""
+    named = {f"SPARKD_{name.upper()}": str(v) for name, v in values.items() if v is not None}
+    return {
+        "journal": {"MESSAGE_ID": event.message_id, "SPARKD_EVENT": event.label, **named},
+    }
+
+
+class Redact(logging.Filter):
+    """Replaces what looks like a key in the text of a record."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        redacted = _KEY.sub(lambda match: match[1] + "***", text)
+        if redacted != text:
+            record.msg, record.args = redacted, ()
+        return True
+
+
+class JournalHandler(logging.Handler):
+    """Sends records to journald; each becomes one entry with MESSAGE, PRIORITY and its fields."""
+
+    def __init__(self, address: str = _SOCKET) -> None:
+        super().__init__()
+        self._address = address
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._socket.sendto(_datagram(record, self.format(record)), self._address)
+        except OSError:
+            # journald is restarting or gone: stderr is what systemd connected to it.
+            print(self.format(record), file=sys.stderr)
+
+
+def _datagram(record: logging.LogRecord, message: str) -> bytes:
+    entry: dict[str, object] = {
+        "MESSAGE": message,
+        "PRIORITY": _priority(record.levelno),
+        "SYSLOG_IDENTIFIER": "sparkd",
+        "CODE_MODULE": record.name,
+    }
+    entry.update(getattr(record, "journal", {}))
+    return b"".join(_field(name, str(value)) for name, value in entry.items())
+
+
+def _field(name: str, value: str) -> bytes:
+    raw = value.encode(errors="replace")
+    if b"\n" not in raw:
+        return b"%s=%s\n" % (name.encode(), raw)
+    return b"%s\n%s%s\n" % (name.encode(), struct.pack("<Q", len(raw)), raw)
+
+
+def _priority(level: int) -> int:
+    if level == NOTICE:
+        return 5
+    return _PRIORITY.get(level, 7 if level < logging.INFO else 3)
+
+
+def configure(*, level: int = logging.INFO, environ: Mapping[str, str] = os.environ) -> None:
+    """Send all logging to journald when systemd started us, else to stderr."""
+    handler: logging.Handler
+    if "JOURNAL_STREAM" in environ and os.path.exists(_SOCKET):
+        handler = JournalHandler()
+    else:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.addFilter(Redact())
+    logging.addLevelName(NOTICE, "NOTICE")
+    logging.basicConfig(level=level, handlers=[handler], force=True)
+    # Their request lines say less than ours, and some carry URLs.
+    for chatty in ("httpx", "httpcore", "urllib3", "podman", "sanic.root", "sanic.access"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+
+
+async def last_lines(container_id: str, count: int = 20) -> list[str]:
+    """The last lines that a container's processes wrote, oldest first; empty when unreadable."""
+    process = await asyncio.create_subprocess_exec(
+        *("journalctl", "--quiet", "--output=cat", f"--lines={count}"),
+        f"CONTAINER_ID_FULL={container_id}",
+        # Podman logs its own events under the same id; only conmon carries the output.
+        "_COMM=conmon",
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    try:
+        async with asyncio.timeout(_LAST_LINES_TIMEOUT_S):
+            output, _ = await process.communicate()
+    except TimeoutError:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        return []
+    lines = (line.rstrip() for line in output.decode(errors="replace").splitlines())
+    return [line for line in lines if line]

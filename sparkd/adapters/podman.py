@@ -1,0 +1,280 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rootless Podman through its API socket (podman-py); the only Podman code, and no decisions.
+
+podman-py is synchronous, so every call runs in a thread, and is waited for even when the caller is
+cancelled: whoever cleans up after a cancelled start must not race with the call it cancelled.
+podman-py itself is imported at the first call: it takes a fifth of a second that a warm request
+never needs. Podman's State is not the truth about a payload (it says "running" for ever after
+conmon was killed): the scope and /proc are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from sparkd.core.containerspec import ContainerSpec
+from sparkd.core.errors import HostError, NotFound
+from sparkd.core.names import LABEL_ENDPOINT, LABEL_MODEL, LABEL_SPEC
+
+if TYPE_CHECKING:
+    from podman import PodmanClient
+    from podman.domain.containers import Container
+
+T = TypeVar("T")
+
+_API_TIMEOUT_S = 120.0
+"""The API answers in 0.1 s; a first start on a fresh storage was seen to take minutes elsewhere."""
+_GO_TIME = re.compile(r"(?P<second>[^.Z+]{19})(?P<fraction>\.\d+)?(?P<zone>Z|[+-]\d\d:\d\d)")
+_REMOVE_TRIES = 3
+"""Podman 5.4.2 answers 500 to the first forced removal after its conmon was killed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pids:
+    """The processes of an initialised container, in the host's PID namespace."""
+
+    payload: int
+    conmon: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContainerReading:
+    """One of our containers as Podman sees it."""
+
+    container_id: str
+    name: str
+    status: str
+    """created, initialized, running, exited, ...; see the module's warning."""
+    pid: int
+    exit_code: int
+    oom_killed: bool
+    started_at: float
+    finished_at: float
+    model_id: str
+    spec_hash: str
+    endpoint: str
+
+
+@dataclass(frozen=True, slots=True)
+class Podman:
+    """The Podman service at `api_socket`. Every method raises HostError when it fails."""
+
+    api_socket: Path
+
+    async def create(self, spec: ContainerSpec) -> str:
+        """Create the container; its id. Raises NotFound when the image is missing."""
+        return await self._call(lambda client: _create(client, spec))
+
+    async def init(self, container_id: str) -> Pids:
+        """Make the payload process exist, waiting; its pids."""
+
+        def init(client: PodmanClient) -> Pids:
+            container = client.containers.get(container_id)
+            container.init()
+            state = container.inspect()["State"]
+            return Pids(payload=int(state["Pid"]), conmon=int(state["ConmonPid"]))
+
+        return await self._call(init)
+
+    async def start(self, container_id: str) -> None:
+        """Let the payload run."""
+        await self._call(lambda client: client.containers.get(container_id).start())
+
+    async def stop(self, container_id: str, grace_s: float) -> None:
+        """Send the stop signal, and SIGKILL after the grace."""
+
+        def stop(client: PodmanClient) -> None:
+            # Container.stop() gives up after 1.5 times the grace, which is less than Podman needs.
+            response = client.api.post(
+                f"/containers/{container_id}/stop",
+                params={"timeout": max(1, round(grace_s))},
+                timeout=grace_s + _API_TIMEOUT_S,
+            )
+            response.raise_for_status()
+
+        await self._call(stop)
+
+    async def remove(self, container: str) -> None:
+        """Remove a container by id or name, killing it if it runs; a missing one is removed."""
+
+        def remove(client: PodmanClient) -> None:
+            from podman.errors import APIError, NotFound
+
+            for attempt in range(1, _REMOVE_TRIES + 1):
+                try:
+                    client.containers.remove(container, force=True, v=True)
+                except NotFound:
+                    return
+                except APIError:
+                    if attempt == _REMOVE_TRIES:
+                        raise
+                else:
+                    return
+
+        await self._call(remove)
+
+    async def inspect(self, container: str) -> ContainerReading | None:
+        """One container by id or name, or None when there is no such container."""
+
+        def inspect(client: PodmanClient) -> ContainerReading | None:
+            from podman.errors import NotFound
+
+            try:
+                return _reading(client.containers.get(container).inspect())
+            except NotFound:
+                return None
+
+        return await self._call(inspect)
+
+    async def models(self) -> list[ContainerReading]:
+        """Every container that carries our label, running or not."""
+
+        def models(client: PodmanClient) -> list[ContainerReading]:
+            from podman.errors import NotFound
+
+            readings = []
+            for container in _labelled(client):
+                # It may be removed between the list and the look at it.
+                with contextlib.suppress(NotFound):
+                    readings.append(_reading(container.inspect()))
+            return readings
+
+        return await self._call(models)
+
+    async def image_exists(self, image: str) -> bool:
+        return await self._call(lambda client: bool(client.images.exists(image)))
+
+    async def _call(self, work: Callable[[PodmanClient], T]) -> T:
+        thread = asyncio.ensure_future(asyncio.to_thread(self._work, work))
+        try:
+            return await asyncio.shield(thread)
+        except asyncio.CancelledError:
+            with contextlib.suppress(Exception):
+                await thread
+            raise
+
+    def _work(self, work: Callable[[PodmanClient], T]) -> T:
+        with _mapped_errors(self.api_socket):
+            from podman import PodmanClient
+
+            base_url = f"http+unix://{self.api_socket}"
+            with PodmanClient(base_url=base_url, timeout=_API_TIMEOUT_S) as client:
+                return work(client)
+
+
+@contextlib.contextmanager
+def _mapped_errors(api_socket: Path) -> Iterator[None]:
+    """The one place that turns podman-py's and requests' errors into ours."""
+    import requests
+    from podman.errors import APIError, ImageNotFound, PodmanError
+
+    try:
+        yield
+    except ImageNotFound as error:
+        raise _no_image(str(error.explanation or error)) from error
+    except APIError as error:
+        text = str(error.explanation or error).replace("\n", " ")
+        if error.status_code == 404 and "no such image" in text.lower():
+            raise _no_image(text) from error
+        if "unresolvable CDI devices" in text:
+            raise HostError(
+                f"Podman cannot resolve the GPU: {text}",
+                hint="sudo nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml",
+                code="cdi_unresolvable",
+            ) from error
+        raise HostError(f"Podman refused: {text}", code="podman_error") from error
+    except (requests.exceptions.RequestException, PodmanError, OSError) as error:
+        raise HostError(
+            f"cannot reach Podman at {api_socket}: {error}",
+            hint="systemctl --user -M sparkd@ status podman.socket",
+            code="podman_down",
+        ) from error
+
+
+def _no_image(text: str) -> NotFound:
+    return NotFound(
+        f"image is missing: {text}",
+        hint="sudo -u sparkd podman pull IMAGE, or load it with podman load",
+        code="image_missing",
+    )
+
+
+def _labelled(client: PodmanClient) -> list[Container]:
+    found = client.containers.list(all=True, filters={"label": LABEL_MODEL}, sparse=True)
+    return list(found)
+
+
+def _create(client: PodmanClient, spec: ContainerSpec) -> str:
+    arguments: dict[str, Any] = {
+        "name": spec.name,
+        "cgroups_mode": "disabled",
+        "ipc_mode": "private",
+        "shm_size": spec.shm_bytes,
+        "read_only": True,
+        # Without it /dev/shm is read-only too, and vLLM dies.
+        "read_write_tmpfs": True,
+        "cap_drop": ["ALL"],
+        "no_new_privileges": True,
+        "stop_signal": spec.stop_signal,
+        "stop_timeout": spec.stop_timeout_s,
+        "labels": dict(spec.labels),
+        "environment": dict(spec.environment),
+        "log_config": {"Type": "journald"},
+        "ulimits": [
+            {"Name": limit.name, "Soft": limit.soft, "Hard": limit.hard} for limit in spec.ulimits
+        ],
+        "mounts": [
+            {
+                "type": "bind",
+                "source": mount.source,
+                "target": mount.target,
+                "read_only": mount.read_only,
+            }
+            for mount in spec.mounts
+        ],
+        "devices": list(spec.devices),
+        # An image's own health check would be run by exec from a timer of its own.
+        "healthcheck": {"Test": ["NONE"]},
+        "restart_policy": {"Name": "no"},
+    }
+    if not spec.network:
+        arguments["network_mode"] = "none"
+    if spec.publish_port is not None:
+        arguments["ports"] = {"8000/tcp": ("127.0.0.1", spec.publish_port)}
+    container = client.containers.create(spec.image, list(spec.command), **arguments)
+    return str(container.id)
+
+
+def _reading(attrs: dict[str, Any]) -> ContainerReading:
+    state = attrs["State"]
+    labels = attrs["Config"].get("Labels") or {}
+    return ContainerReading(
+        container_id=str(attrs["Id"]),
+        name=str(attrs["Name"]),
+        status=str(state["Status"]),
+        pid=int(state.get("Pid") or 0),
+        exit_code=int(state.get("ExitCode") or 0),
+        oom_killed=bool(state.get("OOMKilled")),
+        started_at=_timestamp(state.get("StartedAt")),
+        finished_at=_timestamp(state.get("FinishedAt")),
+        model_id=str(labels.get(LABEL_MODEL, "")),
+        spec_hash=str(labels.get(LABEL_SPEC, "")),
+        endpoint=str(labels.get(LABEL_ENDPOINT, "")),
+    )
+
+
+def _timestamp(text: str | None) -> float:
+    """Wall time of Go's RFC 3339 with nanoseconds; 0.0 for Go's zero time."""
+    match = _GO_TIME.fullmatch(text or "")
+    if match is None or match["second"].startswith("0001-"):
+        return 0.0
+    zone = match["zone"].replace("Z", "+00:00")
+    fraction = float(match["fraction"] or 0)
+    return datetime.fromisoformat(match["second"] + zone).timestamp() + fraction

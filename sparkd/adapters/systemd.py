@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The user manager of systemd over D-Bus (org.freedesktop.systemd1(5)); the only D-Bus code.
+
+One connection an operation: it costs two milliseconds, is needed for starts, stops and readings
+only, and cannot be stale after the bus or the manager was restarted. A job is waited for by
+subscribing to JobRemoved before asking, so a job that is done at once is not missed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dbus_fast import BusType, Message, MessageType, Variant
+from dbus_fast.aio import MessageBus
+
+from sparkd.core.errors import HostError
+from sparkd.core.unitspec import Property
+
+_DESTINATION = "org.freedesktop.systemd1"
+_PATH = "/org/freedesktop/systemd1"
+_MANAGER = "org.freedesktop.systemd1.Manager"
+_NO_SUCH_UNIT = "org.freedesktop.systemd1.NoSuchUnit"
+_CALL_TIMEOUT_S = 10.0
+"""For one reply; the manager answers in milliseconds unless it is stuck."""
+_JOB_SLACK_S = 10.0
+_CONNECT_PATIENCE_S = 15.0
+"""A lingering user manager may still be starting when the first request after a boot arrives."""
+_CONNECT_PAUSE_S = 0.25
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unit:
+    name: str
+    active: bool
+    """Active or on the way to or from it: its processes may exist."""
+
+
+class SystemdCallError(HostError):
+    """systemd refused a call; `name` is the D-Bus error name."""
+
+    def __init__(self, name: str, message: str) -> None:
+        super().__init__(message, hint="journalctl --user -M sparkd@ -n 50", code="systemd_error")
+        self.name = name
+
+
+@dataclass(frozen=True, slots=True)
+class UserManager:
+    """The service manager of the user whose bus listens at `bus_socket`.
+
+    Every method raises HostError when the bus cannot be reached, SystemdCallError when systemd
+    refuses.
+    """
+
+    bus_socket: Path
+
+    async def units(self, patterns: Sequence[str]) -> list[Unit]:
+        """The loaded units whose names match one of the glob patterns."""
+        async with self._connection() as bus:
+            body = await _call(bus, "ListUnitsByPatterns", "asas", [[], list(patterns)])
+        return [
+            Unit(name=unit[0], active=unit[3] not in ("inactive", "failed")) for unit in body[0]
+        ]
+
+    async def start_transient(self, name: str, properties: Sequence[Property]) -> None:
+        """Create a transient unit and wait until its start job is done."""
+        typed = [[key, Variant(signature, value)] for key, signature, value in properties]
+        async with self._connection() as bus:
+            await _job(bus, "StartTransientUnit", "ssa(sv)a(sa(sv))", [name, "fail", typed, []])
+
+    async def stop(self, name: str, timeout_s: float = 0.0) -> None:
+        """Stop a unit and wait until it is gone; a unit that does not exist is stopped.
+
+        `timeout_s` is how long the unit's own stop may take.
+        """
+        async with self._connection() as bus:
+            try:
+                await _job(bus, "StopUnit", "ss", [name, "replace"], timeout_s)
+            except SystemdCallError as error:
+                if error.name != _NO_SUCH_UNIT:
+                    raise
+
+    async def next_elapse_us(self, timer: str) -> int | None:
+        """When a loaded timer elapses next, on CLOCK_MONOTONIC in microseconds."""
+        async with self._connection() as bus:
+            try:
+                path = (await _call(bus, "GetUnit", "s", [timer]))[0]
+                body = await _get(bus, path, "Timer", "NextElapseUSecMonotonic")
+            except SystemdCallError:
+                return None
+        return int(body)
+
+    async def control_group(self, scope: str) -> str | None:
+        """The cgroup path of an active scope."""
+        async with self._connection() as bus:
+            try:
+                path = (await _call(bus, "GetUnit", "s", [scope]))[0]
+                return str(await _get(bus, path, "Scope", "ControlGroup"))
+            except SystemdCallError:
+                return None
+
+    @contextlib.asynccontextmanager
+    async def _connection(self) -> AsyncIterator[MessageBus]:
+        bus = await self._connect()
+        try:
+            yield bus
+        finally:
+            bus.disconnect()
+
+    async def _connect(self) -> MessageBus:
+        deadline = asyncio.get_running_loop().time() + _CONNECT_PATIENCE_S
+        while True:
+            bus = MessageBus(bus_type=BusType.SESSION, bus_address=f"unix:path={self.bus_socket}")
+            try:
+                async with asyncio.timeout(_CALL_TIMEOUT_S):
+                    return await bus.connect()
+            except (OSError, EOFError, TimeoutError) as error:
+                if asyncio.get_running_loop().time() > deadline:
+                    raise HostError(
+                        f"cannot reach the user manager's bus at {self.bus_socket}: {error}",
+                        hint="sudo loginctl enable-linger sparkd && "
+                        "systemctl status 'user@*.service'",
+                        code="user_manager_down",
+                    ) from error
+            await asyncio.sleep(_CONNECT_PAUSE_S)
+
+
+async def _call(bus: MessageBus, member: str, signature: str, body: list[Any]) -> list[Any]:
+    message = Message(
+        destination=_DESTINATION,
+        path=_PATH,
+        interface=_MANAGER,
+        member=member,
+        signature=signature,
+        body=body,
+    )
+    return await _send(bus, message)
+
+
+async def _get(bus: MessageBus, path: str, interface: str, name: str) -> Any:  # noqa: ANN401
+    message = Message(
+        destination=_DESTINATION,
+        path=path,
+        interface="org.freedesktop.DBus.Properties",
+        member="Get",
+        signature="ss",
+        body=[f"{_DESTINATION}.{interface}", name],
+    )
+    return (await _send(bus, message))[0].value
+
+
+async def _send(bus: MessageBus, message: Message) -> list[Any]:
+    try:
+        async with asyncio.timeout(_CALL_TIMEOUT_S):
+            reply = await bus.call(message)
+    except (OSError, EOFError, TimeoutError) as error:
+        raise HostError(
+            f"systemd did not answer {message.member}: {error!r}", code="user_manager_down"
+        ) from error
+    if reply is None:
+        raise HostError(f"systemd gave no reply to {message.member}", code="user_manager_down")
+    if reply.message_type is MessageType.ERROR:
+        text = reply.body[0] if reply.body else "no text"
+        raise SystemdCallError(
+            reply.error_name or "", f"systemd refused {message.member} {message.body[0]}: {text}"
+        )
+    return reply.body
+
+
+async def _job(
+    bus: MessageBus, member: str, signature: str, body: list[Any], timeout_s: float = 0.0
+) -> None:
+    """Ask for a job and wait for its end. Raises HostError when it did not end as "done"."""
+    results: dict[str, str] = {}
+    removed = asyncio.Event()
+
+    def note(message: Message) -> bool:
+        if message.member == "JobRemoved":
+            results[message.body[1]] = message.body[3]
+            removed.set()
+        return False
+
+    bus.add_message_handler(note)
+    await _subscribe(bus)
+    job = (await _call(bus, member, signature, body))[0]
+    try:
+        async with asyncio.timeout(timeout_s + _JOB_SLACK_S):
+            while job not in results:
+                removed.clear()
+                await removed.wait()
+    except TimeoutError as error:
+        raise HostError(f"{member} of {body[0]} did not end in time") from error
+    if results[job] != "done":
+        raise HostError(f"{member} of {body[0]} ended as {results[job]!r}")
+
+
+async def _subscribe(bus: MessageBus) -> None:
+    await _call(bus, "Subscribe", "", [])
+    rule = f"type='signal',sender='{_DESTINATION}',interface='{_MANAGER}',member='JobRemoved'"
+    await _send(
+        bus,
+        Message(
+            destination="org.freedesktop.DBus",
+            path="/org/freedesktop/DBus",
+            interface="org.freedesktop.DBus",
+            member="AddMatch",
+            signature="s",
+            body=[rule],
+        ),
+    )

@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a catalog entry to the complete container: what runs, what it sees, what it may do.
+
+Pure: the Podman adapter only translates the result. Whatever is part of `ContainerSpec` is part of
+the spec hash, by which a running container is recognised as still wanted after a restart of the
+daemon or a change of the configuration.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from sparkd.core.model import Endpoint, Lifecycle, ModelSpec, Transport
+from sparkd.core.names import LABEL_ENDPOINT, LABEL_MODEL, LABEL_SPEC, Layout, Names
+
+EXIT_GPU_TAKEN = 75
+"""What `flock -E` ends with when somebody else holds the lock (EX_TEMPFAIL of sysexits.h)."""
+
+SIGINT = 2
+"""vLLM as PID 1 ignores SIGTERM until its handlers are set; SIGINT ends it at any time."""
+
+INSIDE_ENDPOINT = Path("/run/sparkd/endpoint")
+INSIDE_GPU_LOCK = Path("/run/sparkd/gpu.lock")
+INSIDE_LANE_LOCK = Path("/run/sparkd/lane.lock")
+INSIDE_CACHE = Path("/cache")
+INSIDE_TCP_PORT = 8000
+
+_STACK_BYTES = 64 << 20
+_NOFILE = 65536
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mount:
+    """A bind mount; `source` is a path of the host."""
+
+    source: str
+    target: str
+    read_only: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ulimit:
+    """Named as Podman wants it (`nofile`, without RLIMIT_); -1 is unlimited."""
+
+    name: str
+    soft: int
+    hard: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContainerSpec:
+    """All that Podman is told about one model's container."""
+
+    name: str
+    image: str
+    command: tuple[str, ...]
+    environment: tuple[tuple[str, str], ...]
+    labels: tuple[tuple[str, str], ...]
+    mounts: tuple[Mount, ...]
+    devices: tuple[str, ...]
+    ulimits: tuple[Ulimit, ...]
+    shm_bytes: int
+    network: bool
+    publish_port: int | None
+    stop_signal: int
+    stop_timeout_s: int
+
+
+def spec_hash(spec: ModelSpec, layout: Layout) -> str:
+    """Twelve hex digits over all that `container_spec` says but the port and the labels."""
+    return _hash(_unlabelled(spec, layout, port=None))
+
+
+def container_spec(spec: ModelSpec, layout: Layout, *, port: int | None = None) -> ContainerSpec:
+    """The container of a model; `port` is the free port of 127.0.0.1 for `transport: tcp`."""
+    unlabelled = _unlabelled(spec, layout, port)
+    labels = (
+        (LABEL_MODEL, spec.model_id),
+        (LABEL_SPEC, spec_hash(spec, layout)),
+        (LABEL_ENDPOINT, str(endpoint_of(spec, layout, port))),
+    )
+    return replace(unlabelled, labels=labels)
+
+
+def endpoint_of(spec: ModelSpec, layout: Layout, port: int | None) -> Endpoint:
+    """Where the model will listen, seen from the host."""
+    if spec.transport is Transport.TCP:
+        return Endpoint(port=port)
+    return Endpoint(socket=layout.endpoint_socket(Names(spec.model_id)))
+
+
+def parse_endpoint(label: str) -> Endpoint:
+    """Undo `str(Endpoint)`, as the label carries it."""
+    scheme, _, rest = label.partition(":")
+    if scheme == "tcp":
+        return Endpoint(port=int(rest.rpartition(":")[2]))
+    return Endpoint(socket=Path(rest))
+
+
+def lock_command(lifecycle: Lifecycle) -> tuple[str, ...]:
+    """The flock(1) wrappers that make a lifecycle class a lock mode and nothing else.
+
+    `--no-fork` makes the payload itself inherit the descriptor, so the kernel frees the lock
+    exactly when the payload is dead.
+    """
+
+    def flock(mode: str, path: Path) -> tuple[str, ...]:
+        return ("flock", "--no-fork", "-n", "-E", str(EXIT_GPU_TAKEN), mode, str(path))
+
+    match lifecycle:
+        case Lifecycle.UTILITY:
+            return flock("-s", INSIDE_GPU_LOCK)
+        case Lifecycle.NORMAL:
+            return flock("-s", INSIDE_GPU_LOCK) + flock("-x", INSIDE_LANE_LOCK)
+        case Lifecycle.EXCLUSIVE:
+            return flock("-x", INSIDE_GPU_LOCK) + flock("-x", INSIDE_LANE_LOCK)
+
+
+def _unlabelled(spec: ModelSpec, layout: Layout, port: int | None) -> ContainerSpec:
+    names = Names(spec.model_id)
+    return ContainerSpec(
+        name=names.container,
+        image=spec.image,
+        command=lock_command(spec.lifecycle) + _serve_command(spec),
+        environment=_environment(spec),
+        labels=(),
+        mounts=_mounts(spec, layout, names),
+        devices=(f"nvidia.com/gpu={spec.gpu}",) if spec.gpu else (),
+        ulimits=_ulimits(spec),
+        shm_bytes=spec.shm_bytes,
+        network=spec.network or spec.transport is Transport.TCP,
+        publish_port=port if spec.transport is Transport.TCP else None,
+        stop_signal=SIGINT,
+        stop_timeout_s=max(1, round(spec.stop_grace_s)),
+    )
+
+
+def _serve_command(spec: ModelSpec) -> tuple[str, ...]:
+    served = _inside_weights(spec) if spec.weights else spec.model_id
+    if spec.transport is Transport.TCP:
+        listen: tuple[str, ...] = ("--host", "0.0.0.0", "--port", str(INSIDE_TCP_PORT))
+    else:
+        listen = ("--uds", str(INSIDE_ENDPOINT / "api.sock"))
+    return ("vllm", "serve", served, "--served-model-name", spec.model_id, *listen, *spec.args)
+
+
+def _inside_weights(spec: ModelSpec) -> str:
+    return f"/models/{Names(spec.model_id).escaped}"
+
+
+def _environment(spec: ModelSpec) -> tuple[tuple[str, str], ...]:
+    decided = {
+        "HOME": "/tmp",
+        "TMPDIR": "/tmp",
+        "HF_HOME": f"{INSIDE_CACHE}/huggingface",
+        "HF_HUB_OFFLINE": "1",
+        "VLLM_CACHE_ROOT": f"{INSIDE_CACHE}/vllm",
+        "TRITON_CACHE_DIR": f"{INSIDE_CACHE}/triton",
+        "TORCHINDUCTOR_CACHE_DIR": f"{INSIDE_CACHE}/torchinductor",
+        "VLLM_NO_USAGE_STATS": "1",
+        "DO_NOT_TRACK": "1",
+    }
+    if not spec.network:
+        # Without a network vLLM finds no address of its own to bind its workers' channel to.
+        decided["VLLM_HOST_IP"] = "127.0.0.1"
+    return tuple(sorted({**decided, **dict(spec.env)}.items()))
+
+
+def _mounts(spec: ModelSpec, layout: Layout, names: Names) -> tuple[Mount, ...]:
+    mounts = [
+        Mount(source=str(layout.gpu_lock), target=str(INSIDE_GPU_LOCK), read_only=True),
+        Mount(source=str(layout.lane_lock), target=str(INSIDE_LANE_LOCK), read_only=True),
+        Mount(source=str(layout.cache_dir(names)), target=str(INSIDE_CACHE), read_only=False),
+    ]
+    if spec.transport is Transport.UNIX:
+        endpoint = str(layout.endpoint_dir(names))
+        mounts.append(Mount(source=endpoint, target=str(INSIDE_ENDPOINT), read_only=False))
+    if spec.weights:
+        weights = str(spec.weights.path)
+        mounts.append(Mount(source=weights, target=_inside_weights(spec), read_only=True))
+    return tuple(mounts)
+
+
+def _ulimits(spec: ModelSpec) -> tuple[Ulimit, ...]:
+    limits = [Ulimit(name="nofile", soft=_NOFILE, hard=_NOFILE)]
+    if spec.gpu:
+        # CUDA pins host memory; the user manager must allow it (LimitMEMLOCK=infinity).
+        limits.append(Ulimit(name="memlock", soft=-1, hard=-1))
+        limits.append(Ulimit(name="stack", soft=_STACK_BYTES, hard=_STACK_BYTES))
+    return tuple(limits)
+
+
+def _hash(spec: ContainerSpec) -> str:
+    canonical = json.dumps(asdict(spec), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:12]

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every error a user can meet, and nothing about how it is shown.
+
+An error says what is wrong in one line, with the value in it, and carries a hint that says what
+to do about it, as a command where one helps. `code` is stable and documented in
+docs/reference/errors.md; `web.render` turns an error into the body of the client's dialect and
+`cli` into a line on stderr.
+
+    SparkdError
+    ├── RequestError          400  the request itself is wrong
+    │   ├── Unauthorized      401  no key, or a wrong one
+    │   ├── Forbidden         403  a right key that may not do this
+    │   ├── NotFound          404  no such model, path or running instance
+    │   └── BodyTooLarge      413  the body is over the limit
+    ├── Unavailable           503  right request, not now
+    │   ├── GpuHeld           503  another program holds the GPU
+    │   ├── Busy              429  another model is in use and the wait was too long
+    │   └── Misconfigured     503  the configuration (or one entry of it) does not parse
+    ├── StartFailed           502  the model's container did not become ready
+    │   ├── StartCrashed      502  it exited while starting
+    │   └── StartTimedOut     504  it was not healthy within its load timeout
+    ├── UpstreamLost          502  the model died or broke off while it answered
+    └── HostError             500  systemd, Podman or the file system refused something
+"""
+
+from __future__ import annotations
+
+
+class SparkdError(Exception):
+    """The base of all: one line that says what is wrong, and a hint that says what to do."""
+
+    code = "internal_error"
+    http_status = 500
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str = "",
+        code: str | None = None,
+        retry_after_s: int | None = None,
+        param: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.retry_after_s = retry_after_s
+        self.param = param
+        if code is not None:
+            self.code = code
+
+    def __str__(self) -> str:
+        return f"{self.message} ({self.hint})" if self.hint else self.message
+
+
+class RequestError(SparkdError):
+    code = "invalid_request"
+    http_status = 400
+
+
+class Unauthorized(RequestError):
+    code = "invalid_api_key"
+    http_status = 401
+
+
+class Forbidden(RequestError):
+    code = "forbidden"
+    http_status = 403
+
+
+class NotFound(RequestError):
+    code = "not_found"
+    http_status = 404
+
+
+class BodyTooLarge(RequestError):
+    code = "body_too_large"
+    http_status = 413
+
+
+class Unavailable(SparkdError):
+    code = "unavailable"
+    http_status = 503
+
+
+class GpuHeld(Unavailable):
+    code = "gpu_held"
+
+
+class Busy(Unavailable):
+    code = "busy"
+    http_status = 429
+
+
+class Misconfigured(Unavailable):
+    code = "misconfigured"
+
+
+class StartFailed(SparkdError):
+    code = "start_failed"
+    http_status = 502
+
+
+class StartCrashed(StartFailed):
+    code = "start_crashed"
+
+
+class StartTimedOut(StartFailed):
+    code = "start_timed_out"
+    http_status = 504
+
+
+class UpstreamLost(SparkdError):
+    code = "upstream_lost"
+    http_status = 502
+
+
+class HostError(SparkdError):
+    code = "host_error"

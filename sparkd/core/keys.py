@@ -1,0 +1,382 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The kinds of values a configuration key can have, and how a table of keys is read.
+
+A kind knows what it wants, which range it takes, how to read it and how to show it; parser,
+documentation and commented example all follow the same row. Which keys there are is `schema`'s.
+"""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from sparkd.core.errors import RequestError
+from sparkd.core.model import Weights
+from sparkd.core.quantities import format_duration, format_size, parse_duration, parse_size
+from sparkd.core.yamlnodes import Place, shorten
+
+_EMPTY = 'write "" for an empty text'
+
+
+class Kind(ABC):
+    """One sort of value; `read` reports what is wrong and then returns whatever it likes."""
+
+    __slots__ = ()
+
+    @property
+    @abstractmethod
+    def wanted(self) -> str:
+        """For messages and tables: `a duration`."""
+
+    @property
+    @abstractmethod
+    def limits(self) -> str:
+        """The range in words, empty where there is none."""
+
+    @abstractmethod
+    def read(self, at: Place) -> object: ...
+
+    def show(self, value: object) -> str:
+        """A default as it would be written in the file."""
+        if value is None:
+            return "none"
+        if isinstance(value, bool):
+            return str(value).lower()
+        if isinstance(value, tuple):
+            return f"[{', '.join(str(item) for item in value)}]"
+        return str(value) or '""'
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Key:
+    """One row: a key of a file, the dataclass field it fills, and all there is to say of it."""
+
+    name: str
+    field: str
+    kind: Kind
+    doc: str
+    default: str | None = None
+    """The default in words, where it is not that of the dataclass."""
+
+
+def table(*keys: Key) -> Mapping[str, Key]:
+    return {key.name: key for key in keys}
+
+
+def read_keys(at: Place, keys: Mapping[str, Key]) -> dict[str, object]:
+    """Field values of a mapping; what is wrong with any of them is in `at.problems`."""
+    values: dict[str, object] = {}
+    for name, child in at.entries():
+        key = keys.get(name)
+        if key is None:
+            child.report(f"unknown key {shorten(name)}", nearest(name, keys))
+        else:
+            values[key.field] = key.kind.read(child)
+    return values
+
+
+def nearest(name: str, known: Mapping[str, object]) -> str:
+    """The hint of an unknown name."""
+    import difflib  # only a wrong file pays for it
+
+    close = difflib.get_close_matches(name.replace("-", "_").lower(), known, n=1, cutoff=0.6)
+    if close:
+        return f"did you mean {close[0]}?"
+    return f"known here: {', '.join(sorted(known))}"
+
+
+@dataclass(frozen=True, slots=True)
+class Duration(Kind):
+    least_s: float
+    most_s: float
+
+    @property
+    def wanted(self) -> str:
+        return "a duration"
+
+    @property
+    def limits(self) -> str:
+        return f"{self.show(self.least_s)} to {self.show(self.most_s)}"
+
+    def read(self, at: Place) -> float | None:
+        text = at.scalar(self.wanted)
+        if text is None:
+            return None
+        try:
+            duration_s = parse_duration(text)
+        except RequestError as error:
+            at.report(error.message, error.hint)
+            return None
+        if not self.least_s <= duration_s <= self.most_s:
+            at.report(f"{text!r} is out of range", self.limits)
+        return duration_s
+
+    def show(self, value: object) -> str:
+        assert isinstance(value, float | int)
+        return format_duration(value)
+
+
+@dataclass(frozen=True, slots=True)
+class Size(Kind):
+    least_bytes: int
+    most_bytes: int
+    or_none: bool = False
+    """Whether `none` may be written, for no limit."""
+
+    @property
+    def wanted(self) -> str:
+        return "a size"
+
+    @property
+    def limits(self) -> str:
+        limits = f"{format_size(self.least_bytes)} to {format_size(self.most_bytes)}"
+        return f"{limits}, or none" if self.or_none else limits
+
+    def read(self, at: Place) -> int | None:
+        text = at.scalar(self.wanted)
+        if text is None or (self.or_none and text == "none"):
+            return None
+        try:
+            size_bytes = parse_size(text)
+        except RequestError as error:
+            at.report(error.message, error.hint)
+            return None
+        if not self.least_bytes <= size_bytes <= self.most_bytes:
+            at.report(f"{text!r} is out of range", self.limits)
+        return size_bytes
+
+    def show(self, value: object) -> str:
+        return format_size(value) if isinstance(value, int) else "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Count(Kind):
+    least: int
+    most: int
+
+    @property
+    def wanted(self) -> str:
+        return "a whole number"
+
+    @property
+    def limits(self) -> str:
+        return f"{self.least} to {self.most}"
+
+    def read(self, at: Place) -> int | None:
+        number = at.number(self.wanted)
+        if number is not None and not self.least <= number <= self.most:
+            at.report(f"'{number}' is out of range", self.limits)
+        return number
+
+
+@dataclass(frozen=True, slots=True)
+class Flag(Kind):
+    @property
+    def wanted(self) -> str:
+        return "true or false"
+
+    @property
+    def limits(self) -> str:
+        return ""
+
+    def read(self, at: Place) -> bool | None:
+        return at.flag()
+
+
+@dataclass(frozen=True, slots=True)
+class Choice(Kind):
+    options: type[StrEnum]
+
+    @property
+    def wanted(self) -> str:
+        return "one word"
+
+    @property
+    def limits(self) -> str:
+        return ", ".join(self.options)
+
+    def read(self, at: Place) -> StrEnum | None:
+        text = at.scalar(f"one of {self.limits}")
+        if text is None:
+            return None
+        if text not in list(self.options):
+            at.report(f"{shorten(text)} is not one of {self.limits}", self._suggest(text))
+            return None
+        return self.options(text)
+
+    def _suggest(self, text: str) -> str:
+        hint = nearest(text, {str(option): None for option in self.options})
+        return hint if hint.startswith("did") else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Choices(Kind):
+    """A list of some of the options, each once, at least one."""
+
+    options: type[StrEnum]
+
+    @property
+    def wanted(self) -> str:
+        return "a list"
+
+    @property
+    def limits(self) -> str:
+        return f"some of {', '.join(self.options)}"
+
+    def read(self, at: Place) -> tuple[StrEnum | None, ...]:
+        before = len(at.problems)
+        chosen: list[StrEnum | None] = []
+        for item in at.items():
+            choice = Choice(self.options).read(item)
+            if choice is not None and choice in chosen:
+                item.report(f"'{choice}' stands here twice", "keep one of the two")
+            chosen.append(choice)
+        if not chosen and len(at.problems) == before:
+            at.report("the list is empty", f"name {self.limits}")
+        return tuple(chosen)
+
+
+@dataclass(frozen=True, slots=True)
+class Text(Kind):
+    """One line of text; with a pattern, one that matches it."""
+
+    wanted_text: str = "one line of text"
+    pattern: str = r"[^\n]*"
+    hint: str = ""
+    limits_text: str = ""
+    numbers_too: bool = False
+
+    @property
+    def wanted(self) -> str:
+        return self.wanted_text
+
+    @property
+    def limits(self) -> str:
+        return self.limits_text
+
+    def read(self, at: Place) -> str | None:
+        text = at.scalar(self.wanted) if self.numbers_too else at.text(self.wanted)
+        if text is None:
+            return None
+        # A folded scalar (`>`) ends with a line break that nobody means.
+        text = text.rstrip("\n")
+        if not re.fullmatch(self.pattern, text):
+            at.report(f"{shorten(text)} is not {self.wanted}", self.hint)
+        return text
+
+
+@dataclass(frozen=True, slots=True)
+class AllOrNone(Text):
+    """A device name, `all`, or `none` for no device."""
+
+    def read(self, at: Place) -> str | None:
+        text = Text.read(self, at)
+        return None if text == "none" else text
+
+
+@dataclass(frozen=True, slots=True)
+class Arguments(Kind):
+    """A list of command-line words; those that sparkd decides itself are refused by name."""
+
+    reserved: Mapping[str, tuple[str, str]]
+    """Option without its dashes to the reason and the hint."""
+
+    @property
+    def wanted(self) -> str:
+        return "a list of words"
+
+    @property
+    def limits(self) -> str:
+        return f"not {', '.join(f'--{name}' for name in self.reserved)}"
+
+    def read(self, at: Place) -> tuple[str, ...]:
+        return tuple(self._word(item) for item in at.items())
+
+    def _word(self, at: Place) -> str:
+        word = at.scalar(hint_if_nothing=_EMPTY) or ""
+        # Only the option's name goes into a message: behind the = may be a secret.
+        option = re.match(r"--[A-Za-z0-9._-]+", word)
+        if option:
+            name = option[0][2:].replace("_", "-").lower()
+            rest = word[option.end() :]
+            if name in self.reserved:
+                reason, hint = self.reserved[name]
+                at.report(f"{option[0]!r} is decided by sparkd: {reason}", hint)
+            elif rest[:1].isspace():
+                at.report(
+                    f"{option[0]!r} and its value are one word here",
+                    f"make them two items, or write {option[0]}=VALUE",
+                )
+        return word
+
+
+@dataclass(frozen=True, slots=True)
+class Environment(Kind):
+    """A mapping of variable names to scalars; those that sparkd decides itself are refused."""
+
+    reserved: Mapping[str, tuple[str, str]]
+
+    @property
+    def wanted(self) -> str:
+        return "a mapping of names to values"
+
+    @property
+    def limits(self) -> str:
+        return f"not {', '.join(self.reserved)}"
+
+    def read(self, at: Place) -> dict[str, str]:
+        return {name: self._value(name, child) for name, child in at.entries()}
+
+    def _value(self, name: str, at: Place) -> str:
+        if not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", name):
+            at.report(f"{shorten(name)} is not a variable name", "letters, digits and _ only")
+        if name in self.reserved:
+            reason, hint = self.reserved[name]
+            at.report(f"{name!r} is decided by sparkd: {reason}", hint)
+        return at.scalar(hint_if_nothing=_EMPTY) or ""
+
+
+@dataclass(frozen=True, slots=True)
+class WeightsChoice(Kind):
+    """`none`, or a mapping with `path` or `repo`; a repository's path is left relative."""
+
+    keys: Mapping[str, Key]
+
+    @property
+    def wanted(self) -> str:
+        return "none or a mapping"
+
+    @property
+    def limits(self) -> str:
+        return f"keys {', '.join(self.keys)}"
+
+    def read(self, at: Place) -> Weights | None:
+        if not at.is_mapping:
+            self._read_none(at)
+            return None
+        inner = at.isolated()
+        values = read_keys(inner, self.keys)
+        at.problems.extend(inner.problems)
+        path, repo, revision = (values.get(name) for name in ("path", "repo", "revision"))
+        if not inner.problems and not path and not repo:
+            at.report("neither path nor repo is given", "add repo: ORG/NAME or path: /DIRECTORY")
+        if not inner.problems and revision and not repo:
+            at.report("a revision without a repo says nothing", "add repo: ORG/NAME")
+        return Weights(
+            path=Path(str(path or str(repo).replace("/", "--"))),
+            repo=str(repo) if repo else None,
+            revision=str(revision) if revision else None,
+        )
+
+    def _read_none(self, at: Place) -> None:
+        text = at.scalar("none or a mapping with path or repo")
+        if text is not None and text != "none":
+            key = "path" if text.startswith("/") else "repo"
+            at.report(
+                f"wanted none or a mapping with path or repo, found {at.found}",
+                f"write weights: {{{key}: {text}}}",
+            )

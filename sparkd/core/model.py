@@ -1,0 +1,213 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The frozen vocabulary that every layer shares: what is configured and what was read.
+
+*Model* is a catalog entry (`ModelSpec`), *instance* its running container (`Instance`), *world*
+one reading of everything (`World`). Times are seconds; `_at` is wall time since the epoch,
+`_s` a duration. Nothing here looks at the host.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+
+class Lifecycle(StrEnum):
+    """Which locks a model's process holds (see `containerspec.lock_command`)."""
+
+    UTILITY = "utility"
+    """Small; runs beside one normal model. SH on gpu.lock."""
+    NORMAL = "normal"
+    """One at a time. SH on gpu.lock, EX on lane.lock."""
+    EXCLUSIVE = "exclusive"
+    """Alone on the GPU. EX on both."""
+
+
+class State(StrEnum):
+    """What can be read of a model at any moment."""
+
+    STOPPED = "stopped"
+    STARTING = "starting"
+    """Its scope is active, its server not yet healthy."""
+    READY = "ready"
+    STOPPING = "stopping"
+    """Somebody holds its transition lock and its server is on the way out."""
+    FAILED = "failed"
+    """Not running, and the dead container that was kept says why."""
+
+
+class Transport(StrEnum):
+    UNIX = "unix"
+    TCP = "tcp"
+
+
+class Dialect(StrEnum):
+    """The API families a model's server speaks."""
+
+    CHAT = "chat"
+    COMPLETIONS = "completions"
+    RESPONSES = "responses"
+    MESSAGES = "messages"
+    EMBEDDINGS = "embeddings"
+    RERANK = "rerank"
+    SCORE = "score"
+    POOLING = "pooling"
+    CLASSIFY = "classify"
+    TRANSCRIPTIONS = "transcriptions"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Weights:
+    """Where a model's weights are: a directory of the host, or a repository fetched to one."""
+
+    path: Path
+    repo: str | None = None
+    revision: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSpec:
+    """One catalog entry, complete: every default is filled in, every unit is converted."""
+
+    model_id: str
+    image: str
+    lifecycle: Lifecycle = Lifecycle.NORMAL
+    weights: Weights | None = None
+    args: tuple[str, ...] = ()
+    env: tuple[tuple[str, str], ...] = ()
+    gpu: str | None = "all"
+    """CDI device name under nvidia.com/gpu, or None for no GPU."""
+    dialects: tuple[Dialect, ...] = (Dialect.CHAT, Dialect.COMPLETIONS)
+    max_model_len: int | None = None
+    """Context window in tokens."""
+    transport: Transport = Transport.UNIX
+    network: bool = False
+    """Whether the container gets a network of its own (pasta) instead of none."""
+    load_timeout_s: float = 900.0
+    idle_timeout_s: float = 1200.0
+    stop_grace_s: float = 10.0
+    """From SIGINT to SIGKILL."""
+    shm_bytes: int = 1 << 30
+    memory_max_bytes: int | None = None
+    description: str = ""
+    family: str = ""
+    """What the file calls its models together; for listings, not part of its identity."""
+    source: str = ""
+    """`file:line` of the entry, for messages; not part of its identity."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """One thing wrong with a configuration file."""
+
+    source: str
+    line: int
+    path: str
+    """Dotted path of the key, `models.fake-a.args[2]`."""
+    message: str
+    hint: str = ""
+
+    def __str__(self) -> str:
+        where = f"{self.source}:{self.line}: {self.path}" if self.path else f"{self.source}:{self.line}"
+        return f"{where}: {self.message}" + (f" ({self.hint})" if self.hint else "")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """sparkd.yaml: what is not about one model."""
+
+    idle_exit_s: float = 60.0
+    drain_timeout_s: float = 30.0
+    body_limit_bytes: int = 64 << 20
+    idle_timeout_s: float = 1200.0
+    """Default for models that set none; likewise the next two."""
+    load_timeout_s: float = 900.0
+    stop_grace_s: float = 10.0
+    health_interval_s: float = 0.25
+    upstream_connect_timeout_s: float = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """Everything configured: settings, the models that parse, and what is wrong with the rest."""
+
+    settings: Settings = field(default_factory=Settings)
+    models: dict[str, ModelSpec] = field(default_factory=dict)
+    broken: dict[str, tuple[Problem, ...]] = field(default_factory=dict)
+    """Entries that do not parse, by model id; they are listed and refused, others serve."""
+    problems: tuple[Problem, ...] = ()
+    """All problems of all files, those of `broken` included."""
+    settings_ok: bool = True
+    """False when sparkd.yaml itself is wrong; `settings` then holds the defaults."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """Where a running model's server listens: a unix socket or a TCP port of 127.0.0.1."""
+
+    socket: Path | None = None
+    port: int | None = None
+
+    def __str__(self) -> str:
+        return f"unix:{self.socket}" if self.socket else f"tcp:127.0.0.1:{self.port}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Instance:
+    """One running (or starting) container of a model, as its scope and labels tell."""
+
+    model_id: str
+    container_id: str
+    pid: int
+    """Of the payload, in the host's PID namespace."""
+    spec_hash: str
+    endpoint: Endpoint
+    started_at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeadContainer:
+    """What was left of the last run of a model that ended by itself."""
+
+    container_id: str
+    exit_code: int
+    finished_at: float
+    oom_killed: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelReading:
+    """All that was read about one model at one moment."""
+
+    model_id: str
+    state: State
+    instance: Instance | None = None
+    dead: DeadContainer | None = None
+    in_use: bool = False
+    """Somebody holds a use lease (or is taking one)."""
+    in_transition: bool = False
+    """Somebody is starting, stopping or draining it."""
+    last_used_at: float | None = None
+    idle_check_at: float | None = None
+    """When its next idle or load timer fires."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LockHolder:
+    """A process that holds the GPU lock, from /proc/locks."""
+
+    pid: int
+    command: str
+    exclusive: bool
+    model_id: str | None = None
+    """Set when it is one of our own scopes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class World:
+    """One reading of everything that decides about a start."""
+
+    models: dict[str, ModelReading]
+    lifecycles: dict[str, Lifecycle]
+    holders: tuple[LockHolder, ...] = ()

@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The only place that derives names from a model id: units, containers, locks, paths; and back.
+
+Model ids are what clients send (`qwen3.5-0.8b`, `org/name`). systemd, Podman and the file system
+each allow other characters, so derived names carry the id escaped, reversibly: in units and paths
+`\\xHH` for what a unit name may not hold (systemd.unit(5)), in container names `_HH` for what
+Podman refuses. Unlike systemd-escape(1), `-` stays as it is: nearly every id has one,
+`sparkd-model-gpt-oss-20b.scope` is what a person wants to type, and `/` becomes `\\x2f` instead.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from sparkd.core.errors import RequestError
+
+MAX_ID_CHARS = 128
+"""Unit names end at 255 bytes; the longest prefix and the worst escaping (4 for 1) still fit
+ids that are mostly plain."""
+
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/+-]*")
+_UNIT_SAFE = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789:_.-")
+_CONTAINER_SAFE = _UNIT_SAFE - {":", "_"}
+_UNIT_NAME_MAX = 255
+
+SLICE = "sparkd.slice"
+SCOPE_PATTERN = "sparkd-model-*.scope"
+LABEL_MODEL = "io.sparkd.model"
+LABEL_SPEC = "io.sparkd.spec"
+LABEL_ENDPOINT = "io.sparkd.endpoint"
+
+_SCOPE = re.compile(r"sparkd-model-(?P<escaped>.+)\.scope")
+
+
+def check_model_id(model_id: str) -> str:
+    """Return the id, or raise RequestError when it cannot name a model."""
+    if not _ID.fullmatch(model_id) or len(model_id) > MAX_ID_CHARS or ".." in model_id:
+        raise RequestError(
+            f"{model_id[:MAX_ID_CHARS]!r} is not a model id",
+            hint="letters, digits and . _ : / + - only, at most 128, first a letter or digit",
+        )
+    if len(f"sparkd-model-{escape(model_id)}.scope") > _UNIT_NAME_MAX:
+        raise RequestError(
+            f"model id {model_id!r} is too long for a unit name", hint="use a shorter id"
+        )
+    return model_id
+
+
+def escape(model_id: str) -> str:
+    """The id as part of a unit or file name."""
+    return "".join(c if c in _UNIT_SAFE else f"\\x{ord(c):02x}" for c in model_id)
+
+
+def unescape(escaped: str) -> str:
+    """Undo `escape`."""
+    return re.sub(r"\\x([0-9a-f]{2})", lambda match: chr(int(match[1], 16)), escaped)
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """Every name of one model."""
+
+    model_id: str
+
+    @property
+    def escaped(self) -> str:
+        return escape(self.model_id)
+
+    @property
+    def scope(self) -> str:
+        return f"sparkd-model-{self.escaped}.scope"
+
+    @property
+    def container(self) -> str:
+        escaped = (c if c in _CONTAINER_SAFE else f"_{ord(c):02x}" for c in self.model_id)
+        return "sparkd-model-" + "".join(escaped)
+
+    @property
+    def load_timer(self) -> str:
+        """Ends a start that nobody watches any more."""
+        return f"sparkd-load-{self.escaped}.timer"
+
+    @property
+    def idle_timer(self) -> str:
+        """Ends a model that nobody uses any more."""
+        return f"sparkd-idle-{self.escaped}.timer"
+
+    @property
+    def idle_service(self) -> str:
+        return f"sparkd-idle@{self.escaped}.service"
+
+
+def model_of_scope(unit: str) -> str | None:
+    """The model id of a scope name, or None when the unit is not a model's scope."""
+    match = _SCOPE.fullmatch(unit)
+    return unescape(match["escaped"]) if match else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """Where things live on the host; tests and development move the roots."""
+
+    runtime_dir: Path = Path("/run/sparkd")
+    state_dir: Path = Path("/var/lib/sparkd")
+
+    @property
+    def gpu_lock(self) -> Path:
+        return self.runtime_dir / "gpu.lock"
+
+    @property
+    def lane_lock(self) -> Path:
+        return self.runtime_dir / "lane.lock"
+
+    @property
+    def drop_caches(self) -> Path:
+        return self.runtime_dir / "drop-caches"
+
+    @property
+    def locks_dir(self) -> Path:
+        return self.runtime_dir / "locks"
+
+    @property
+    def start_lock(self) -> Path:
+        """Held while somebody decides about and makes room for a start (`leases`)."""
+        return self.locks_dir / "start"
+
+    def transition_lock(self, names: Names) -> Path:
+        return self.locks_dir / f"{names.escaped}.transition"
+
+    def activity_lock(self, names: Names) -> Path:
+        return self.locks_dir / f"{names.escaped}.activity"
+
+    def endpoint_dir(self, names: Names) -> Path:
+        return self.runtime_dir / "models" / names.escaped
+
+    def endpoint_socket(self, names: Names) -> Path:
+        return self.endpoint_dir(names) / "api.sock"
+
+    def cache_dir(self, names: Names) -> Path:
+        return self.state_dir / "cache" / names.escaped
+
+    @property
+    def weights_dir(self) -> Path:
+        return self.state_dir / "models"

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Durations (`1h30m`) and sizes (`8GiB`) as people write them, to numbers and back.
+
+Knows nothing of files or ranges; a unit is always written, so that no reader has to guess it.
+"""
+
+from __future__ import annotations
+
+import re
+
+from sparkd.core.errors import RequestError
+
+_DURATION = re.compile(
+    r"(?:([0-9]{1,9})h)?(?:([0-9]{1,9})m(?!s))?(?:([0-9]{1,9})s)?(?:([0-9]{1,9})ms)?"
+)
+_UNIT_MS = (3_600_000, 60_000, 1_000, 1)
+_SIZE = re.compile(r"([0-9]{1,15})(B|KiB|MiB|GiB|TiB)")
+_UNIT_BYTES = {"TiB": 1 << 40, "GiB": 1 << 30, "MiB": 1 << 20, "KiB": 1 << 10, "B": 1}
+_BARE = re.compile(r"[0-9]+")
+_LOOSE_SIZE = re.compile(r"([0-9]+) ?([kmgt])i?b?", re.IGNORECASE)
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of `90s`, `20m`, `1h30m`, `500ms`; raises RequestError."""
+    match = _DURATION.fullmatch(text)
+    if not text or not match:
+        bare = _BARE.fullmatch(text)
+        raise RequestError(
+            f"{text!r} is not a duration",
+            hint=f"a unit is missing: {text}s" if bare else "write it like 500ms, 90s or 1h30m",
+        )
+    counts = (int(count or 0) for count in match.groups())
+    return sum(count * ms for count, ms in zip(counts, _UNIT_MS, strict=True)) / 1000
+
+
+def format_duration(duration_s: float) -> str:
+    """The shortest text that `parse_duration` reads as the same number of milliseconds."""
+    rest_ms = round(duration_s * 1000)
+    text = ""
+    for unit, unit_ms in zip(("h", "m", "s", "ms"), _UNIT_MS, strict=True):
+        count, rest_ms = divmod(rest_ms, unit_ms)
+        text += f"{count}{unit}" if count else ""
+    return text or "0s"
+
+
+def parse_size(text: str) -> int:
+    """Bytes of `8GiB`, `512MiB`, `64KiB`, `100B`; raises RequestError."""
+    match = _SIZE.fullmatch(text)
+    if match:
+        return int(match[1]) * _UNIT_BYTES[match[2]]
+    if _BARE.fullmatch(text):
+        hint = f"a unit is missing: {text}MiB"
+    elif loose := _LOOSE_SIZE.fullmatch(text):
+        hint = f"units are powers of two: {loose[1]}{loose[2].upper()}iB"
+    else:
+        hint = "write it like 512MiB or 8GiB"
+    raise RequestError(f"{text!r} is not a size", hint=hint)
+
+
+def format_size(size_bytes: int) -> str:
+    """The shortest text that `parse_size` reads as the same number."""
+    if size_bytes == 0:
+        return "0B"
+    unit, unit_bytes = next(row for row in _UNIT_BYTES.items() if size_bytes % row[1] == 0)
+    return f"{size_bytes // unit_bytes}{unit}"

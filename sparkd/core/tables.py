@@ -1,0 +1,255 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which keys sparkd.yaml and the files of models.d have: one row each.
+
+The parser, docs/reference/configuration.md and etc/sparkd.yaml follow these rows, so that a key
+is added here and nowhere else. How rows are read is `keys`, what is made of them `schema`.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sparkd.core.keys import (
+    AllOrNone,
+    Arguments,
+    Choice,
+    Choices,
+    Count,
+    Duration,
+    Environment,
+    Flag,
+    Key,
+    Size,
+    Text,
+    WeightsChoice,
+    table,
+)
+from sparkd.core.model import Dialect, Lifecycle, Transport
+
+_SECOND = 1.0
+_MINUTE = 60.0
+_HOUR = 3600.0
+_KIB, _MIB, _GIB, _TIB = 1 << 10, 1 << 20, 1 << 30, 1 << 40
+
+_IDLE_TIMEOUT = Duration(_SECOND, 168 * _HOUR)
+_LOAD_TIMEOUT = Duration(_SECOND, 24 * _HOUR)
+_STOP_GRACE = Duration(_SECOND, 10 * _MINUTE)
+
+SETTINGS_KEYS: Final = table(
+    Key(
+        name="idle_exit",
+        field="idle_exit_s",
+        kind=Duration(_SECOND, 24 * _HOUR),
+        doc="How long the daemon stays when no request is open and no model runs.",
+    ),
+    Key(
+        name="drain_timeout",
+        field="drain_timeout_s",
+        kind=Duration(0, 10 * _MINUTE),
+        doc="How long open answers may go on after the daemon was told to stop.",
+    ),
+    Key(
+        name="body_limit",
+        field="body_limit_bytes",
+        kind=Size(_KIB, _GIB),
+        doc="The largest request body that is taken.",
+    ),
+    Key(
+        name="idle_timeout",
+        field="idle_timeout_s",
+        kind=_IDLE_TIMEOUT,
+        doc="How long a model stays after its last use, for models that do not say.",
+    ),
+    Key(
+        name="load_timeout",
+        field="load_timeout_s",
+        kind=_LOAD_TIMEOUT,
+        doc="How long a model may take to become healthy, for models that do not say.",
+    ),
+    Key(
+        name="stop_grace",
+        field="stop_grace_s",
+        kind=_STOP_GRACE,
+        doc="How long a model may take to end before it is killed, for models that do not say.",
+    ),
+)
+
+WEIGHTS_KEYS: Final = table(
+    Key(
+        name="path",
+        field="path",
+        kind=Text(
+            wanted_text="an absolute path",
+            pattern=r"(?!.*/\.\.?(?:/|$))/[^\n/][^\n]*",
+            hint="start with / and leave out . and ..",
+        ),
+        doc="The directory of the host that holds the weights; user sparkd must be able to read "
+        "it.",
+        default="`/var/lib/sparkd/models/ORG--NAME`, for repo: ORG/NAME",
+    ),
+    Key(
+        name="repo",
+        field="repo",
+        kind=Text(
+            wanted_text="a repository",
+            pattern=r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*",
+            hint="write ORG/NAME as on the hub",
+            limits_text="ORG/NAME",
+        ),
+        doc="The repository from which the weights are fetched.",
+        default="none",
+    ),
+    Key(
+        name="revision",
+        field="revision",
+        kind=Text(
+            wanted_text="a revision",
+            pattern=r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._/-]*",
+            hint="a branch, a tag or a commit",
+            limits_text="branch, tag or commit",
+        ),
+        doc="Which revision of the repository.",
+        default="its main branch",
+    ),
+)
+
+_LISTENING = "it decides where the model listens"
+RESERVED_ARGS: Final = {
+    "host": (_LISTENING, "leave it out; transport: tcp for servers without unix sockets"),
+    "port": (_LISTENING, "leave it out; transport: tcp for servers without unix sockets"),
+    "uds": (_LISTENING, "leave it out"),
+    "served-model-name": ("a model is served under the id of its entry", "rename the entry"),
+    "api-key": ("only sparkd reaches the model, and checks keys itself", "leave it out"),
+    "model": ("the weights of the entry are what it serves", "write it under weights:"),
+    "download-dir": ("weights are fetched before the model starts", "write it under weights:"),
+}
+RESERVED_ENV: Final = {"VLLM_API_KEY": RESERVED_ARGS["api-key"]}
+
+MODEL_KEYS: Final = table(
+    Key(
+        name="image",
+        field="image",
+        kind=Text(
+            wanted_text="a full image name",
+            pattern=r"(?:(?:localhost|[a-z0-9-]+(?:\.[a-z0-9-]+)+)(?::[0-9]+)?|[a-z0-9-]+:[0-9]+)"
+            r"(?:/[a-z0-9]+(?:[._-]+[a-z0-9]+)*)+"
+            r"(?::[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(?:@sha256:[0-9a-f]{64})?",
+            hint="write the registry too: docker.io/ORG/NAME:TAG, or localhost/NAME:TAG for an "
+            "image built here",
+            limits_text="REGISTRY/NAME, with :TAG or @sha256:DIGEST",
+        ),
+        doc="The container image; it needs `flock` and `vllm` on its PATH.",
+        default="required",
+    ),
+    Key(
+        name="weights",
+        field="weights",
+        kind=WeightsChoice(WEIGHTS_KEYS),
+        doc="Where the weights are; `none` for a server that needs none.",
+    ),
+    Key(
+        name="lifecycle",
+        field="lifecycle",
+        kind=Choice(Lifecycle),
+        doc="What may run beside it: utility runs beside one other model, normal beside utility "
+        "models only, exclusive alone.",
+    ),
+    Key(
+        name="gpu",
+        field="gpu",
+        kind=AllOrNone(
+            wanted_text="a GPU",
+            pattern="all|none|[0-9]+(?::[0-9]+)?|(?:GPU|MIG)-[0-9A-Za-z-]+",
+            hint="all, none, or a device that `nvidia-ctk cdi list` shows, such as 0",
+            limits_text="all, none, or a CDI device of nvidia.com/gpu",
+            numbers_too=True,
+        ),
+        doc="Which GPU the container sees.",
+    ),
+    Key(
+        name="args",
+        field="args",
+        kind=Arguments(RESERVED_ARGS),
+        doc="Words for the command line of `vllm serve`, one an item; numbers as they stand.",
+    ),
+    Key(
+        name="env",
+        field="env",
+        kind=Environment(RESERVED_ENV),
+        doc="Environment variables of the container, laid over those of defaults.",
+        default="`{}`",
+    ),
+    Key(
+        name="dialects",
+        field="dialects",
+        kind=Choices(Dialect),
+        doc="Which APIs the server speaks.",
+    ),
+    Key(
+        name="max_model_len",
+        field="max_model_len",
+        kind=Count(1, 100_000_000),
+        doc="The context window in tokens, as clients are told it.",
+        default="the number behind `--max-model-len` in args, if it is there",
+    ),
+    Key(
+        name="transport",
+        field="transport",
+        kind=Choice(Transport),
+        doc="How sparkd reaches the server: a unix socket, or a port of 127.0.0.1 for servers "
+        "that lack `--uds`.",
+    ),
+    Key(
+        name="network",
+        field="network",
+        kind=Flag(),
+        doc="Whether the container gets a network.",
+    ),
+    Key(
+        name="load_timeout",
+        field="load_timeout_s",
+        kind=_LOAD_TIMEOUT,
+        doc="How long it may take to become healthy.",
+        default="`load_timeout` of sparkd.yaml",
+    ),
+    Key(
+        name="idle_timeout",
+        field="idle_timeout_s",
+        kind=_IDLE_TIMEOUT,
+        doc="How long it stays after its last use.",
+        default="`idle_timeout` of sparkd.yaml",
+    ),
+    Key(
+        name="stop_grace",
+        field="stop_grace_s",
+        kind=_STOP_GRACE,
+        doc="How long it may take to end before it is killed.",
+        default="`stop_grace` of sparkd.yaml",
+    ),
+    Key(
+        name="shm_size",
+        field="shm_bytes",
+        kind=Size(_MIB, _TIB),
+        doc="The size of /dev/shm in the container.",
+    ),
+    Key(
+        name="memory_max",
+        field="memory_max_bytes",
+        kind=Size(16 * _MIB, 16 * _TIB, or_none=True),
+        doc="The most memory its scope may use (MemoryMax=); GPU memory is not counted on GB10.",
+    ),
+    Key(
+        name="description",
+        field="description",
+        kind=Text(),
+        doc="One line for people.",
+    ),
+    Key(
+        name="masked",
+        field="masked",
+        kind=Flag(),
+        doc="Hides the entry, and that of the same id in files of lower precedence; nothing else "
+        "of it is read.",
+        default="`false`",
+    ),
+)

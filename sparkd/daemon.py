@@ -1,0 +1,237 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The daemon: takes the socket systemd hands over, serves, and leaves when nobody needs it.
+
+Owns no truth and runs no container: it may be killed at any instruction and the next one goes on.
+Not started by `Sanic.run()`: that shuts an inherited socket down on SIGTERM, and the socket unit
+with it; `create_server` on a loop of our own leaves the socket alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Sequence
+
+from sanic import Sanic
+from sanic.server.async_server import AsyncioServer
+
+from sparkd._version import __version__
+from sparkd.adapters import files, journal
+from sparkd.adapters.host import ProcessWatch, cgroup_pids
+from sparkd.adapters.journal import Event, fields
+from sparkd.adapters.notify import Notifier, inherited_sockets
+from sparkd.core.errors import HostError, Misconfigured, SparkdError
+from sparkd.core.model import Config
+from sparkd.core.names import SCOPE_PATTERN
+from sparkd.proxy import Proxy
+from sparkd.runtime import Runtime, build
+from sparkd.web.app import create_app
+from sparkd.web.connections import Connections
+from sparkd.web.context import Context
+
+log = logging.getLogger(__name__)
+
+_SOCKET_NAME = "http"
+_RESIDENT_RETRY_S = 5.0
+"""After the user manager could not be asked whether models run."""
+EX_USAGE = 64
+EX_UNAVAILABLE = 69
+
+
+class Daemon:
+    """startup, serve, shutdown; each once."""
+
+    def __init__(self, listening: Sequence[socket.socket], notifier: Notifier) -> None:
+        self._listening = listening
+        self._notifier = notifier
+        self._stop = asyncio.Event()
+        self._servers: list[AsyncioServer] = []
+
+    async def run(self) -> None:
+        await self.startup()
+        try:
+            await self.serve()
+        finally:
+            await self.shutdown()
+
+    async def startup(self) -> None:
+        runtime = build()
+        paths = files.config_paths(os.environ)
+        config = files.load_config(paths, weights_dir=runtime.layout.weights_dir)
+        keys, keys_error = _read_keys(paths)
+        self._context = Context(
+            runtime=runtime,
+            proxy=Proxy(runtime.ensurer),
+            config=config,
+            keys=keys,
+            keys_error=keys_error,
+        )
+        _log_problems(config)
+        self._app = create_app(self._context)
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        loop.add_signal_handler(signal.SIGHUP, self._reload)
+        await self._listen()
+        self._notifier.ready(f"serving {len(config.models)} models")
+        log.info(
+            "sparkd %s serves %d models",
+            __version__,
+            len(config.models),
+            extra=fields(Event.DAEMON_READY, models=len(config.models)),
+        )
+
+    async def serve(self) -> None:
+        """Until a signal asks us to stop, or nobody needs us any more."""
+        async with asyncio.TaskGroup() as tasks:
+            watchdog = tasks.create_task(self._keep_watchdog_fed())
+            idle = tasks.create_task(self._stop_when_idle())
+            await self._stop.wait()
+            watchdog.cancel()
+            idle.cancel()
+
+    async def shutdown(self) -> None:
+        """Accept nothing new, let open requests end within `drain_timeout`, leave."""
+        self._notifier.stopping(f"{self._context.open_requests.count} requests open")
+        log.info("sparkd stops", extra=fields(Event.DAEMON_STOPPING))
+        for server in self._servers:
+            # Connections that nobody accepted stay in the backlog of systemd's copy of the socket.
+            if server.server is not None:
+                server.server.close()
+        connections = Connections(self._servers)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._context.config.settings.drain_timeout_s):
+                await connections.drain(self._context.open_requests)
+        connections.abort()
+        await self._context.runtime.ensurer.close()
+        await self._context.proxy.close()
+
+    async def _listen(self) -> None:
+        # Sanic would set a start method for worker processes that it never starts here.
+        Sanic.START_METHOD_SET = True
+        for listening in self._listening:
+            server = await self._app.create_server(sock=listening, return_asyncio_server=True)
+            if server is None:
+                raise HostError(f"Sanic made no server for {listening}")
+            await server.startup()
+            await server.before_start()
+            await server.start_serving()
+            await server.after_start()
+            self._servers.append(server)
+
+    async def _keep_watchdog_fed(self) -> None:
+        if self._notifier.watchdog_s is None:
+            return
+        while True:
+            self._notifier.alive()
+            await asyncio.sleep(self._notifier.watchdog_s / 3)
+
+    async def _stop_when_idle(self) -> None:
+        """Set the stop event after `idle_exit` without a request and without a model."""
+        requests = self._context.open_requests
+        while True:
+            await requests.none()
+            try:
+                async with asyncio.timeout(self._context.config.settings.idle_exit_s):
+                    await requests.some()
+            except TimeoutError:
+                if not await _wait_for_resident_models(self._context.runtime):
+                    log.info("nobody asked and no model is resident")
+                    self._stop.set()
+                    return
+
+    def _reload(self) -> None:
+        """Read the configuration anew; one with problems is refused and the old one stays."""
+        self._notifier.reloading(time.monotonic_ns() // 1000)
+        paths = files.config_paths(os.environ)
+        config = files.load_config(paths, weights_dir=self._context.runtime.layout.weights_dir)
+        if config.problems:
+            _log_problems(config)
+            log.error("the new configuration is refused, the old one stays: sparkctl check")
+        else:
+            self._context.config = config
+            self._context.keys, self._context.keys_error = _read_keys(paths)
+        self._notifier.ready(f"serving {len(self._context.config.models)} models")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of /usr/libexec/sparkd/sparkd and `python -m sparkd`; the exit status."""
+    arguments = _parser().parse_args(argv)
+    journal.configure(level=logging.DEBUG if arguments.verbose else logging.INFO)
+    try:
+        listening = _sockets(arguments.listen)
+        asyncio.run(Daemon(listening, Notifier()).run())
+    except SparkdError as error:
+        log.error("%s", error)
+        return EX_UNAVAILABLE
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="sparkd", description="Home inference server; systemd starts it by sparkd.socket."
+    )
+    parser.add_argument("--version", action="version", version=f"sparkd {__version__}")
+    parser.add_argument("--listen", metavar="HOST:PORT", help="listen here (for development)")
+    parser.add_argument("--verbose", action="store_true", help="log debug messages too")
+    return parser
+
+
+def _sockets(listen: str | None) -> list[socket.socket]:
+    if listen is not None:
+        host, _, port = listen.rpartition(":")
+        if not port.isdigit():
+            raise HostError(f"--listen {listen!r} is not HOST:PORT", hint="127.0.0.1:8009")
+        return [socket.create_server((host.strip("[]") or "127.0.0.1", int(port)))]
+    found = inherited_sockets().get(_SOCKET_NAME, [])
+    if not found:
+        raise HostError(
+            f"systemd passed no socket named {_SOCKET_NAME!r}",
+            hint="systemctl start sparkd.socket, or give --listen 127.0.0.1:8009",
+        )
+    return found
+
+
+def _read_keys(paths: files.ConfigPaths) -> tuple[tuple[str, ...], Misconfigured | None]:
+    try:
+        return files.read_api_keys(paths, os.environ), None
+    except Misconfigured as error:
+        log.error("%s", error)
+        return (), error
+
+
+def _log_problems(config: Config) -> None:
+    for problem in config.problems:
+        log.error("configuration: %s", problem)
+
+
+async def _wait_for_resident_models(runtime: Runtime) -> bool:
+    """False when no model runs; else wait until those that run now have ended, then True."""
+    try:
+        units = await runtime.systemd.units([SCOPE_PATTERN])
+        groups = [await runtime.systemd.control_group(unit.name) for unit in units if unit.active]
+    except HostError as error:
+        log.warning("cannot tell whether models run: %s", error)
+        await asyncio.sleep(_RESIDENT_RETRY_S)
+        return True
+    if not groups:
+        return False
+    for pid in (pid for group in groups if group for pid in cgroup_pids(group)):
+        with contextlib.suppress(ProcessLookupError):
+            watch = ProcessWatch(pid)
+            try:
+                await watch.ended()
+            finally:
+                watch.close()
+    return True
+
+
+if __name__ == "__main__":
+    sys.exit(main())

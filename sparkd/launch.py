@@ -1,0 +1,293 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Start and stop one model: container, scope, timers and directory, all or nothing.
+
+    load timer -> create -> init -> scope around payload and conmon -> start -> wait for /health
+
+The load timer comes first: whatever is killed afterwards, an idle pass finds what was left and
+ends it. A step that fails takes all earlier ones back, except that a payload which died by itself
+leaves its dead container behind, which tells why until the next start removes it.
+
+Every function here is called with the model's transition lock held exclusively.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import shutil
+import time
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sparkd.adapters.host import LockTable, ProcessWatch, free_port
+from sparkd.adapters.journal import NOTICE, Event, fields, last_lines
+from sparkd.adapters.podman import ContainerReading, Podman
+from sparkd.adapters.systemd import UserManager
+from sparkd.adapters.upstream import Upstream
+from sparkd.core.containerspec import EXIT_GPU_TAKEN, container_spec, endpoint_of, spec_hash
+from sparkd.core.errors import (
+    GpuHeld,
+    HostError,
+    Misconfigured,
+    SparkdError,
+    StartCrashed,
+    StartTimedOut,
+)
+from sparkd.core.model import Instance, ModelSpec, Transport
+from sparkd.core.names import Layout, Names
+from sparkd.core.policy import excluding_program, gpu_held
+from sparkd.core.unitspec import scope_properties, timer_properties
+
+log = logging.getLogger(__name__)
+
+_HEALTH_INTERVAL_S = 0.2
+_EXIT_RECORD_TIMEOUT_S = 2.0
+"""How long conmon may take to record an exit that the kernel has already told us."""
+_EXIT_RECORD_PAUSE_S = 0.05
+_SCOPE_GONE_TIMEOUT_S = 2.0
+_ADOPTION_PATIENCE_S = 15.0
+"""A model found running long after its start still gets this long to say that it is healthy."""
+
+
+class LaneTaken(SparkdError):
+    """Another model took the GPU between our look and our start: look again."""
+
+    code = "lane_taken"
+    http_status = 503
+
+
+@dataclass(frozen=True, slots=True)
+class Launcher:
+    layout: Layout
+    systemd: UserManager
+    podman: Podman
+
+    async def begin(self, spec: ModelSpec) -> Instance:
+        """Make the model's process run; it is not healthy yet.
+
+        Raises NotFound (image), Misconfigured (weights) or HostError; then nothing is left.
+        """
+        names = Names(spec.model_id)
+        _check_weights(spec)
+        await self.remove(names)
+        try:
+            await self.arm_load_timer(names, spec.load_timeout_s + spec.idle_timeout_s)
+            return await self._begin(spec, names)
+        except BaseException:
+            await _to_the_end(self.remove(names))
+            raise
+
+    async def _begin(self, spec: ModelSpec, names: Names) -> Instance:
+        self._make_directories(names)
+        port = free_port() if spec.transport is Transport.TCP else None
+        container_id = await self.podman.create(container_spec(spec, self.layout, port=port))
+        pids = await self.podman.init(container_id)
+        await self.systemd.start_transient(
+            names.scope, scope_properties(spec, (pids.payload, pids.conmon))
+        )
+        await self.podman.start(container_id)
+        log.log(
+            NOTICE,
+            "model %s is starting in %s",
+            spec.model_id,
+            names.scope,
+            extra=fields(Event.MODEL_STARTING, model=spec.model_id, unit=names.scope),
+        )
+        return Instance(
+            model_id=spec.model_id,
+            container_id=container_id,
+            pid=pids.payload,
+            spec_hash=spec_hash(spec, self.layout),
+            endpoint=endpoint_of(spec, self.layout, port),
+            started_at=time.time(),
+        )
+
+    async def wait_ready(self, spec: ModelSpec, instance: Instance, *, adopted: bool) -> None:
+        """Wait until the started model is healthy.
+
+        Raises StartCrashed as soon as its process ends, StartTimedOut at its load timeout,
+        LaneTaken or GpuHeld when it found the GPU taken; then only the dead container is left.
+        When cancelled, a start of ours is taken back and nothing is left; a model that somebody
+        else started (`adopted`) goes on, and its timers look after it.
+        """
+        names = Names(spec.model_id)
+        remaining_s = instance.started_at + spec.load_timeout_s - time.time()
+        try:
+            async with asyncio.timeout(max(_ADOPTION_PATIENCE_S if adopted else 0.0, remaining_s)):
+                healthy = await _healthy_or_ended(instance)
+        except TimeoutError:
+            await self._give_up(spec, instance, names)
+            raise StartTimedOut(
+                f"model {spec.model_id!r} was not healthy within its load timeout of "
+                f"{spec.load_timeout_s:g} s" + await _said(instance.container_id),
+                hint=f"sparkctl logs {spec.model_id}; raise load_timeout if it needs longer",
+            ) from None
+        except asyncio.CancelledError:
+            if not adopted:
+                await _to_the_end(self.stop(names, instance.container_id, spec.stop_grace_s))
+            raise
+        if not healthy:
+            raise await self._crashed(spec, instance, names)
+
+    async def stop(self, names: Names, container_id: str | None, grace_s: float) -> None:
+        """End the model whatever state it is in, and remove all that belonged to it.
+
+        Call with activity held exclusively too, unless its start is being given up.
+        """
+        await self._end_processes(names, container_id, grace_s)
+        await self.remove(names)
+
+    async def remove(self, names: Names) -> None:
+        """Remove container, scope, timers and endpoint directory; what is missing is removed."""
+        await self.podman.remove(names.container)
+        await self.remove_all_but_container(names)
+
+    async def remove_all_but_container(self, names: Names) -> None:
+        """Like `remove`, keeping a dead container that tells why it ended."""
+        await self.systemd.stop(names.scope, timeout_s=_SCOPE_GONE_TIMEOUT_S)
+        await self.systemd.stop(names.load_timer)
+        await self.systemd.stop(names.idle_timer)
+        shutil.rmtree(self.layout.endpoint_dir(names), ignore_errors=True)
+
+    async def arm_load_timer(self, names: Names, delay_s: float) -> None:
+        await self._arm(names, names.load_timer, "load", delay_s)
+
+    async def arm_idle_timer(self, names: Names, delay_s: float) -> None:
+        """Have the model checked for idleness in `delay_s`; replaces every earlier timer."""
+        await self._arm(names, names.idle_timer, "idle", delay_s)
+        await self.systemd.stop(names.load_timer)
+
+    async def _arm(self, names: Names, timer: str, purpose: str, delay_s: float) -> None:
+        await self.systemd.stop(timer)
+        await self.systemd.start_transient(
+            timer, timer_properties(names, purpose=purpose, delay_s=delay_s)
+        )
+
+    def _make_directories(self, names: Names) -> None:
+        endpoint_dir = self.layout.endpoint_dir(names)
+        try:
+            endpoint_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.layout.cache_dir(names).mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise HostError(
+                f"cannot make {error.filename}: {error.strerror}",
+                hint="sudo systemd-tmpfiles --create sparkd.conf",
+            ) from error
+
+    async def _end_processes(self, names: Names, container_id: str | None, grace_s: float) -> None:
+        """Stop through Podman, which records the exit; through the scope if that fails."""
+        if container_id is not None:
+            try:
+                await self.podman.stop(container_id, grace_s)
+            except HostError as error:
+                log.warning("podman stop of %s failed, ending its scope: %s", names.container, error)
+        await self.systemd.stop(names.scope, timeout_s=grace_s + 5.0)
+
+    async def _give_up(self, spec: ModelSpec, instance: Instance, names: Names) -> None:
+        """End a start that failed, keeping the dead container."""
+        await _to_the_end(self._end_but_keep(spec, instance, names))
+
+    async def _end_but_keep(self, spec: ModelSpec, instance: Instance, names: Names) -> None:
+        await self._end_processes(names, instance.container_id, spec.stop_grace_s)
+        await self.remove_all_but_container(names)
+
+    async def _crashed(self, spec: ModelSpec, instance: Instance, names: Names) -> SparkdError:
+        """The error that tells why a start ended by itself; only the dead container is left."""
+        reading = await self._recorded_exit(instance.container_id)
+        await self._give_up(spec, instance, names)
+        if reading is not None and reading.exit_code == EXIT_GPU_TAKEN:
+            return self._gpu_taken(spec)
+        exit_code = "an unknown code" if reading is None else f"code {reading.exit_code}"
+        error = StartCrashed(
+            f"model {spec.model_id!r} exited with {exit_code} while it started"
+            + await _said(instance.container_id),
+            hint=f"sparkctl logs {spec.model_id}",
+        )
+        log.error(
+            "%s",
+            error.message,
+            extra=fields(Event.MODEL_FAILED, model=spec.model_id, reason=error.code),
+        )
+        return error
+
+    def _gpu_taken(self, spec: ModelSpec) -> SparkdError:
+        table = LockTable.read()
+        foreign = excluding_program(table.holders(self.layout.gpu_lock), spec.lifecycle)
+        if foreign is not None:
+            return gpu_held(spec.model_id, foreign)
+        if table.held(self.layout.gpu_lock) or table.held(self.layout.lane_lock):
+            return LaneTaken(f"model {spec.model_id!r} found the GPU taken by another model")
+        return GpuHeld(
+            f"model {spec.model_id!r} found the GPU taken by a program that is gone by now",
+            hint="send the request again",
+            retry_after_s=1,
+        )
+
+    async def _recorded_exit(self, container_id: str) -> ContainerReading | None:
+        deadline = time.monotonic() + _EXIT_RECORD_TIMEOUT_S
+        while time.monotonic() < deadline:
+            reading = await self.podman.inspect(container_id)
+            if reading is None or reading.status in ("exited", "stopped"):
+                return reading
+            await asyncio.sleep(_EXIT_RECORD_PAUSE_S)
+        return None
+
+
+async def _healthy_or_ended(instance: Instance) -> bool:
+    """True once the model is healthy, False once its process has ended."""
+    try:
+        watch = ProcessWatch(instance.pid)
+    except ProcessLookupError:
+        return False
+    upstream = Upstream(instance.endpoint)
+    ended = asyncio.ensure_future(watch.ended())
+    try:
+        while not await upstream.healthy():
+            await asyncio.wait([ended], timeout=_HEALTH_INTERVAL_S)
+            if ended.done():
+                return False
+        return True
+    finally:
+        ended.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await ended
+        watch.close()
+        await upstream.close()
+
+
+async def _said(container_id: str) -> str:
+    """The last lines of a model's log, as the end of an error message."""
+    lines = await last_lines(container_id, count=8)
+    return "; its last words: " + " | ".join(lines) if lines else ""
+
+
+def _check_weights(spec: ModelSpec) -> None:
+    if spec.weights is not None and not _readable(spec.weights.path):
+        raise Misconfigured(
+            f"weights of model {spec.model_id!r} are not at {spec.weights.path}",
+            hint=f"put them there, readable by the user sparkd: ls -l {spec.weights.path}",
+            code="weights_missing",
+        )
+
+
+def _readable(path: Path) -> bool:
+    try:
+        return path.is_file() or any(path.iterdir())
+    except OSError:
+        return False
+
+
+async def _to_the_end(cleanup: Coroutine[Any, Any, None]) -> None:
+    """Run a clean-up to its end even when this task is cancelled (again) meanwhile."""
+    task = asyncio.ensure_future(cleanup)
+    while not task.done():
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.wait([task])
+    try:
+        task.result()
+    except SparkdError as error:
+        # The error that led here matters more; the next start or idle pass cleans up again.
+        log.warning("clean-up did not end well: %s", error)

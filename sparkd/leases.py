@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The locks of models by name, and their order. The only module that opens lock files.
+
+    start                one at a time decides about a start and makes room for it
+    X.transition   EX    X is being started, stopped or drained
+                   SH    held for the instant in which a use lease is taken
+    X.activity     SH    X is in use, one descriptor a request
+                   EX    X is being stopped: nobody uses it, nobody may begin to
+                   mtime when a use last began or ended
+
+Order: a model's own transition, then start, then the transitions of models to be evicted (tried,
+never waited for, so that two swaps cannot wait for each other), then activity. Taking EX where one
+holds SH is not atomic; the locks are released and taken anew, and the world is looked at again.
+Every lock dies with its process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from types import TracebackType
+
+from sparkd.adapters.flock import FileLock, Mode
+from sparkd.adapters.host import LockTable
+from sparkd.core.names import Layout, Names
+
+
+class UseLease:
+    """The right to use a running model until `close`; nobody stops it meanwhile."""
+
+    __slots__ = ("_lock",)
+
+    def __init__(self, lock: FileLock) -> None:
+        self._lock: FileLock | None = lock
+
+    def close(self) -> None:
+        """End the use and note its time; harmless when done twice."""
+        if self._lock is not None:
+            self._lock.touch()
+            self._lock.close()
+            self._lock = None
+
+    def __enter__(self) -> UseLease:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+@dataclass(frozen=True, slots=True)
+class StopRight:
+    """Both locks of a model, exclusively: it may be stopped. Close it in any case."""
+
+    transition: FileLock
+    activity: FileLock
+
+    def __enter__(self) -> StopRight:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.activity.close()
+        self.transition.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Leases:
+    layout: Layout
+
+    def try_use(self, names: Names) -> UseLease | None:
+        """A use lease, or None while the model is being started, stopped or drained."""
+        transition = FileLock.try_take(self.layout.transition_lock(names), Mode.SHARED)
+        if transition is None:
+            return None
+        with transition:
+            return self._use(names)
+
+    def use_in_transition(self, names: Names) -> UseLease:
+        """A use lease. Call with `transition(names)` held: then it cannot be refused."""
+        lease = self._use(names)
+        if lease is None:
+            raise RuntimeError(f"activity of {names.model_id} is held against its transition")
+        return lease
+
+    async def transition(self, names: Names) -> FileLock:
+        """Wait for the right to start, stop or drain the model."""
+        return await FileLock.take(self.layout.transition_lock(names), Mode.EXCLUSIVE)
+
+    async def start(self) -> FileLock:
+        """Wait for the right to decide about a start and make room for it."""
+        return await FileLock.take(self.layout.start_lock, Mode.EXCLUSIVE)
+
+    def try_stop(self, names: Names) -> StopRight | None:
+        """The right to stop the model, or None when it is in use or in transition."""
+        transition = FileLock.try_take(self.layout.transition_lock(names), Mode.EXCLUSIVE)
+        if transition is None:
+            return None
+        activity = self.try_drained(names)
+        if activity is None:
+            transition.close()
+            return None
+        return StopRight(transition, activity)
+
+    def try_drained(self, names: Names) -> FileLock | None:
+        """EX on activity, or None while somebody uses the model.
+
+        Call with `transition(names)` held, else a new use may begin right after.
+        """
+        return FileLock.try_take(self.layout.activity_lock(names), Mode.EXCLUSIVE)
+
+    async def drained(self, names: Names) -> FileLock:
+        """Wait until nobody uses the model. Call with `transition(names)` held."""
+        return await FileLock.take(self.layout.activity_lock(names), Mode.EXCLUSIVE)
+
+    def any_busy(self, models: Iterable[Names]) -> bool:
+        """Whether somebody uses or moves one of the models; looks without taking a lock."""
+        table = LockTable.read()
+        return any(
+            table.held(self.layout.activity_lock(names))
+            or table.held(self.layout.transition_lock(names), exclusive_only=True)
+            for names in models
+        )
+
+    def touch(self, names: Names) -> None:
+        """Note a use now, as the end of a start does: a fresh model is not an idle one."""
+        with self.use_in_transition(names):
+            pass
+
+    def last_used_at(self, names: Names) -> float | None:
+        """Wall time of the last begin or end of a use; None before the first since boot."""
+        try:
+            return self.layout.activity_lock(names).stat().st_mtime
+        except FileNotFoundError:
+            return None
+
+    def _use(self, names: Names) -> UseLease | None:
+        activity = FileLock.try_take(self.layout.activity_lock(names), Mode.SHARED)
+        if activity is None:
+            return None
+        activity.touch()
+        return UseLease(activity)

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One idle pass over one model: look whether it is still wanted, and stop it or look again later.
+
+Started by the model's timers, never by a loop. A pass that cannot have both locks knows that the
+model is in use or in transition; it never waits. A pass that is killed is run again by systemd
+(Restart=on-failure), so a running model never stays without a next pass.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from enum import StrEnum
+
+from sparkd.adapters.journal import NOTICE, Event, fields
+from sparkd.adapters.podman import ContainerReading, Podman
+from sparkd.adapters.systemd import UserManager
+from sparkd.core.model import Config, ModelSpec
+from sparkd.core.names import Names
+from sparkd.launch import Launcher
+from sparkd.leases import Leases
+
+log = logging.getLogger(__name__)
+
+
+class Outcome(StrEnum):
+    BUSY = "busy"
+    """In use or in transition."""
+    USED_SINCE = "used since"
+    STOPPED = "stopped"
+    GONE = "gone"
+    """It was not running any more; what it left was removed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reaper:
+    leases: Leases
+    systemd: UserManager
+    podman: Podman
+    launcher: Launcher
+
+    async def idle_pass(self, config: Config, model_id: str) -> Outcome:
+        """One pass. Raises HostError when systemd or Podman cannot be asked."""
+        names = Names(model_id)
+        spec = config.models.get(model_id)
+        idle_timeout_s = spec.idle_timeout_s if spec else config.settings.idle_timeout_s
+        right = self.leases.try_stop(names)
+        if right is None:
+            await self.launcher.arm_idle_timer(names, idle_timeout_s)
+            return Outcome.BUSY
+        with right:
+            units = await self.systemd.units([names.scope])
+            container = await self.podman.inspect(names.container)
+            if not any(unit.active for unit in units):
+                await self._tidy(names, container)
+                return Outcome.GONE
+            remaining_s = self._deadline_at(spec, config, names, container) - time.time()
+            if remaining_s > 0:
+                await self.launcher.arm_idle_timer(names, min(remaining_s, idle_timeout_s))
+                return Outcome.USED_SINCE
+            grace_s = spec.stop_grace_s if spec else config.settings.stop_grace_s
+            container_id = container.container_id if container else None
+            await self.launcher.stop(names, container_id, grace_s)
+        log.log(
+            NOTICE,
+            "model %s was stopped after being idle for %g s",
+            model_id,
+            idle_timeout_s,
+            extra=fields(Event.MODEL_STOPPED, model=model_id, reason="idle"),
+        )
+        return Outcome.STOPPED
+
+    def _deadline_at(
+        self, spec: ModelSpec | None, config: Config, names: Names, container: ContainerReading | None
+    ) -> float:
+        """When the model may be stopped. Only a model that became ready has been used since it
+        started: until then its load timeout counts, for a start whose starter was killed."""
+        settings = config.settings
+        started_at = container.started_at if container else 0.0
+        last_used_at = self.leases.last_used_at(names) or 0.0
+        if last_used_at < started_at:
+            return started_at + (spec.load_timeout_s if spec else settings.load_timeout_s)
+        return last_used_at + (spec.idle_timeout_s if spec else settings.idle_timeout_s)
+
+    async def _tidy(self, names: Names, container: ContainerReading | None) -> None:
+        """Remove what a start or a crash left, but not the dead container that tells why."""
+        if container is not None and container.status in ("exited", "stopped"):
+            await self.launcher.remove_all_but_container(names)
+        else:
+            await self.launcher.remove(names)

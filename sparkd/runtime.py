@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Builds the real adapters and what stands on them; the only place that does."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from sparkd.adapters.podman import Podman
+from sparkd.adapters.systemd import UserManager
+from sparkd.core.names import Layout
+from sparkd.ensure import Ensurer
+from sparkd.launch import Launcher
+from sparkd.leases import Leases
+from sparkd.reap import Reaper
+from sparkd.world import WorldReader
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """Everything that acts, wired together for one process."""
+
+    layout: Layout
+    leases: Leases
+    systemd: UserManager
+    podman: Podman
+    launcher: Launcher
+    world: WorldReader
+    ensurer: Ensurer
+    reaper: Reaper
+
+
+def build() -> Runtime:
+    """For the user we run as: his systemd and his Podman.
+
+    SPARKD_RUNTIME_DIR and SPARKD_STATE_DIR move the directories for development.
+    """
+    user_dir = Path(os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.getuid()}")
+    layout = Layout(
+        runtime_dir=Path(os.environ.get("SPARKD_RUNTIME_DIR", "/run/sparkd")),
+        state_dir=Path(os.environ.get("SPARKD_STATE_DIR", "/var/lib/sparkd")),
+    )
+    leases = Leases(layout)
+    systemd = UserManager(user_dir / "bus")
+    podman = Podman(user_dir / "podman" / "podman.sock")
+    launcher = Launcher(layout, systemd, podman)
+    world = WorldReader(layout, leases, systemd, podman)
+    return Runtime(
+        layout=layout,
+        leases=leases,
+        systemd=systemd,
+        podman=podman,
+        launcher=launcher,
+        world=world,
+        ensurer=Ensurer(layout, leases, launcher, world),
+        reaper=Reaper(leases, systemd, podman, launcher),
+    )

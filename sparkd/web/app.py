@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Sanic application: its limits, its routes, and the one place where errors become answers."""
+
+from __future__ import annotations
+
+import json
+import logging
+import traceback
+from typing import Any
+
+from sanic import HTTPResponse, Request, Sanic
+from sanic.exceptions import PayloadTooLarge, SanicException
+from sanic.handlers import ErrorHandler
+
+from sparkd.core.errors import BodyTooLarge, NotFound, RequestError, SparkdError
+from sparkd.web import openai
+from sparkd.web.context import Context
+from sparkd.web.render import Shape, error_body, error_headers
+
+log = logging.getLogger(__name__)
+
+_NEVER_S = 10 * 365 * 24 * 3600
+"""Sanic limits the time to an answer; a load may take an hour, so `load_timeout` limits it."""
+_KEEP_ALIVE_S = 20
+"""Shorter than any sensible `idle_exit`, so that idle connections do not outlive it."""
+_REQUEST_HEAD_S = 30
+_LINGER_FACTOR = 2
+"""How much of a refused body is read and thrown away, so that the client gets to read why."""
+
+
+def create_app(context: Context) -> Sanic[Any, Any]:
+    """The application for one daemon. Sanic keeps names of apps, so there is one a process."""
+    app: Sanic[Any, Any] = Sanic(
+        "sparkd", configure_logging=False, error_handler=_Errors(), dumps=json.dumps
+    )
+    app.config.ACCESS_LOG = False
+    app.config.RESPONSE_TIMEOUT = _NEVER_S
+    app.config.KEEP_ALIVE_TIMEOUT = _KEEP_ALIVE_S
+    app.config.REQUEST_TIMEOUT = _REQUEST_HEAD_S
+    app.config.REQUEST_MAX_SIZE = context.config.settings.body_limit_bytes * _LINGER_FACTOR
+    app.ctx.sparkd = context
+    app.add_route(healthz, "/healthz", methods=["GET", "HEAD"])
+    openai.add_routes(app)
+    return app
+
+
+async def healthz(request: Request) -> HTTPResponse:
+    """Alive. Needs no key, wakes nothing, holds nothing."""
+    return HTTPResponse("ok\n", content_type="text/plain; charset=utf-8")
+
+
+class _Errors(ErrorHandler):
+    """Answers every exception that reaches Sanic, its own among them."""
+
+    def default(self, request: Request, exception: Exception) -> HTTPResponse:
+        error = _as_ours(request, exception)
+        shape = Shape.ANTHROPIC if request.headers.get("anthropic-version") else Shape.OPENAI
+        return HTTPResponse(
+            error_body(error, shape),
+            status=error.http_status,
+            headers=error_headers(error),
+            content_type="application/json",
+        )
+
+
+def _as_ours(request: Request, exception: Exception) -> SparkdError:
+    if isinstance(exception, SparkdError):
+        return exception
+    if isinstance(exception, PayloadTooLarge):
+        return BodyTooLarge(f"the request is too large: {exception}", hint="raise body_limit")
+    if isinstance(exception, SanicException) and exception.status_code < 500:
+        return _from_sanic(request, exception)
+    # The value of an exception may quote a request; its kind and place never do.
+    frames = "".join(traceback.format_tb(exception.__traceback__))
+    log.error("bug: %s while answering a request\n%s", type(exception).__name__, frames)
+    return SparkdError(
+        f"sparkd failed with an internal {type(exception).__name__}",
+        hint="journalctl -u sparkd shows where",
+    )
+
+
+def _from_sanic(request: Request, exception: SanicException) -> SparkdError:
+    if exception.status_code == 404:
+        return NotFound(
+            f"there is no path {request.path[:200]!r}",
+            hint="the API is under /v1/; GET /v1/models lists the models",
+            code="unknown_path",
+        )
+    error = RequestError(
+        f"{request.method} {request.path[:200]}: {exception}" if request else str(exception),
+        hint="GET /v1/models lists the models",
+        code="bad_request",
+    )
+    error.http_status = exception.status_code
+    return error

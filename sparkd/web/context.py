@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the handlers of one daemon share: configuration, keys, the proxy, and who is being served."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from sparkd.core.errors import Misconfigured
+from sparkd.core.model import Config
+from sparkd.proxy import Proxy
+from sparkd.runtime import Runtime
+
+
+class OpenRequests:
+    """Counts requests in progress, so that the daemon knows when it is idle."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._none = asyncio.Event()
+        self._none.set()
+        self._some = asyncio.Event()
+
+    @contextlib.contextmanager
+    def one(self) -> Iterator[None]:
+        self.count += 1
+        self._none.clear()
+        self._some.set()
+        try:
+            yield
+        finally:
+            self.count -= 1
+            if self.count == 0:
+                self._none.set()
+                self._some.clear()
+
+    async def none(self) -> None:
+        """Wait until no request is open."""
+        await self._none.wait()
+
+    async def some(self) -> None:
+        """Wait until a request is open."""
+        await self._some.wait()
+
+
+@dataclass(slots=True)
+class Context:
+    """Replaced in parts by a reload; handlers read it once at the start of a request."""
+
+    runtime: Runtime
+    proxy: Proxy
+    config: Config
+    keys: tuple[str, ...]
+    keys_error: Misconfigured | None = None
+    """Why there are no keys; every request that needs one is answered with it."""
+    open_requests: OpenRequests = field(default_factory=OpenRequests)
+
+    def require_usable(self) -> None:
+        """Raise Misconfigured when sparkd.yaml or the key file is wrong."""
+        if self.keys_error is not None:
+            raise self.keys_error
+        if not self.config.settings_ok:
+            first = self.config.problems[0]
+            raise Misconfigured(
+                f"the configuration has {len(self.config.problems)} problem(s), first: {first}",
+                hint="sparkctl check, then systemctl restart sparkd",
+            )

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one renderer of errors: a SparkdError in the body shape of the client's dialect."""
+
+from __future__ import annotations
+
+import json
+from enum import StrEnum
+
+from sparkd.core.errors import (
+    BodyTooLarge,
+    Busy,
+    Forbidden,
+    NotFound,
+    RequestError,
+    SparkdError,
+    Unauthorized,
+)
+
+
+class Shape(StrEnum):
+    OPENAI = "openai"
+    ANTHROPIC = "anthropic"
+
+
+_OPENAI_TYPES: tuple[tuple[type[SparkdError], str], ...] = (
+    (Unauthorized, "authentication_error"),
+    (Forbidden, "permission_error"),
+    (NotFound, "not_found_error"),
+    (RequestError, "invalid_request_error"),
+    (Busy, "rate_limit_error"),
+    (SparkdError, "server_error"),
+)
+_ANTHROPIC_TYPES: tuple[tuple[type[SparkdError], str], ...] = (
+    (Unauthorized, "authentication_error"),
+    (Forbidden, "permission_error"),
+    (NotFound, "not_found_error"),
+    (BodyTooLarge, "request_too_large"),
+    (RequestError, "invalid_request_error"),
+    (Busy, "rate_limit_error"),
+    (SparkdError, "api_error"),
+)
+
+
+def error_body(error: SparkdError, shape: Shape) -> str:
+    """The JSON body of an error."""
+    message = str(error)
+    if shape is Shape.ANTHROPIC:
+        inner: dict[str, object] = {"type": _type(error, _ANTHROPIC_TYPES), "message": message}
+        return json.dumps({"type": "error", "error": inner})
+    inner = {
+        "message": message,
+        "type": _type(error, _OPENAI_TYPES),
+        "param": error.param,
+        "code": error.code,
+        "hint": error.hint or None,
+    }
+    return json.dumps({"error": inner})
+
+
+def error_event(error: SparkdError, shape: Shape) -> bytes:
+    """The same as a server-sent event, for a stream that has already begun."""
+    body = error_body(error, shape)
+    if shape is Shape.ANTHROPIC:
+        return f"event: error\ndata: {body}\n\n".encode()
+    return f"data: {body}\n\n".encode()
+
+
+def error_headers(error: SparkdError) -> dict[str, str]:
+    if error.retry_after_s is None:
+        return {}
+    return {"retry-after": str(error.retry_after_s)}
+
+
+def _type(error: SparkdError, types: tuple[tuple[type[SparkdError], str], ...]) -> str:
+    return next(name for kind, name in types if isinstance(error, kind))

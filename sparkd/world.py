@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One reading of everything outside: which models run, since when, as what, and who holds what.
+
+Adoption is nothing but this reading: after a crash of the daemon the same scopes, containers and
+locks say the same things to the next one. Looks only; never acts, and takes no lock to look.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass, replace
+
+from sparkd.adapters.host import LockTable
+from sparkd.adapters.podman import ContainerReading, Podman
+from sparkd.adapters.systemd import UserManager
+from sparkd.adapters.upstream import Upstream
+from sparkd.core.containerspec import parse_endpoint
+from sparkd.core.model import (
+    Config,
+    DeadContainer,
+    Instance,
+    ModelReading,
+    State,
+    World,
+)
+from sparkd.core.names import SCOPE_PATTERN, Layout, Names, model_of_scope
+from sparkd.leases import Leases
+
+_HEALTH_PATIENCE_S = 2.0
+"""How long a status reading waits for the health answer of a model before it says "starting"."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorldReader:
+    layout: Layout
+    leases: Leases
+    systemd: UserManager
+    podman: Podman
+
+    async def read(self, config: Config) -> World:
+        """Read everything. Raises HostError when systemd or Podman cannot be asked."""
+        units, containers = await asyncio.gather(
+            self.systemd.units([SCOPE_PATTERN]), self.podman.models()
+        )
+        table = LockTable.read()
+        running = {model for unit in units if unit.active and (model := model_of_scope(unit.name))}
+        by_model = {reading.model_id: reading for reading in containers}
+        ids = sorted({*config.models, *running, *by_model})
+        models = {
+            model_id: self._reading(model_id, model_id in running, by_model.get(model_id), table)
+            for model_id in ids
+        }
+        return World(
+            models=models,
+            lifecycles={model_id: spec.lifecycle for model_id, spec in config.models.items()},
+            holders=table.holders(self.layout.gpu_lock),
+        )
+
+    async def read_with_health(self, config: Config) -> World:
+        """Like `read`, and ask every running model whether it is ready and when it is checked."""
+        world = await self.read(config)
+        readings = await asyncio.gather(*(self._ask(r) for r in world.models.values()))
+        return replace(world, models={reading.model_id: reading for reading in readings})
+
+    def _reading(
+        self, model_id: str, running: bool, container: ContainerReading | None, table: LockTable
+    ) -> ModelReading:
+        names = Names(model_id)
+        in_transition = table.held(self.layout.transition_lock(names), exclusive_only=True)
+        instance, dead = None, None
+        state = State.STOPPED
+        if running:
+            # Whether it is healthy is only known by asking; until then it counts as starting.
+            state = State.STARTING
+            instance = _instance(container) if container else None
+        elif container is not None and container.status in ("exited", "stopped"):
+            dead = _dead(container)
+            state = State.FAILED
+        return ModelReading(
+            model_id=model_id,
+            state=state,
+            instance=instance,
+            dead=dead,
+            in_use=table.held(self.layout.activity_lock(names)),
+            in_transition=in_transition,
+            last_used_at=self.leases.last_used_at(names),
+        )
+
+    async def _ask(self, reading: ModelReading) -> ModelReading:
+        if reading.instance is None:
+            return reading
+        healthy, idle_check_at = await asyncio.gather(
+            _healthy(reading.instance), self._idle_check_at(Names(reading.model_id))
+        )
+        if healthy:
+            state = State.STOPPING if reading.in_transition else State.READY
+        else:
+            state = State.STARTING
+        return replace(reading, state=state, idle_check_at=idle_check_at)
+
+    async def _idle_check_at(self, names: Names) -> float | None:
+        for timer in (names.idle_timer, names.load_timer):
+            elapse_us = await self.systemd.next_elapse_us(timer)
+            if elapse_us:
+                return time.time() + elapse_us / 1_000_000 - time.monotonic()
+        return None
+
+
+async def _healthy(instance: Instance) -> bool:
+    upstream = Upstream(instance.endpoint)
+    try:
+        async with asyncio.timeout(_HEALTH_PATIENCE_S):
+            return await upstream.healthy()
+    except TimeoutError:
+        return False
+    finally:
+        await upstream.close()
+
+
+def _instance(container: ContainerReading) -> Instance:
+    return Instance(
+        model_id=container.model_id,
+        container_id=container.container_id,
+        pid=container.pid,
+        spec_hash=container.spec_hash,
+        endpoint=parse_endpoint(container.endpoint),
+        started_at=container.started_at,
+    )
+
+
+def _dead(container: ContainerReading) -> DeadContainer:
+    return DeadContainer(
+        container_id=container.container_id,
+        exit_code=container.exit_code,
+        finished_at=container.finished_at,
+        oom_killed=container.oom_killed,
+    )

@@ -1,0 +1,327 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One host as a set of processes: boot it, find it again, run commands in it, end it.
+
+Owns the host's control group on this machine; every process it signals is either the recorded
+systemd-nspawn (checked by start time) or a member of that group. What is inside the root tree is
+decided elsewhere.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import IO
+
+from . import cache
+from .console import HostError, say
+
+_NAME = re.compile(r"[a-z][a-z0-9-]{0,40}")
+_BOOT_LIMIT_S = 60.0
+# systemd gives a user manager 90 s; a host that is thrown away need not be asked that long.
+DOWN_GRACE_S = 5.0
+REBOOT_GRACE_S = 100.0
+_KILL_LIMIT_S = 20.0
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """What is written down about a host; the processes themselves are looked up each time."""
+
+    suite: str
+    packaged: bool
+    furnished: bool = False
+    have: list[str] = field(default_factory=list)
+    nspawn_pid: int = 0
+    nspawn_start_ticks: int = 0
+
+
+class Guest:
+    """A host by name: its directory in the cache, its record, its processes."""
+
+    def __init__(self, name: str) -> None:
+        if not _NAME.fullmatch(name):
+            raise HostError(f"'{name}' is not a host name", "use small letters, digits and '-'")
+        self.name = name
+        self.dir = cache.cache_dir() / "hosts" / name
+        self.root = self.dir / "root"
+        self.console_log = self.dir / "console.log"
+        # Two cache directories may each have a host of this name; the machine must not mix them.
+        self.machine = f"{name}-{cache.key_of(str(self.dir))[:8]}"
+        self.group = f"sparkd-host-{self.machine}"
+
+    def read(self) -> Record | None:
+        """Return the record, or None when there is no such host or it was left half-made."""
+        try:
+            written = json.loads((self.dir / "record.json").read_text())
+        except FileNotFoundError:
+            return None
+        # A host may have been booted by an older version, which recorded other things too.
+        known = {each.name for each in fields(Record)}
+        return Record(**{name: value for name, value in written.items() if name in known})
+
+    def write(self, record: Record) -> None:
+        """Replace the record in one step."""
+        fresh = self.dir / "record.json.new"
+        fresh.write_text(json.dumps(asdict(record), indent=1) + "\n")
+        fresh.rename(self.dir / "record.json")
+
+    def record(self) -> Record:
+        """Return the record of a host that must exist."""
+        record = self.read()
+        if record is None:
+            raise HostError(f"there is no host '{self.name}'", f"host up --name {self.name}")
+        return record
+
+    def update(self, **changes: object) -> Record:
+        """Change some fields of the record and return the new one."""
+        record = Record(**{**asdict(self.record()), **changes})
+        self.write(record)
+        return record
+
+    def nspawn_pid(self) -> int | None:
+        """Return the pid of the recorded systemd-nspawn if that very process still lives."""
+        record = self.read()
+        if record is None or not record.nspawn_pid:
+            return None
+        same = _start_ticks(record.nspawn_pid) == record.nspawn_start_ticks
+        return record.nspawn_pid if same else None
+
+    def leader_pid(self) -> int | None:
+        """Return the pid, seen from this machine, of the host's own systemd."""
+        pid = self.nspawn_pid()
+        if pid is None:
+            return None
+        try:
+            children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        except OSError:
+            return None
+        # A child that is dead but not yet collected still counts as one.
+        return next((int(child) for child in children if _start_ticks(int(child))), None)
+
+    def responds(self) -> bool:
+        """Say whether a command can be run inside: a host that is dying has a systemd too."""
+        if self.leader_pid() is None:
+            return False
+        entered = self.enter_argv("root", ["true"])
+        return subprocess.run(entered, capture_output=True, check=False).returncode == 0
+
+    def enter_argv(self, user: str, command: Sequence[str]) -> list[str]:
+        """Return the command line that runs `command` inside as `user`."""
+        leader = self.leader_pid()
+        if leader is None:
+            raise HostError(f"host '{self.name}' does not run", f"host up --name {self.name}")
+        as_user = ["--reuid", user, "--regid", user, "--init-groups"] if user != "root" else []
+        return [
+            *("/usr/bin/nsenter", "-t", str(leader), "-a", "--"),
+            # The command must not outlive the caller: nsenter's death would leave it behind.
+            *("setpriv", "--pdeathsig", "KILL", *as_user, "--", *command),
+        ]
+
+    def environment(self, user: str) -> dict[str, str]:
+        """Return the clean environment of a command of that user inside the host."""
+        uid, home = self._account(user)
+        env = {"PATH": _PATH, "LANG": "C.UTF-8", "HOME": home, "USER": user, "LOGNAME": user}
+        if "TERM" in os.environ:
+            env["TERM"] = os.environ["TERM"]
+        if user != "root":
+            env["XDG_RUNTIME_DIR"] = f"/run/user/{uid}"
+            env["DBUS_SESSION_BUS_ADDRESS"] = f"unix:path=/run/user/{uid}/bus"
+        return env
+
+    def join_group(self) -> None:
+        """Move this process into the host's control group.
+
+        A process outside it has no path in the host's view of control groups, and logind then
+        refuses to talk to it.
+        """
+        group = self._unified() / "payload" / "host-run.scope"
+        group.mkdir(exist_ok=True)
+        (group / "cgroup.procs").write_text(str(os.getpid()))
+
+    def run(
+        self,
+        *command: str,
+        user: str = "root",
+        stdin: IO[bytes] | None = None,
+        env: Mapping[str, str] | None = None,
+        check: bool = True,
+    ) -> str:
+        """Run a command inside and return its standard output; its errors end this command."""
+        done = subprocess.run(
+            self.enter_argv(user, command),
+            stdin=stdin or subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            env={**self.environment(user), **(env or {})},
+            preexec_fn=self.join_group,
+            check=False,
+        )
+        if check and done.returncode:
+            raise HostError(
+                f"'{' '.join(command)}' in host '{self.name}' ended with exit status "
+                f"{done.returncode}: {(done.stderr or done.stdout).strip()[-2000:]}"
+            )
+        return done.stdout
+
+    def boot(self) -> None:
+        """Start the host and wait until its systemd has started everything."""
+        say(f"boot host '{self.name}'")
+        self._sweep()
+        cgroup = self._unified()
+        cgroup.mkdir(exist_ok=True)
+
+        def enter_cgroup() -> None:
+            (cgroup / "cgroup.procs").write_text(str(os.getpid()))
+
+        with self.console_log.open("ab") as log:
+            process = subprocess.Popen(
+                self._nspawn_argv(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={"PATH": _PATH, "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"},
+                start_new_session=True,
+                preexec_fn=enter_cgroup,
+            )
+        self.update(nspawn_pid=process.pid, nspawn_start_ticks=_start_ticks(process.pid) or 0)
+        self._await_started(process)
+        for lingering in sorted((self.root / "var/lib/systemd/linger").glob("*")):
+            # logind starts these managers on its own time; a host is up when they are.
+            self.run("systemctl", "start", f"user@{self._account(lingering.name)[0]}.service")
+        say(f"host '{self.name}' is up")
+
+    def _await_started(self, process: subprocess.Popen[bytes]) -> None:
+        deadline_mono_s = time.monotonic() + _BOOT_LIMIT_S
+        state = "not started"
+        while state not in {"running", "degraded"}:
+            if process.poll() is not None:
+                tail = self.console_log.read_text(errors="replace")[-1000:].strip()
+                raise HostError(f"systemd-nspawn ended with {process.returncode}: {tail}")
+            if time.monotonic() > deadline_mono_s:
+                raise HostError(
+                    f"host '{self.name}' is '{state}' after {_BOOT_LIMIT_S:.0f} s",
+                    f"host log --name {self.name}",
+                )
+            time.sleep(0.1)
+            if self.leader_pid() is not None:
+                state = self.run("systemctl", "is-system-running", check=False).strip()
+        if state == "degraded":
+            failed = self.run("systemctl", "--failed", "--plain", "--no-legend", check=False)
+            say(f"some units failed at boot: {' '.join(failed.split())}")
+
+    def stop(self, *, grace_s: float) -> None:
+        """End every process of the host: ask, insist, then kill what is left."""
+        asks = [(signal.SIGTERM, grace_s), (signal.SIGTERM, 2.0)] if grace_s else []
+        for send, limit_s in (*asks, (signal.SIGKILL, 5.0)):
+            pid = self.nspawn_pid()
+            if pid is None:
+                break
+            os.kill(pid, send)
+            _wait(lambda: self.nspawn_pid() is None, limit_s)
+        if not _wait(self._kill_members, _KILL_LIMIT_S):
+            raise HostError(f"processes of host '{self.name}' do not end: {list(self.members())}")
+        self._sweep()
+
+    def members(self) -> Iterator[int]:
+        """Yield the pid of each process in the host's control group."""
+        for procs in self._unified().glob("**/cgroup.procs"):
+            try:
+                yield from (int(pid) for pid in procs.read_text().split() if pid != "0")
+            except OSError:
+                continue
+
+    def _kill_members(self) -> bool:
+        """Kill what is in the control group; say whether it was already empty."""
+        empty = True
+        for pid in list(self.members()):
+            empty = False
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        return empty
+
+    def _sweep(self) -> None:
+        """Remove what a dead host of this name leaves on the machine outside its directory."""
+        if self.nspawn_pid() is not None or next(self.members(), None) is not None:
+            raise HostError(f"host '{self.name}' still runs", f"host down --name {self.name}")
+        for hierarchy in _cgroup_hierarchies():
+            top = hierarchy / self.group
+            for group in sorted(top.glob("**/"), key=lambda path: -len(path.parts)):
+                group.rmdir()
+        stale = Path("/run/systemd/nspawn/propagate") / self.machine
+        shutil.rmtree(stale, ignore_errors=True)
+
+    def _unified(self) -> Path:
+        """Return the host's control group in the unified hierarchy."""
+        for hierarchy in _cgroup_hierarchies("cgroup2"):
+            return hierarchy / self.group
+        raise HostError("this machine has no cgroup v2 mount", "mount -t cgroup2 none DIR")
+
+    def _nspawn_argv(self) -> list[str]:
+        return [
+            "systemd-nspawn",
+            f"--directory={self.root}",
+            f"--machine={self.machine}",
+            f"--hostname={self.name}",
+            "--boot",
+            "--private-network",
+            "--capability=all",
+            # Rootless Podman needs these inside; nspawn's own filter leaves them out.
+            "--system-call-filter=@keyring add_key bpf",
+            "--register=no",
+            "--keep-unit",
+            "--settings=no",
+            "--console=pipe",
+            "--link-journal=no",
+            "--resolv-conf=off",
+            "--timezone=off",
+        ]
+
+    def _account(self, user: str) -> tuple[int, str]:
+        """Return uid and home of a user of the host."""
+        if user == "root":
+            return 0, "/root"
+        for line in (self.root / "etc/passwd").read_text().splitlines():
+            account = line.split(":")
+            if account[0] == user:
+                return int(account[2]), account[5]
+        raise HostError(f"host '{self.name}' has no user '{user}'")
+
+
+def _cgroup_hierarchies(kind: str | None = None) -> Iterator[Path]:
+    """Yield this machine's mounted cgroup hierarchies that systemd-nspawn makes groups in."""
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        mount, _, super_block = line.partition(" - ")
+        fs_type, _, options = super_block.partition(" ")
+        used = fs_type == "cgroup2" or (fs_type == "cgroup" and "name=systemd" in options)
+        if used and kind in {None, fs_type}:
+            yield Path(mount.split()[4])
+
+
+def _start_ticks(pid: int) -> int | None:
+    """Return when a living process started, which with its pid identifies it; None if dead."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] in "ZX" else int(fields[19])
+
+
+def _wait(condition: Callable[[], bool], limit_s: float) -> bool:
+    """Wait until the condition holds; say whether it came to."""
+    deadline_mono_s = time.monotonic() + limit_s
+    while not condition():
+        if time.monotonic() > deadline_mono_s:
+            return False
+        time.sleep(0.05)
+    return True

@@ -1,0 +1,300 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Configuration files, API keys and atomic writes, on a real file system."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sparkd.adapters.files import (
+    MAX_FILE_BYTES,
+    ConfigPaths,
+    config_paths,
+    load_config,
+    read_api_keys,
+    write_atomically,
+)
+from sparkd.core.errors import HostError, Misconfigured
+
+NOBODY = 65534
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> ConfigPaths:
+    found = config_paths(
+        {
+            "SPARKD_CONFIG_DIR": str(tmp_path / "etc"),
+            "SPARKD_CATALOG_DIR": str(tmp_path / "usr"),
+        }
+    )
+    found.local_catalog.mkdir(parents=True)
+    found.shipped_catalog.mkdir()
+    return found
+
+
+@pytest.fixture
+def open_dir() -> Iterator[Path]:
+    """A directory that every user can enter, for what must be refused by permission."""
+    directory = Path(tempfile.mkdtemp(prefix="sparkd-files-"))
+    directory.chmod(0o755)
+    yield directory
+    shutil.rmtree(directory)
+
+
+@pytest.fixture
+def as_nobody(open_dir: Path) -> Iterator[Path]:
+    """The same directory, seen by a user to whom permissions apply."""
+    if os.geteuid() == 0:
+        os.chown(open_dir, NOBODY, NOBODY)
+        os.seteuid(NOBODY)
+        yield open_dir
+        os.seteuid(0)
+    else:
+        yield open_dir
+
+
+def models(*ids: str, image: str = "localhost/x") -> str:
+    return "models:\n" + "".join(f"  {model_id}: {{image: {image}}}\n" for model_id in ids)
+
+
+def test_paths_are_the_fixed_ones_without_environment() -> None:
+    assert config_paths({}) == ConfigPaths()
+    assert config_paths({"SPARKD_CONFIG_DIR": "", "SPARKD_CATALOG_DIR": ""}) == ConfigPaths()
+
+
+def test_environment_moves_both_directories() -> None:
+    paths = config_paths({"SPARKD_CONFIG_DIR": "/a", "SPARKD_CATALOG_DIR": "/b"})
+    assert paths == ConfigPaths(
+        settings=Path("/a/sparkd.yaml"),
+        api_key=Path("/a/api-key"),
+        shipped_catalog=Path("/b"),
+        local_catalog=Path("/a/models.d"),
+    )
+
+
+def test_nothing_configured_is_an_empty_catalog_without_problems(tmp_path: Path) -> None:
+    config = load_config(config_paths({"SPARKD_CONFIG_DIR": str(tmp_path / "none")}))
+    assert config.settings_ok
+    assert not config.problems
+
+
+def test_settings_and_both_catalogs_are_read(paths: ConfigPaths, tmp_path: Path) -> None:
+    paths.settings.write_text("idle_exit: 5s\n")
+    (paths.shipped_catalog / "a.yaml").write_text(models("shipped"))
+    (paths.local_catalog / "b.yaml").write_text(
+        "models: {local: {image: localhost/x, weights: {repo: a/b}}}"
+    )
+    config = load_config(paths, weights_dir=tmp_path)
+    assert config.settings.idle_exit_s == 5
+    assert list(config.models) == ["shipped", "local"]
+    weights = config.models["local"].weights
+    assert weights and weights.path == tmp_path / "a--b"
+
+
+def test_local_file_replaces_shipped_file_of_the_same_name_whole(paths: ConfigPaths) -> None:
+    (paths.shipped_catalog / "a.yaml").write_text(models("one", "two"))
+    (paths.shipped_catalog / "b.yaml").write_text(models("three"))
+    (paths.local_catalog / "a.yaml").write_text(models("two", image="localhost/mine"))
+    config = load_config(paths)
+    assert set(config.models) == {"two", "three"}
+    assert config.models["two"].image == "localhost/mine"
+
+
+def test_empty_file_and_link_to_dev_null_mask_shipped_files(paths: ConfigPaths) -> None:
+    for name in ("a", "b", "c"):
+        (paths.shipped_catalog / f"{name}.yaml").write_text(models(name))
+    (paths.local_catalog / "a.yaml").symlink_to("/dev/null")
+    (paths.local_catalog / "b.yaml").touch()
+    config = load_config(paths)
+    assert list(config.models) == ["c"]
+    assert not config.problems
+
+
+def test_local_entry_overrides_shipped_entry_of_another_file(paths: ConfigPaths) -> None:
+    (paths.shipped_catalog / "z.yaml").write_text(models("one", "two"))
+    (paths.local_catalog / "a.yaml").write_text(models("one", image="localhost/mine"))
+    config = load_config(paths)
+    assert config.models["one"].image == "localhost/mine"
+    assert config.models["two"].image == "localhost/x"
+    assert not config.problems
+
+
+def test_hidden_and_foreign_names_are_not_read(paths: ConfigPaths) -> None:
+    for name in (".a.yaml", "a.yaml~", "README", "a.yaml.dpkg-old"):
+        (paths.local_catalog / name).write_text("[broken")
+    assert not load_config(paths).problems
+
+
+def test_yml_is_a_problem_that_says_how_to_rename(paths: ConfigPaths) -> None:
+    (paths.local_catalog / "a.yml").write_text(models("one"))
+    (problem,) = load_config(paths).problems
+    assert problem.message == "only *.yaml is read"
+    assert problem.hint.endswith(f"{paths.local_catalog}/a.yaml")
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda path: path.mkdir(), "not a file"),
+        (os.mkfifo, "not a file"),
+        (lambda path: path.symlink_to("/dev/zero"), "not a file"),
+        (lambda path: path.symlink_to("nowhere"), "cannot be read: No such file or directory"),
+        (lambda path: path.write_bytes(b"#" * (MAX_FILE_BYTES + 1)), "too large"),
+        (lambda path: path.write_bytes(b"a: 1\nb: \xff\n"), "not UTF-8 text"),
+    ],
+    ids=["directory", "fifo", "device", "dangling", "huge", "latin-1"],
+)
+def test_unreadable_file_is_a_problem_and_stops_no_other_file(
+    paths: ConfigPaths, make: object, message: str
+) -> None:
+    assert callable(make)
+    (paths.local_catalog / "good.yaml").write_text(models("one"))
+    make(paths.local_catalog / "bad.yaml")
+    config = load_config(paths)
+    assert list(config.models) == ["one"]
+    (problem,) = config.problems
+    assert message in problem.message
+    assert problem.source == str(paths.local_catalog / "bad.yaml")
+    assert problem.hint
+
+
+def test_line_of_the_first_byte_that_is_not_utf8_is_named(paths: ConfigPaths) -> None:
+    paths.settings.write_bytes(b"# a\n# b\n# \xff\n")
+    config = load_config(paths)
+    assert not config.settings_ok
+    assert config.problems[0].line == 3
+
+
+def test_settings_that_are_not_a_file_are_a_problem_and_leave_defaults(
+    paths: ConfigPaths,
+) -> None:
+    paths.settings.mkdir()
+    config = load_config(paths)
+    assert not config.settings_ok
+    assert config.settings.idle_exit_s == 60
+
+
+def test_config_dir_that_may_not_be_entered_is_a_problem_not_an_empty_config(
+    as_nobody: Path,
+) -> None:
+    closed = as_nobody / "closed"
+    closed.mkdir()
+    closed.chmod(0)
+    config = load_config(config_paths({"SPARKD_CONFIG_DIR": str(closed)}))
+    assert not config.settings_ok
+    messages = {problem.source: problem.message for problem in config.problems}
+    assert messages[str(closed / "sparkd.yaml")] == "cannot be read: Permission denied"
+    assert messages[str(closed / "models.d")] == "cannot be read: Permission denied"
+
+
+@pytest.fixture
+def key_paths(tmp_path: Path) -> ConfigPaths:
+    return ConfigPaths(api_key=tmp_path / "api-key")
+
+
+def write_keys(paths: ConfigPaths, text: str, mode: int = 0o640) -> None:
+    paths.api_key.write_text(text)
+    paths.api_key.chmod(mode)
+
+
+def test_keys_are_lines_without_blanks_and_comments(key_paths: ConfigPaths) -> None:
+    write_keys(key_paths, "# mine\n\n  key-one  \nkey#two\n")
+    assert read_api_keys(key_paths, {}) == ("key-one", "key#two")
+
+
+def test_systemd_credential_goes_before_the_file(key_paths: ConfigPaths, tmp_path: Path) -> None:
+    write_keys(key_paths, "from-file\n")
+    credentials = tmp_path / "credentials"
+    credentials.mkdir()
+    environ = {"CREDENTIALS_DIRECTORY": str(credentials)}
+    assert read_api_keys(key_paths, environ) == ("from-file",)
+    (credentials / "api-key").write_text("from-credential\n")
+    (credentials / "api-key").chmod(0o400)
+    assert read_api_keys(key_paths, environ) == ("from-credential",)
+
+
+@pytest.mark.parametrize("text", [None, "", "\n# only a comment\n"])
+def test_missing_or_empty_key_file_says_how_to_make_a_key(
+    key_paths: ConfigPaths, text: str | None
+) -> None:
+    if text is not None:
+        write_keys(key_paths, text)
+    with pytest.raises(Misconfigured) as caught:
+        read_api_keys(key_paths, {})
+    assert caught.value.hint == "sudo sparkctl key rotate"
+    assert str(key_paths.api_key) in caught.value.message
+
+
+def test_key_file_open_to_everybody_is_refused(key_paths: ConfigPaths) -> None:
+    write_keys(key_paths, "planted-key\n", mode=0o644)
+    with pytest.raises(Misconfigured, match="mode 0644") as caught:
+        read_api_keys(key_paths, {})
+    assert "planted-key" not in str(caught.value)
+
+
+@pytest.mark.parametrize("line", ["planted key", "planted\x01key", "plantedéy", "planted\tkey"])
+def test_key_that_no_header_can_carry_is_refused_unnamed(
+    key_paths: ConfigPaths, line: str
+) -> None:
+    write_keys(key_paths, f"good\n{line}\n")
+    with pytest.raises(Misconfigured, match=r"api-key:2: ") as caught:
+        read_api_keys(key_paths, {})
+    assert "planted" not in str(caught.value)
+
+
+def test_key_file_of_another_user_says_what_to_do(as_nobody: Path) -> None:
+    paths = ConfigPaths(api_key=as_nobody / "api-key")
+    write_keys(paths, "key\n", mode=0)
+    with pytest.raises(Misconfigured, match="sudo chgrp sparkd"):
+        read_api_keys(paths, {})
+
+
+@pytest.mark.parametrize("content", [b"\xff\n", None], ids=["binary", "directory"])
+def test_key_file_that_is_no_text_file_is_refused(
+    key_paths: ConfigPaths, content: bytes | None
+) -> None:
+    if content is None:
+        key_paths.api_key.mkdir()
+    else:
+        key_paths.api_key.write_bytes(content)
+        key_paths.api_key.chmod(0o600)
+    with pytest.raises(Misconfigured, match="not readable"):
+        read_api_keys(key_paths, {})
+
+
+def test_atomic_write_replaces_content_mode_and_leaves_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "stats"
+    path.write_bytes(b"old")
+    before = path.stat().st_ino
+    write_atomically(path, b"new", mode=0o640, gid=os.getegid())
+    assert path.read_bytes() == b"new"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+    assert path.stat().st_ino != before
+    assert os.listdir(tmp_path) == ["stats"]
+
+
+def test_reader_of_the_old_file_keeps_the_old_content(tmp_path: Path) -> None:
+    path = tmp_path / "stats"
+    write_atomically(path, b"old", mode=0o600)
+    with path.open("rb") as reader:
+        write_atomically(path, b"new", mode=0o600)
+        assert reader.read() == b"old"
+
+
+def test_failed_write_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "target"
+    path.mkdir()
+    with pytest.raises(HostError, match="cannot write"):
+        write_atomically(path, b"new", mode=0o600)
+    assert os.listdir(tmp_path) == ["target"]
+
+
+def test_write_into_no_directory_is_an_error_with_a_hint(tmp_path: Path) -> None:
+    with pytest.raises(HostError, match="ls -ld"):
+        write_atomically(tmp_path / "none" / "file", b"", mode=0o600)
