@@ -109,6 +109,7 @@ def configure(*, level: int = logging.INFO, environ: Mapping[str, str] = os.envi
     handler: logging.Handler
     if "JOURNAL_STREAM" in environ and os.path.exists(_SOCKET):
         handler = JournalHandler()
+        handler.setFormatter(logging.Formatter("%(message)s"))
     else:
         handler = logging.StreamHandler()
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))

@@ -29,7 +29,6 @@ INSIDE_CACHE = Path("/cache")
 INSIDE_TCP_PORT = 8000
 
 _STACK_BYTES = 64 << 20
-_NOFILE = 65536
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +42,7 @@ class Mount:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ulimit:
-    """Named as Podman wants it (`nofile`, without RLIMIT_); -1 is unlimited."""
+    """Named as Podman wants it: `stack`, not RLIMIT_STACK."""
 
     name: str
     soft: int
@@ -185,12 +184,9 @@ def _mounts(spec: ModelSpec, layout: Layout, names: Names) -> tuple[Mount, ...]:
 
 
 def _ulimits(spec: ModelSpec) -> tuple[Ulimit, ...]:
-    limits = [Ulimit(name="nofile", soft=_NOFILE, hard=_NOFILE)]
-    if spec.gpu:
-        # CUDA pins host memory; the user manager must allow it (LimitMEMLOCK=infinity).
-        limits.append(Ulimit(name="memlock", soft=-1, hard=-1))
-        limits.append(Ulimit(name="stack", soft=_STACK_BYTES, hard=_STACK_BYTES))
-    return tuple(limits)
+    # Locked memory and open files are inherited from the user manager, which the package gives
+    # LimitMEMLOCK=infinity: asking for more than it has would fail the start.
+    return (Ulimit(name="stack", soft=_STACK_BYTES, hard=_STACK_BYTES),) if spec.gpu else ()
 
 
 def _hash(spec: ContainerSpec) -> str:

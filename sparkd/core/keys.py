@@ -173,8 +173,9 @@ class Count(Kind):
         return number
 
 
-@dataclass(frozen=True, slots=True)
 class Flag(Kind):
+    __slots__ = ()
+
     @property
     def wanted(self) -> str:
         return "true or false"

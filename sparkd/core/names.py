@@ -79,13 +79,17 @@ class Names:
 
     @property
     def load_timer(self) -> str:
-        """Ends a start that nobody watches any more."""
-        return f"sparkd-load-{self.escaped}.timer"
+        """Ends a start that nobody watches any more.
+
+        Starts `sparkd-load@X.service`, an alias of `idle_service`: a transient timer cannot be
+        told which unit to start, it starts the service of its own name.
+        """
+        return f"sparkd-load@{self.escaped}.timer"
 
     @property
     def idle_timer(self) -> str:
         """Ends a model that nobody uses any more."""
-        return f"sparkd-idle-{self.escaped}.timer"
+        return f"sparkd-idle@{self.escaped}.timer"
 
     @property
     def idle_service(self) -> str:

@@ -98,9 +98,7 @@ def parse(sources: Sequence[Source], *, weights_dir: Path = WEIGHTS_DIR) -> Conf
     return Config(
         settings=settings,
         models={model_id: entry.spec for model_id, entry in catalog.items() if entry.spec},
-        broken={
-            model_id: entry.problems for model_id, entry in catalog.items() if entry.problems
-        },
+        broken={model_id: entry.problems for model_id, entry in catalog.items() if entry.problems},
         problems=tuple(
             sorted(dict.fromkeys(problems), key=lambda one: (order.index(one.source), one.line))
         ),
@@ -108,7 +106,7 @@ def parse(sources: Sequence[Source], *, weights_dir: Path = WEIGHTS_DIR) -> Conf
     )
 
 
-def default_text(key: Key, owner: type[Settings] | type[ModelSpec]) -> str:
+def default_text(key: Key, owner: type[Settings | ModelSpec]) -> str:
     """The default of a key as the documentation shows it."""
     if key.default is not None:
         return key.default

@@ -44,5 +44,4 @@ def timer_properties(names: Names, *, purpose: str, delay_s: float) -> tuple[Pro
         ("TimersMonotonic", "a(st)", [("OnActiveSec", max(0, int(delay_s * 1_000_000)))]),
         ("AccuracyUSec", "t", _TIMER_ACCURACY_US),
         ("RemainAfterElapse", "b", False),
-        ("Unit", "s", names.idle_service),
     )

@@ -94,7 +94,8 @@ def test_settings_and_both_catalogs_are_read(paths: ConfigPaths, tmp_path: Path)
     assert config.settings.idle_exit_s == 5
     assert list(config.models) == ["shipped", "local"]
     weights = config.models["local"].weights
-    assert weights and weights.path == tmp_path / "a--b"
+    assert weights
+    assert weights.path == tmp_path / "a--b"
 
 
 def test_local_file_replaces_shipped_file_of_the_same_name_whole(paths: ConfigPaths) -> None:
@@ -239,9 +240,7 @@ def test_key_file_open_to_everybody_is_refused(key_paths: ConfigPaths) -> None:
 
 
 @pytest.mark.parametrize("line", ["planted key", "planted\x01key", "plantedéy", "planted\tkey"])
-def test_key_that_no_header_can_carry_is_refused_unnamed(
-    key_paths: ConfigPaths, line: str
-) -> None:
+def test_key_that_no_header_can_carry_is_refused_unnamed(key_paths: ConfigPaths, line: str) -> None:
     write_keys(key_paths, f"good\n{line}\n")
     with pytest.raises(Misconfigured, match=r"api-key:2: ") as caught:
         read_api_keys(key_paths, {})

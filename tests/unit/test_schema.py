@@ -26,6 +26,7 @@ from sparkd.core.model import (
 )
 from sparkd.core.schema import Source, SourceKind, default_text, parse
 from sparkd.core.tables import MODEL_KEYS, RESERVED_ARGS, SETTINGS_KEYS, WEIGHTS_KEYS
+from sparkd.core.yamlnodes import LOADER, Loader, compose
 
 REPO = Path(__file__).resolve().parents[2]
 
@@ -95,11 +96,11 @@ def test_commented_example_tells_meaning_and_range_of_each_key() -> None:
     prose = " ".join(line.removeprefix("# ") for line in text.splitlines())
     for key in SETTINGS_KEYS.values():
         default = default_text(key, Settings).strip("`")
-        assert f"{key.doc} {key.kind.limits}. #{key.name}: {default}" in prose
+        assert f"{key.doc} Range: {key.kind.limits}. #{key.name}: {default}" in prose
 
 
-def documented_row(key: Key, owner: type[Settings] | type[ModelSpec]) -> str:
-    limits = key.kind.limits or "–"
+def documented_row(key: Key, owner: type[Settings | ModelSpec]) -> str:
+    limits = key.kind.limits or "any"
     default = default_text(key, owner)
     return f"| `{key.name}` | {key.kind.wanted} | {default} | {limits} | {key.doc} |"
 
@@ -145,17 +146,13 @@ def test_shipped_catalog_parses_without_a_problem() -> None:
 
 @pytest.mark.parametrize("text", ["", "# only a comment\n", "---\n", "~"])
 def test_empty_files_mean_defaults_and_no_models(text: str) -> None:
-    config = parse(
-        [Source(kind=SourceKind.SETTINGS, name="s", text=text), catalog("m.yaml", text)]
-    )
+    config = parse([Source(kind=SourceKind.SETTINGS, name="s", text=text), catalog("m.yaml", text)])
     assert config == Config()
 
 
 def test_settings_are_read_in_seconds_and_bytes() -> None:
     config = settings_of("idle_exit: 5s\ndrain_timeout: 0s\nbody_limit: 1MiB\n")
-    assert config.settings == Settings(
-        idle_exit_s=5, drain_timeout_s=0, body_limit_bytes=1 << 20
-    )
+    assert config.settings == Settings(idle_exit_s=5, drain_timeout_s=0, body_limit_bytes=1 << 20)
     assert config.settings_ok
 
 
@@ -277,7 +274,28 @@ def test_file_that_is_no_good_yaml_is_one_problem_with_its_line(
 
 
 def test_syntax_error_names_where_its_context_began() -> None:
-    assert "of line 1" in problem(models_of("a: {b: 1,\n\n\n  c: ]\n")).message
+    assert "of line 1" in problem(models_of("a: 'x\n\n\n")).message
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: 1\nb: [1, *none]\n",
+        "a: 1\n---\nb: 2\n",
+        "a: &a\n  - *a\n",
+        "a:\n - &x {b: 1, b: 2}\n - *x\n",
+        "[" * 100,
+        "\ufeffa: 1\nb: 'x'\nc: ~\nd: 010\n",
+    ],
+)
+def test_pure_python_loader_finds_the_same_nodes_on_the_same_lines(text: str) -> None:
+    def reading(loader: Loader) -> tuple[object, list[int]]:
+        problems: list[Problem] = []
+        top = compose(text, "f", problems, loader)
+        found = [(name, at.line, at.found) for name, at in top.entries()] if top else None
+        return found, [one.line for one in problems]
+
+    assert reading(yaml.SafeLoader) == reading(LOADER)
 
 
 def test_tab_as_indentation_is_explained() -> None:
@@ -330,9 +348,7 @@ def test_any_entry_is_either_served_or_broken_with_a_reason(value: object) -> No
 
 
 def test_entry_with_an_image_alone_has_all_defaults() -> None:
-    assert spec("") == ModelSpec(
-        model_id="m", image="localhost/x", family="m", source="m.yaml:2"
-    )
+    assert spec("") == ModelSpec(model_id="m", image="localhost/x", family="m", source="m.yaml:2")
 
 
 def test_every_key_of_an_entry_arrives_in_its_unit() -> None:
@@ -435,7 +451,9 @@ def test_full_image_names_are_taken(image: str) -> None:
     assert models_of(f"models: {{m: {{image: '{image}'}}}}").models["m"].image == image
 
 
-@pytest.mark.parametrize("image", ["vllm", "org/vllm", "docker.io/", "docker.io/A", "a.b/c@sha256:1"])
+@pytest.mark.parametrize(
+    "image", ["vllm", "org/vllm", "docker.io/", "docker.io/A", "a.b/c@sha256:1"]
+)
 def test_image_without_registry_or_with_odd_name_is_refused(image: str) -> None:
     found = problem(models_of(f"models: {{m: {{image: '{image}'}}}}"))
     assert found.message == f"'{image}' is not a full image name"
@@ -471,7 +489,7 @@ def test_image_without_registry_or_with_odd_name_is_refused(image: str) -> None:
         ("network: 1", ".network", "wanted true or false, found the number '1'", ""),
         ("description: 5", ".description", "found the number '5'", 'quote it: "5"'),
         ("description: ''\nmasked: x", ".masked", "wanted true or false, found text 'x'", ""),
-        ("description: \"a\\nb\"", ".description", "is not one line of text", ""),
+        ('description: "a\\nb"', ".description", "is not one line of text", ""),
         ("description: [a]", ".description", "wanted one line of text, found a list", ""),
         ("transport: ''", ".transport", "'' is not one of unix, tcp", ""),
         ("network: ''", ".network", "found an empty text", ""),
@@ -483,7 +501,12 @@ def test_image_without_registry_or_with_odd_name_is_refused(image: str) -> None:
         ("weights: {path: w}", ".weights.path", "'w' is not an absolute path", "start with /"),
         ("weights: {path: /a/../b}", ".weights.path", "is not an absolute path", "leave out"),
         ("weights: {repo: name}", ".weights.repo", "'name' is not a repository", "ORG/NAME"),
-        ("weights: {repo: a/b, revision: 12}", ".weights.revision", "number '12'", 'quote it: "12"'),
+        (
+            "weights: {repo: a/b, revision: 12}",
+            ".weights.revision",
+            "number '12'",
+            'quote it: "12"',
+        ),
         ("weights: {rpeo: a/b}", ".weights.rpeo", "unknown key 'rpeo'", "did you mean repo?"),
     ],
 )
@@ -516,7 +539,7 @@ def test_values_of_arguments_and_variables_never_stand_in_a_message() -> None:
 
 
 @pytest.mark.parametrize(
-    "arg", ["--portal", "--host-ip=1", "--model-impl", "port", "--json={\"a\": 1}", "a b"]
+    "arg", ["--portal", "--host-ip=1", "--model-impl", "port", '--json={"a": 1}', "a b"]
 )
 def test_argument_that_only_looks_alike_is_passed_on(arg: str) -> None:
     assert spec(f"args: ['{arg}']").args == (arg,)
@@ -552,7 +575,9 @@ def test_entry_without_image_is_broken_and_stops_no_other() -> None:
 
 @pytest.mark.parametrize("model_id", ["../x", "-x", '""', "a b", "x" * 129])
 def test_name_that_cannot_be_a_model_is_a_problem(model_id: str) -> None:
-    config = models_of(f"models:\n  ok: {{image: localhost/x}}\n  {model_id}: {{image: localhost/x}}\n")
+    config = models_of(
+        f"models:\n  ok: {{image: localhost/x}}\n  {model_id}: {{image: localhost/x}}\n"
+    )
     assert "is not a model id" in problem(config).message
     assert problem(config).line == 3
     assert list(config.models) == ["ok"]

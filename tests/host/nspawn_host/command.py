@@ -117,7 +117,6 @@ def _run(options: argparse.Namespace, inner: list[str]) -> None:
         raise HostError("no command is given", "host run -- CMD...")
     argv = guest.enter_argv(options.user, inner)
     env = guest.environment(options.user)
-    guest.join_group()
     os.execve(argv[0], argv, env)
 
 

@@ -104,8 +104,7 @@ class Guest:
             children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
         except OSError:
             return None
-        # A child that is dead but not yet collected still counts as one.
-        return next((int(child) for child in children if _start_ticks(int(child))), None)
+        return next((int(child) for child in children if _is_systemd(int(child))), None)
 
     def responds(self) -> bool:
         """Say whether a command can be run inside: a host that is dying has a systemd too."""
@@ -119,8 +118,16 @@ class Guest:
         leader = self.leader_pid()
         if leader is None:
             raise HostError(f"host '{self.name}' does not run", f"host up --name {self.name}")
+        # A process outside the host's control group has no path in the host's view of control
+        # groups, and logind then refuses to talk to it.
+        group = self._unified() / "payload" / "host-run.scope"
+        try:
+            group.mkdir(exist_ok=True)
+        except FileNotFoundError:
+            raise HostError(f"host '{self.name}' is going down") from None
         as_user = ["--reuid", user, "--regid", user, "--init-groups"] if user != "root" else []
         return [
+            *_start_in(group),
             *("/usr/bin/nsenter", "-t", str(leader), "-a", "--"),
             # The command must not outlive the caller: nsenter's death would leave it behind.
             *("setpriv", "--pdeathsig", "KILL", *as_user, "--", *command),
@@ -137,16 +144,6 @@ class Guest:
             env["DBUS_SESSION_BUS_ADDRESS"] = f"unix:path=/run/user/{uid}/bus"
         return env
 
-    def join_group(self) -> None:
-        """Move this process into the host's control group.
-
-        A process outside it has no path in the host's view of control groups, and logind then
-        refuses to talk to it.
-        """
-        group = self._unified() / "payload" / "host-run.scope"
-        group.mkdir(exist_ok=True)
-        (group / "cgroup.procs").write_text(str(os.getpid()))
-
     def run(
         self,
         *command: str,
@@ -162,7 +159,6 @@ class Guest:
             capture_output=True,
             text=True,
             env={**self.environment(user), **(env or {})},
-            preexec_fn=self.join_group,
             check=False,
         )
         if check and done.returncode:
@@ -178,19 +174,14 @@ class Guest:
         self._sweep()
         cgroup = self._unified()
         cgroup.mkdir(exist_ok=True)
-
-        def enter_cgroup() -> None:
-            (cgroup / "cgroup.procs").write_text(str(os.getpid()))
-
         with self.console_log.open("ab") as log:
             process = subprocess.Popen(
-                self._nspawn_argv(),
+                [*_start_in(cgroup), *self._nspawn_argv()],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 env={"PATH": _PATH, "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"},
                 start_new_session=True,
-                preexec_fn=enter_cgroup,
             )
         self.update(nspawn_pid=process.pid, nspawn_start_ticks=_start_ticks(process.pid) or 0)
         self._await_started(process)
@@ -306,6 +297,23 @@ def _cgroup_hierarchies(kind: str | None = None) -> Iterator[Path]:
         used = fs_type == "cgroup2" or (fs_type == "cgroup" and "name=systemd" in options)
         if used and kind in {None, fs_type}:
             yield Path(mount.split()[4])
+
+
+def _start_in(cgroup: Path) -> list[str]:
+    """Return what, put before a command line, starts it in that control group."""
+    return ["/bin/sh", "-c", 'echo $$ >"$0" && unset PWD && exec "$@"', str(cgroup / "cgroup.procs")]
+
+
+def _is_systemd(pid: int) -> bool:
+    """Say whether a child of systemd-nspawn is the host's systemd, set up and alive.
+
+    Before that, it is nspawn's own process, which is still partly in this machine's namespaces.
+    """
+    try:
+        name = Path(f"/proc/{pid}/comm").read_text()
+    except OSError:
+        return False
+    return name == "systemd\n" and _start_ticks(pid) is not None
 
 
 def _start_ticks(pid: int) -> int | None:

@@ -87,7 +87,7 @@ def _image(name: str, suite: Suite) -> Part:
 def _weights(suite: Suite) -> Part:
     weights = _built("model", suite)
     return Part(
-        key=f"weights:{weights.name}", place=partial(furnish.place_weights, weights=weights)
+        key=f"weights:{weights.parent.name}", place=partial(furnish.place_weights, weights=weights)
     )
 
 

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+# One place for every command of the project; `make` lists them.
+
+export SPARKD_CACHE ?= $(HOME)/.cache/sparkd
+
+VENV := $(SPARKD_CACHE)/venv-$(shell sha256sum tests/requirements.txt | cut -c1-16)
+PYTEST := $(VENV)/bin/python -m pytest
+HOST := tests/host/host
+
+.PHONY: help
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 20
+
+.PHONY: demo
+demo: ## show it all on a booted host: ask a model, watch it start, answer and leave
+	tests/host/demo
+
+.PHONY: deb
+deb: ## build dist/sparkd_*.deb
+	packaging/build-deb.sh
+
+.PHONY: test
+test: venv ## everything, unit to system
+	$(PYTEST) tests
+
+.PHONY: test-unit
+test-unit: venv ## pure code, linters and types: seconds
+	$(PYTEST) tests/unit
+
+.PHONY: test-integration
+test-integration: venv ## real locks, sockets and processes on this machine
+	$(PYTEST) tests/integration
+
+.PHONY: test-system
+test-system: venv ## the real thing on booted hosts
+	$(PYTEST) tests/system
+
+.PHONY: bench
+bench: venv ## measure against the fake engine, side by side; prints, asserts nothing
+	$(VENV)/bin/python tests/bench/run.py
+
+.PHONY: venv
+venv: $(VENV)/.complete ## the pinned tools and libraries of the tests, in the cache
+
+$(VENV)/.complete: tests/requirements.txt
+	@echo "venv: installing tests/requirements.txt into $(VENV)"
+	python3 -m venv --clear $(VENV)
+	$(VENV)/bin/pip install --quiet --requirement tests/requirements.txt
+	touch $@
+
+.PHONY: clean
+clean: ## remove what was built here (the cache stays)
+	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
