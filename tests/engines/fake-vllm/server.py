@@ -78,7 +78,7 @@ def bound_socket(options: Options) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((options.host, options.port))
         return listener
-    options.uds.unlink(missing_ok=True)
+    # A socket that an earlier run left behind is not removed: the real vLLM fails on it too.
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listener.bind(str(options.uds))
     return listener
@@ -150,7 +150,7 @@ class Process:
         if behaviour.crash_at_start:
             await asyncio.sleep(behaviour.crash_after_seconds)
             exit_now(behaviour.exit_code, behaviour.crash_log)
-        log("INFO", "model_runner.py:1", f"Starting to load model /models/{self._options.models[0]}...")
+        log("INFO", "model_runner.py:1", f"Starting to load model {self._options.models[0]}...")
         if behaviour.load_hang:
             await asyncio.Event().wait()
         for shard in range(SHARDS + 1):

@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line of `sparkctl`: which commands there are and what each takes. Runs none."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NoReturn
+
+from sparkd._version import __version__
+from sparkd.commands.exits import UsageError
+
+_DESCRIPTION = "Look at and control the models of sparkd. Works whether or not its daemon runs."
+_EPILOG = """\
+examples:
+  sparkctl models             which models there are and what state they are in
+  sudo sparkctl start NAME    start one and wait until it is ready
+  sparkctl logs -f NAME       follow what it prints
+  sudo sparkctl key show      the key that clients need
+
+Exit codes and the JSON of each command: /usr/share/doc/sparkd/reference/cli.md
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """One command line, read. What a command does not take keeps its default."""
+
+    command: str
+    """`models`, or `key show` for a command of a group."""
+    words: tuple[str, ...]
+    """The whole command line as it was given, for hints."""
+    json: bool = False
+    model: str = ""
+    now: bool = False
+    follow: bool = False
+    lines: int | None = None
+
+
+class _Parser(argparse.ArgumentParser):
+    """Reports like all of sparkctl does: one line, and a hint."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message, hint=f"{self.prog} --help")
+
+
+def parse(words: Sequence[str]) -> Options:
+    """Read a command line. Raises UsageError; --help and --version print and exit."""
+    parser = _parser()
+    _check_names(words)
+    options = vars(parser.parse_args(words))
+    command = " ".join(options.pop(name) for name in ("command", "group") if name in options)
+    return Options(command=command, words=tuple(words), **options)
+
+
+def _check_names(words: Sequence[str]) -> None:
+    """Raise UsageError for a missing or unknown command; argparse's own text lists them all."""
+    names = [word for word in words if not word.startswith("-")]
+    if "--help" in words or "-h" in words or "--version" in words:
+        return
+    if not names:
+        raise UsageError("no command is given", hint="sparkctl --help")
+    if names[0] not in _COMMANDS:
+        raise _unknown(names[0], tuple(_COMMANDS), "sparkctl")
+    if names[0] == "key" and not names[1:]:
+        raise UsageError("key wants show or rotate", hint="sparkctl key show")
+    if names[0] == "key" and names[1] not in _KEY_COMMANDS:
+        raise _unknown(names[1], tuple(_KEY_COMMANDS), "sparkctl key")
+
+
+def _unknown(name: str, known: Sequence[str], prefix: str) -> UsageError:
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {prefix} {close[0]}?" if close else f"{prefix} --help"
+    return UsageError(f"there is no command {prefix} {name}", hint=hint)
+
+
+_COMMANDS = {
+    "models": "list the models of the catalog and their state",
+    "ps": "list the running models",
+    "start": "start a model and wait until it is ready",
+    "stop": "stop a model, after the requests it serves",
+    "status": "show the socket, the service, the GPU and what runs",
+    "logs": "show what a model printed, also when it is gone",
+    "check": "check the configuration as the daemon reads it",
+    "key": "show or replace the API key",
+}
+_KEY_COMMANDS = {
+    "show": "print the API key, alone on the last line",
+    "rotate": "make a new API key in place of the old ones, and print it",
+}
+
+
+def _parser() -> _Parser:
+    parser = _Parser(
+        prog="sparkctl",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"sparkctl {__version__}")
+    verbs = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    parsers = {}
+    for name, text in _COMMANDS.items():
+        parsers[name] = verbs.add_parser(
+            name, help=text, description=_sentence(text), allow_abbrev=False
+        )
+    groups = parsers["key"].add_subparsers(dest="group", metavar="COMMAND", required=True)
+    for name, text in _KEY_COMMANDS.items():
+        key = groups.add_parser(name, help=text, description=_sentence(text), allow_abbrev=False)
+        _add_json(key)
+    for name in _COMMANDS:
+        if name != "key":
+            _add_json(parsers[name])
+    for name in ("start", "stop", "logs"):
+        parsers[name].add_argument("model", metavar="MODEL", help="its id, as in: sparkctl models")
+    parsers["stop"].add_argument(
+        "--now",
+        action="store_true",
+        help="end running requests, or the start that is in progress, instead of waiting",
+    )
+    logs = parsers["logs"]
+    logs.add_argument("-f", "--follow", action="store_true", help="go on with what it prints next")
+    logs.add_argument(
+        "-n",
+        "--lines",
+        type=_line_count,
+        metavar="N",
+        help="only the last N lines (default: all, with -f the last 10)",
+    )
+    return parser
+
+
+def _add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _line_count(text: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of lines")
+    return int(text)
+
+
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}."

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The configuration as a command needs it: load it, find a model in it or say what is near.
+
+Loads none of the libraries that act on a model.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from sparkd.adapters.files import config_paths, load_config
+from sparkd.core.errors import Misconfigured, NotFound
+from sparkd.core.model import Config, ModelSpec
+from sparkd.core.names import Layout
+
+_NEAR_COUNT = 3
+
+
+def load() -> Config:
+    """The configuration, read as the daemon reads it."""
+    return load_config(config_paths(os.environ), weights_dir=layout().weights_dir)
+
+
+def layout() -> Layout:
+    """Where sparkd's files are; the same variables move them as for the daemon."""
+    fixed = Layout()
+    return Layout(
+        runtime_dir=Path(os.environ.get("SPARKD_RUNTIME_DIR") or fixed.runtime_dir),
+        state_dir=Path(os.environ.get("SPARKD_STATE_DIR") or fixed.state_dir),
+    )
+
+
+def find(config: Config, model_id: str) -> ModelSpec:
+    """The model's entry. Raises NotFound, or Misconfigured when the entry is broken."""
+    spec = config.models.get(model_id)
+    if spec is not None:
+        return spec
+    if model_id in config.broken:
+        raise Misconfigured(
+            f"the entry of model {model_id!r} is wrong: {config.broken[model_id][0]}",
+            hint="sparkctl check",
+            code="model_misconfigured",
+        )
+    raise unknown(model_id, names(config))
+
+
+def names(config: Config) -> list[str]:
+    """Every model id that the catalog names, broken entries included."""
+    return sorted({*config.models, *config.broken})
+
+
+def unknown(model_id: str, known: Iterable[str]) -> NotFound:
+    """The refusal that suggests the nearest names."""
+    close = difflib.get_close_matches(model_id, list(known), n=_NEAR_COUNT, cutoff=0.6)
+    hint = f"did you mean {' or '.join(close)}?" if close else "sparkctl models lists the models"
+    return NotFound(f"there is no model {model_id!r}", hint=hint, code="model_not_found")

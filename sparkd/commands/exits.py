@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `sparkctl` ends with: the documented exit codes, and which error gives which.
+
+docs/reference/cli.md lists the same codes. Prints nothing.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+from sparkd.core.errors import (
+    HostError,
+    Misconfigured,
+    NotFound,
+    RequestError,
+    SparkdError,
+    StartFailed,
+    Unavailable,
+    UpstreamLost,
+)
+
+
+class Exit(IntEnum):
+    """The exit codes; the text is what the documentation says of each."""
+
+    OK = 0, "done, or the answer is yes"
+    NO = 1, "the answer is no: `check` found problems"
+    USAGE = 2, "the command line is wrong"
+    NOT_FOUND = 3, "there is no such model"
+    START_FAILED = 4, "the model did not start"
+    NOT_NOW = 5, "busy: the GPU is held, or what is needed is in use"
+    HOST = 6, "systemd, Podman or the file system refused something"
+    CONFIGURATION = 7, "the configuration, or the entry of the model, is wrong"
+    NOT_PERMITTED = 8, "this user may not do that; `sudo` may"
+    INTERNAL = 70, "a defect of sparkd; a traceback was printed"
+    INTERRUPTED = 130, "ended by Ctrl-C, SIGTERM or SIGHUP"
+    PIPE = 141, "whoever read the output stopped reading"
+
+    meaning: str
+
+    def __new__(cls, code: int, meaning: str) -> Exit:
+        member = int.__new__(cls, code)
+        member._value_ = code
+        member.meaning = meaning
+        return member
+
+
+class UsageError(SparkdError):
+    """The command line is wrong."""
+
+    code = "usage"
+
+
+class NotPermitted(SparkdError):
+    """The user who runs sparkctl may not do what he asks for."""
+
+    code = "not_permitted"
+
+
+_BY_CLASS: tuple[tuple[type[SparkdError], Exit], ...] = (
+    # A subclass before its base: the first that fits counts.
+    (UsageError, Exit.USAGE),
+    (NotPermitted, Exit.NOT_PERMITTED),
+    (Misconfigured, Exit.CONFIGURATION),
+    (Unavailable, Exit.NOT_NOW),
+    (StartFailed, Exit.START_FAILED),
+    (NotFound, Exit.NOT_FOUND),
+    (RequestError, Exit.USAGE),
+    (UpstreamLost, Exit.START_FAILED),
+    (HostError, Exit.HOST),
+)
+
+
+def exit_of(error: SparkdError) -> Exit:
+    """The exit code of a command that ended with this error."""
+    if error.code == "image_missing":
+        # The model is known; it is its start that the missing image ends.
+        return Exit.START_FAILED
+    for kind, code in _BY_CLASS:
+        if isinstance(error, kind):
+            return code
+    return Exit.INTERNAL

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`sparkctl models`: the catalog, and what state each of its models is in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from sparkd.commands import catalog, identity, output, reading
+from sparkd.commands.arguments import Options
+from sparkd.commands.exits import Exit
+from sparkd.core.errors import SparkdError
+from sparkd.core.model import Config, State, World
+
+UNKNOWN = "unknown"
+"""Stands for a state that could not be read."""
+_HEADER = ("MODEL", "LIFECYCLE", "STATE", "DIALECTS", "CONTEXT")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listed:
+    """One model of the catalog as JSON shows it."""
+
+    id: str
+    lifecycle: str | None
+    """None, like all that the entry should have said, when the entry is broken."""
+    state: str
+    dialects: tuple[str, ...]
+    max_model_len: int | None
+    problem: str | None
+    """The first thing wrong with the entry."""
+
+
+def run(options: Options) -> Exit:
+    identity.read_as_sparkd()
+    config = catalog.load()
+    world, error = reading.try_read_world(config, options.words)
+    listed = listing(config, world)
+    if options.json:
+        output.print_json([asdict(one) for one in listed])
+    else:
+        print(text(listed))
+    if error is not None:
+        output.print_error(states_unknown(error))
+    return Exit.OK
+
+
+def listing(config: Config, world: World | None) -> list[Listed]:
+    """The models of the catalog by id; without a world their states are unknown."""
+    return [_listed(config, world, model_id) for model_id in catalog.names(config)]
+
+
+def text(listed: Sequence[Listed]) -> str:
+    """The table for people, with what is wrong below it."""
+    if not listed:
+        return "the catalog is empty: put a file into /etc/sparkd/models.d"
+    rows = [
+        (
+            one.id,
+            one.lifecycle or output.NOTHING,
+            one.state,
+            ",".join(one.dialects) or output.NOTHING,
+            str(one.max_model_len or output.NOTHING),
+        )
+        for one in listed
+    ]
+    problems = [f"{one.id} cannot be started: {one.problem}" for one in listed if one.problem]
+    return "\n".join([output.table(_HEADER, rows), *problems])
+
+
+def states_unknown(error: SparkdError) -> SparkdError:
+    """The remark that goes with a listing whose states could not be read."""
+    return SparkdError(f"states are unknown: {error.message}", hint=error.hint)
+
+
+def _listed(config: Config, world: World | None, model_id: str) -> Listed:
+    spec = config.models.get(model_id)
+    broken = config.broken.get(model_id)
+    return Listed(
+        id=model_id,
+        lifecycle=spec.lifecycle if spec else None,
+        state=_state(world, model_id),
+        dialects=spec.dialects if spec else (),
+        max_model_len=spec.max_model_len if spec else None,
+        problem=str(broken[0]) if broken else None,
+    )
+
+
+def _state(world: World | None, model_id: str) -> str:
+    if world is None:
+        return UNKNOWN
+    # A model of which nothing is there to be read has not run since the host was booted.
+    found = world.models.get(model_id)
+    return found.state if found else State.STOPPED

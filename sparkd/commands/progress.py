@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs one piece of work of a command to its end, and tells on stderr that it goes on.
+
+On a terminal one line that counts seconds; elsewhere, where lines stay, one now and then. Ctrl-C,
+SIGTERM and SIGHUP cancel the work and wait for what it takes back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import sys
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+_FIRST_S = 1.0
+"""What is done sooner needs no word."""
+_TERMINAL_INTERVAL_S = 1.0
+_LOG_INTERVAL_S = 15.0
+_CLEAR_LINE = "\r\033[K"
+
+
+def run(work: Coroutine[Any, Any, T], doing: Callable[[], str] | None = None) -> T:
+    """The result of the work; `doing` says in a few words what it does at the moment."""
+    # asyncio turns SIGINT into a cancellation that is waited for; the others are to mean the same.
+    for signum in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(signum, lambda *_: signal.raise_signal(signal.SIGINT))
+    return asyncio.run(_watched(work, doing) if doing else work)
+
+
+async def _watched(work: Coroutine[Any, Any, T], doing: Callable[[], str]) -> T:
+    ticker = asyncio.create_task(_tell(doing))
+    try:
+        return await work
+    finally:
+        ticker.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await ticker
+
+
+async def _tell(doing: Callable[[], str]) -> None:
+    began_s = time.monotonic()
+    terminal = sys.stderr.isatty()
+    await asyncio.sleep(_FIRST_S)
+    try:
+        while True:
+            line = f"{doing()} {time.monotonic() - began_s:.0f} s"
+            start, end = (_CLEAR_LINE, "") if terminal else ("", "\n")
+            print(start, line, sep="", end=end, file=sys.stderr, flush=True)
+            await asyncio.sleep(_TERMINAL_INTERVAL_S if terminal else _LOG_INTERVAL_S)
+    finally:
+        if terminal:
+            print(_CLEAR_LINE, end="", file=sys.stderr, flush=True)

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`sparkctl ps`: the models that run, whether or not the catalog still has them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from sparkd.commands import catalog, output, reading
+from sparkd.commands.arguments import Options
+from sparkd.commands.exits import Exit
+from sparkd.core.model import ModelReading, World
+from sparkd.core.names import Names
+from sparkd.core.policy import RUNNING
+
+_HEADER = ("MODEL", "STATE", "UP", "IN USE", "IDLE CHECK", "PID", "ENDPOINT", "SCOPE")
+
+
+def run(options: Options) -> Exit:
+    config = catalog.load()
+    found = running(reading.read_world(config, options.words))
+    if options.json:
+        output.print_json([as_json(one) for one in found])
+    else:
+        print(text(found, time.time()))
+    return Exit.OK
+
+
+def running(world: World) -> list[ModelReading]:
+    """The readings of the models whose processes exist, by id."""
+    return [world.models[model_id] for model_id in sorted(world.models) if _runs(world, model_id)]
+
+
+def as_json(found: ModelReading) -> dict[str, object]:
+    instance = found.instance
+    return {
+        "id": found.model_id,
+        "state": found.state,
+        "started_at": output.timestamp(instance.started_at if instance else None),
+        "in_use": found.in_use,
+        "in_transition": found.in_transition,
+        "last_used_at": output.timestamp(found.last_used_at),
+        "idle_check_at": output.timestamp(found.idle_check_at),
+        "pid": instance.pid if instance else None,
+        "endpoint": str(instance.endpoint) if instance else None,
+        "scope": Names(found.model_id).scope,
+        "container": Names(found.model_id).container,
+    }
+
+
+def text(found: Sequence[ModelReading], now: float) -> str:
+    """The table for people; `now` is wall time."""
+    if not found:
+        return "no model is running"
+    return output.table(_HEADER, [_row(one, now) for one in found])
+
+
+def _row(found: ModelReading, now: float) -> tuple[str, ...]:
+    instance, check_at = found.instance, found.idle_check_at
+    return (
+        found.model_id,
+        found.state,
+        output.age(now - instance.started_at) if instance else output.NOTHING,
+        "yes" if found.in_use else "no",
+        f"in {output.age(check_at - now)}" if check_at is not None else output.NOTHING,
+        str(instance.pid) if instance else output.NOTHING,
+        str(instance.endpoint) if instance else output.NOTHING,
+        Names(found.model_id).scope,
+    )
+
+
+def _runs(world: World, model_id: str) -> bool:
+    return world.models[model_id].state in RUNNING

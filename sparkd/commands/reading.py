@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One reading of the world for the commands that only look, and what to do when there is none."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from sparkd.commands import identity
+from sparkd.core.errors import HostError, SparkdError
+from sparkd.core.model import Config, World
+
+if TYPE_CHECKING:
+    from sparkd.runtime import Runtime
+
+
+def read_world(config: Config, words: Sequence[str]) -> World:
+    """Which models run, asked as the user sparkd. Raises NotPermitted or HostError."""
+    identity.act_as_sparkd(words)
+    # Only here: the bus, Podman and HTTP libraries take longer to load than the rest of a command.
+    import asyncio
+
+    from sparkd import runtime
+
+    parts = runtime.build()
+    _require_bus(parts)
+    return asyncio.run(parts.world.read_with_health(config))
+
+
+def try_read_world(config: Config, words: Sequence[str]) -> tuple[World | None, SparkdError | None]:
+    """The world, or why there is none: for commands that have something to say without it."""
+    try:
+        return read_world(config, words), None
+    except SparkdError as error:
+        return None, error
+
+
+def _require_bus(parts: Runtime) -> None:
+    """Say at once what a connection would find out after waiting for a manager that is starting."""
+    if not parts.systemd.bus_socket.exists():
+        raise HostError(
+            f"the user manager of sparkd does not run: there is no {parts.systemd.bus_socket}",
+            hint=f"sudo systemctl start user@{os.getuid()}.service",
+            code="user_manager_down",
+        )

@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`sparkctl stop`: end a model, also one that the catalog no longer has."""
+
+from __future__ import annotations
+
+import time
+
+from sparkd.commands import catalog, identity, journaling, output, progress
+from sparkd.commands.arguments import Options
+from sparkd.commands.exits import Exit
+from sparkd.core.model import Config
+from sparkd.runtime import Runtime, build
+from sparkd.stop import Stopper
+
+
+def run(options: Options) -> Exit:
+    identity.act_as_sparkd(options.words)
+    config = catalog.load()
+    journaling.configure()
+    runtime = build()
+    began_s = time.monotonic()
+    what = "stopping" if options.now else "stopping, after the requests that it serves"
+    stopped = progress.run(
+        _stop(runtime, config, options.model, now=options.now), lambda: f"{options.model}: {what}"
+    )
+    took_s = time.monotonic() - began_s
+    if options.json:
+        output.print_json(as_json(options.model, took_s, stopped=stopped))
+    else:
+        print(text(options.model, took_s, stopped=stopped))
+    return Exit.OK
+
+
+def text(model_id: str, took_s: float, *, stopped: bool) -> str:
+    if stopped:
+        return f"{model_id} was stopped within {output.age(took_s + 1)}"
+    return f"{model_id} was not running"
+
+
+def as_json(model_id: str, took_s: float, *, stopped: bool) -> dict[str, object]:
+    return {"id": model_id, "state": "stopped", "stopped": stopped, "seconds": round(took_s, 3)}
+
+
+async def _stop(runtime: Runtime, config: Config, model_id: str, *, now: bool) -> bool:
+    known = catalog.names(config)
+    if model_id not in known:
+        # It may have left the catalog while it ran.
+        world = await runtime.world.read(config)
+        if model_id not in world.models:
+            raise catalog.unknown(model_id, {*known, *world.models})
+    stopper = Stopper(runtime.leases, runtime.systemd, runtime.podman, runtime.launcher)
+    return await stopper.stop(config, model_id, drain=not now)

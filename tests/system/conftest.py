@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Boots the hosts that the system tests use, once a session, and takes them down at its end.
+
+SPARKD_TEST_HOST names a host that runs already; then nothing is booted or ended (for development).
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+
+from .hosts import HOST, Host
+
+
+def _booted(name: str, suite: str, engine: str) -> Iterator[Host]:
+    given = os.environ.get("SPARKD_TEST_HOST")
+    if given:
+        host = Host(given)
+        yield host
+        host.close()
+        return
+    up = [str(HOST), "up", "--name", name, "--suite", suite, "--engine", engine]
+    subprocess.run(up, check=True, timeout=1800)
+    host = Host(name)
+    try:
+        yield host
+    finally:
+        host.close()
+        subprocess.run([str(HOST), "down", "--name", name], check=True)
+
+
+@pytest.fixture(scope="session")
+def trixie() -> Iterator[Host]:
+    yield from _booted(f"test-trixie-{os.getpid()}", "trixie", "fake")
+
+
+@pytest.fixture(scope="session")
+def bookworm() -> Iterator[Host]:
+    yield from _booted(f"test-bookworm-{os.getpid()}", "bookworm", "fake")
+
+
+@pytest.fixture
+def host(trixie: Host) -> Iterator[Host]:
+    """A Debian 13 host at rest: socket listening, no model running, a daemon or none."""
+    trixie.stop_models()
+    trixie.run("systemctl", "reset-failed")
+    trixie.run("systemctl", "start", "sparkd.socket")
+    yield trixie
+    trixie.stop_models()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "tests/system/" in str(item.path):
+            item.add_marker(pytest.mark.system)

@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A booted test host as the tests see it: commands inside, HTTP from inside, and readings of it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from .netns import NetnsLoop
+
+ROOT = Path(__file__).resolve().parents[2]
+HOST = ROOT / "tests/host/host"
+BASE_URL = "http://127.0.0.1:8009"
+
+sys.path.insert(0, str(HOST.parent))
+from nspawn_host.guest import Guest  # noqa: E402
+
+
+class Host:
+    """One host. Commands and requests run inside it; `settle` brings it back to rest."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._loop: NetnsLoop | None = None
+        self._loop_pid = 0
+
+    def run(
+        self,
+        *command: str,
+        user: str | None = None,
+        check: bool = True,
+        input: str | None = None,
+        timeout_s: float = 120.0,
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command inside; its output as text."""
+        as_user = ["--user", user] if user else []
+        return subprocess.run(
+            [str(HOST), "run", "--name", self.name, *as_user, "--", *command],
+            check=check,
+            input=input if input is not None else "",
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+        )
+
+    def sh(self, script: str, *, user: str | None = None, check: bool = True) -> str:
+        """Run a shell script inside; its standard output."""
+        return self.run("bash", "-c", script, user=user, check=check).stdout.strip()
+
+    @property
+    def key(self) -> str:
+        """A key that the gateway accepts."""
+        return self.run("tail", "-n1", "/etc/sparkd/api-key").stdout.strip()
+
+    @property
+    def loop(self) -> NetnsLoop:
+        """A loop in the host's network; a new one after a reboot."""
+        pid = Guest(self.name).leader_pid()
+        assert pid is not None, f"host {self.name} does not run"
+        if self._loop is None or self._loop_pid != pid:
+            self.close()
+            self._loop, self._loop_pid = NetnsLoop(pid), pid
+        return self._loop
+
+    def close(self) -> None:
+        if self._loop is not None:
+            self._loop.close()
+            self._loop = None
+
+    def reboot(self) -> None:
+        self.close()
+        subprocess.run([str(HOST), "reboot", "--name", self.name], check=True)
+
+    def request(
+        self, method: str, path: str, *, key: str | None = "", timeout_s: float = 90.0, **kwargs: Any
+    ) -> httpx.Response:
+        """One request on a connection of its own; `key=None` sends none, "" the right one."""
+
+        async def send() -> httpx.Response:
+            async with client(self.key_or(key), timeout_s=timeout_s) as http:
+                return await http.request(method, path, **kwargs)
+
+        return self.loop.run(send(), timeout_s + 10)
+
+    def chat(self, model: str, text: str = "hello", **fields: Any) -> httpx.Response:
+        """Ask a model once, not streaming; `fields` go into the body."""
+        timeout_s = fields.pop("timeout_s", 90.0)
+        return self.request(
+            "POST", "/v1/chat/completions", json=chat_body(model, text, **fields), timeout_s=timeout_s
+        )
+
+    def key_or(self, key: str | None) -> str | None:
+        return self.key if key == "" else key
+
+    def user_unit_states(self, pattern: str = "sparkd*") -> dict[str, str]:
+        """The active user units of sparkd that match, by name; podman.service counts too."""
+        return self._units(["systemctl", "--user"], pattern, user="sparkd")
+
+    def system_unit_states(self) -> dict[str, str]:
+        return self._units(["systemctl"], "sparkd*", user=None)
+
+    def _units(self, systemctl: list[str], pattern: str, user: str | None) -> dict[str, str]:
+        listed = self.run(
+            *systemctl, "list-units", "--all", "--output=json", pattern, "podman.s*", user=user
+        )
+        return {unit["unit"]: unit["active"] for unit in json.loads(listed.stdout)}
+
+    def containers(self) -> list[dict[str, Any]]:
+        """Every container of the sparkd user."""
+        out = self.run("podman", "ps", "--all", "--format=json", user="sparkd").stdout
+        return json.loads(out or "[]")
+
+    def journal(self, *matches: str, since: str | None = None) -> list[dict[str, Any]]:
+        """Journal entries, as objects, oldest first."""
+        after = [f"--after-cursor={since}"] if since else []
+        out = self.run("journalctl", "--output=json", "--all", *after, *matches).stdout
+        return [json.loads(line) for line in out.splitlines()]
+
+    def cursor(self) -> str:
+        """Where the journal ends now, for `journal(since=...)`."""
+        out = self.run("journalctl", "--lines=0", "--show-cursor", "--quiet").stdout
+        return out.split("cursor: ", 1)[1].strip()
+
+    def engine_state(self, model: str) -> dict[str, Any]:
+        """What the fake engine of a running model counted and last saw."""
+        socket = f"/run/sparkd/models/{model}/api.sock"
+        out = self.run("curl", "-s", "--unix-socket", socket, "http://model/fake/state").stdout
+        return json.loads(out)
+
+    def stop_models(self) -> None:
+        """Stop whatever runs, and remove dead containers."""
+        self.sh(
+            "systemctl --user stop 'sparkd-model-*.scope' 'sparkd-idle@*.timer' "
+            "'sparkd-load@*.timer'; podman rm --all --force >/dev/null; "
+            "rm -rf /run/sparkd/models/*",
+            user="sparkd",
+            check=False,
+        )
+
+    def wait_until(
+        self, condition: Callable[[], bool], what: str, timeout_s: float = 30.0
+    ) -> float:
+        """Wait until a reading of the host is as wanted; how long that took, in seconds."""
+        began_s = time.monotonic()
+        while not condition():
+            waited_s = time.monotonic() - began_s
+            assert waited_s < timeout_s, f"not within {timeout_s:g} s: {what}"
+            time.sleep(0.05)
+        return time.monotonic() - began_s
+
+    @contextmanager
+    def file(self, path: str, text: str) -> Iterator[None]:
+        """A file with this text for a while; what was there before comes back."""
+        before = self.run("cat", path, check=False)
+        self.run("tee", path, input=text)
+        try:
+            yield
+        finally:
+            if before.returncode == 0:
+                self.run("tee", path, input=before.stdout)
+            else:
+                self.run("rm", path)
+
+
+def client(key: str | None, *, timeout_s: float = 90.0) -> httpx.AsyncClient:
+    """A client of the gateway, to be used on a host's loop."""
+    headers = {"authorization": f"Bearer {key}"} if key else {}
+    return httpx.AsyncClient(base_url=BASE_URL, headers=headers, timeout=timeout_s)
+
+
+def chat_body(model: str, text: str = "hello", **fields: Any) -> dict[str, Any]:
+    return {"model": model, "messages": [{"role": "user", "content": text}], **fields}
+
+
+def answer_of(response: httpx.Response) -> str:
+    """The text of a chat answer; fails with the whole answer when there is none."""
+    assert response.status_code == 200, response.text
+    text = response.json()["choices"][0]["message"]["content"]
+    assert isinstance(text, str)
+    return text
