@@ -39,6 +39,8 @@ from sparkd.web.context import Context
 log = logging.getLogger(__name__)
 
 _SOCKET_NAME = "http"
+_BACKLOG = 4096
+"""As sparkd.socket has it: listen(2) sets it anew, and connections wait there over a restart."""
 _RESIDENT_RETRY_S = 5.0
 """After the user manager could not be asked whether models run."""
 EX_USAGE = 64
@@ -117,7 +119,9 @@ class Daemon:
         # Sanic would set a start method for worker processes that it never starts here.
         Sanic.START_METHOD_SET = True
         for listening in self._listening:
-            server = await self._app.create_server(sock=listening, return_asyncio_server=True)
+            server = await self._app.create_server(
+                sock=listening, return_asyncio_server=True, backlog=_BACKLOG
+            )
             if server is None:
                 raise HostError(f"Sanic made no server for {listening}")
             await server.startup()

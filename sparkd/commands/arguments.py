@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from sparkd._version import __version__
-from sparkd.commands.exits import UsageError
+from sparkd.commands.exits import Exit, UsageError
 
 _DESCRIPTION = "Look at and control the models of sparkd. Works whether or not its daemon runs."
 _EPILOG = """\
@@ -19,8 +19,6 @@ examples:
   sudo sparkctl start NAME    start one and wait until it is ready
   sparkctl logs -f NAME       follow what it prints
   sudo sparkctl key show      the key that clients need
-
-Exit codes and the JSON of each command: /usr/share/doc/sparkd/reference/cli.md
 """
 
 
@@ -96,11 +94,12 @@ def _parser() -> _Parser:
     parser = _Parser(
         prog="sparkctl",
         description=_DESCRIPTION,
-        epilog=_EPILOG,
+        epilog=_EPILOG + _exit_codes(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"sparkctl {__version__}")
+    _add_json(parser)
     verbs = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     parsers = {}
     for name, text in _COMMANDS.items():
@@ -134,7 +133,13 @@ def _parser() -> _Parser:
 
 
 def _add_json(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    # No default: that of a command would undo a --json that stands before the command.
+    parser.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print JSON")
+
+
+def _exit_codes() -> str:
+    lines = (f"  {code.value:>3}  {code.meaning}" for code in Exit)
+    return "\n".join(["\nexit codes:", *lines])
 
 
 def _line_count(text: str) -> int:

@@ -55,5 +55,6 @@ def names(config: Config) -> list[str]:
 def unknown(model_id: str, known: Iterable[str]) -> NotFound:
     """The refusal that suggests the nearest names."""
     close = difflib.get_close_matches(model_id, list(known), n=_NEAR_COUNT, cutoff=0.6)
-    hint = f"did you mean {' or '.join(close)}?" if close else "sparkctl models lists the models"
+    near = " or ".join([", ".join(close[:-1]), close[-1]] if close[1:] else close)
+    hint = f"did you mean {near}?" if near else "sparkctl models lists the models"
     return NotFound(f"there is no model {model_id!r}", hint=hint, code="model_not_found")

@@ -7,6 +7,7 @@ docs/reference/cli.md lists the same codes. Prints nothing.
 from __future__ import annotations
 
 from enum import IntEnum
+from typing import Self
 
 from sparkd.core.errors import (
     HostError,
@@ -38,7 +39,7 @@ class Exit(IntEnum):
 
     meaning: str
 
-    def __new__(cls, code: int, meaning: str) -> Exit:
+    def __new__(cls, code: int, meaning: str) -> Self:
         member = int.__new__(cls, code)
         member._value_ = code
         member.meaning = meaning
@@ -51,7 +52,7 @@ class UsageError(SparkdError):
     code = "usage"
 
 
-class NotPermitted(SparkdError):
+class NotPermittedError(SparkdError):
     """The user who runs sparkctl may not do what he asks for."""
 
     code = "not_permitted"
@@ -60,7 +61,7 @@ class NotPermitted(SparkdError):
 _BY_CLASS: tuple[tuple[type[SparkdError], Exit], ...] = (
     # A subclass before its base: the first that fits counts.
     (UsageError, Exit.USAGE),
-    (NotPermitted, Exit.NOT_PERMITTED),
+    (NotPermittedError, Exit.NOT_PERMITTED),
     (Misconfigured, Exit.CONFIGURATION),
     (Unavailable, Exit.NOT_NOW),
     (StartFailed, Exit.START_FAILED),

@@ -13,7 +13,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from enum import Enum
 
-from sparkd.commands.exits import NotPermitted
+from sparkd.commands.exits import NotPermittedError
 from sparkd.core.errors import HostError
 
 ACCOUNT = "sparkd"
@@ -53,7 +53,7 @@ def user_environment(account: pwd.struct_passwd) -> dict[str, str]:
 
 
 def act_as_sparkd(words: Sequence[str]) -> None:
-    """Become the user sparkd. Raises NotPermitted, with `words` in its hint, or HostError."""
+    """Become the user sparkd. Raises NotPermittedError, with `words` in its hint, or HostError."""
     account = find_account()
     uid = account.pw_uid if account else None
     match standing(uid=os.geteuid(), sparkd_uid=uid, environ=os.environ):
@@ -61,15 +61,12 @@ def act_as_sparkd(words: Sequence[str]) -> None:
             return
         case Standing.STRANGER:
             raise needs_root("only root and the user sparkd may do that", words)
-        case Standing.ROOT if account is None:
-            raise HostError(
-                f"there is no user {ACCOUNT}", hint="install the package: apt install ./sparkd.deb"
-            )
-        case Standing.ROOT:
+        case Standing.ROOT if account is not None:
             _drop_root(account)
-        case Standing.SPARKD:
-            pass
-    assert account is not None
+    if account is None:
+        raise HostError(
+            f"there is no user {ACCOUNT}", hint="install the package: apt install ./sparkd_*.deb"
+        )
     _adopt_environment(account)
 
 
@@ -93,8 +90,8 @@ def find_account() -> pwd.struct_passwd | None:
         return None
 
 
-def needs_root(message: str, words: Sequence[str]) -> NotPermitted:
-    return NotPermitted(message, hint=shlex.join(["sudo", "sparkctl", *words]))
+def needs_root(message: str, words: Sequence[str]) -> NotPermittedError:
+    return NotPermittedError(message, hint=shlex.join(["sudo", "sparkctl", *words]))
 
 
 def _drop_root(account: pwd.struct_passwd) -> None:

@@ -64,7 +64,11 @@ def text(listed: Sequence[Listed]) -> str:
         )
         for one in listed
     ]
-    problems = [f"{one.id} cannot be started: {one.problem}" for one in listed if one.problem]
+    problems = [
+        f"{one.id} cannot be started: {output.printable(one.problem)}"
+        for one in listed
+        if one.problem
+    ]
     return "\n".join([output.table(_HEADER, rows), *problems])
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 
 from sparkd.core.errors import SparkdError
 
@@ -29,7 +29,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def age(duration_s: float) -> str:
     """A duration in its two largest units, whole seconds: `42s`, `3m12s`, `2h5m`, `1d3h`."""
     rest_s = max(0, int(duration_s))
-    parts = []
+    parts: list[str] = []
     for unit, unit_s in _UNITS:
         count, rest_s = divmod(rest_s, unit_s)
         if count or parts:
@@ -41,7 +41,7 @@ def timestamp(at: float | None) -> str | None:
     """Wall time as RFC 3339 in UTC, whole seconds, for JSON."""
     if at is None:
         return None
-    return datetime.fromtimestamp(at, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def count_of(count: int, noun: str) -> str:

@@ -24,15 +24,22 @@ _LOG_INTERVAL_S = 15.0
 _CLEAR_LINE = "\r\033[K"
 
 
-def run(work: Coroutine[Any, Any, T], doing: Callable[[], str] | None = None) -> T:
+def run(work: Coroutine[Any, Any, T], doing: Callable[[], str]) -> T:
     """The result of the work; `doing` says in a few words what it does at the moment."""
-    # asyncio turns SIGINT into a cancellation that is waited for; the others are to mean the same.
-    for signum in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(signum, lambda *_: signal.raise_signal(signal.SIGINT))
-    return asyncio.run(_watched(work, doing) if doing else work)
+    try:
+        return asyncio.run(_watched(work, doing))
+    except asyncio.CancelledError:
+        # Nobody else cancels the whole work; from here on a signal is a signal.
+        raise KeyboardInterrupt from None
 
 
 async def _watched(work: Coroutine[Any, Any, T], doing: Callable[[], str]) -> T:
+    loop, whole = asyncio.get_running_loop(), asyncio.current_task()
+    assert whole is not None
+    # asyncio itself turns SIGINT into a cancellation that is waited for.
+    for signum in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(signum) is not signal.SIG_IGN:
+            loop.add_signal_handler(signum, whole.cancel)
     ticker = asyncio.create_task(_tell(doing))
     try:
         return await work

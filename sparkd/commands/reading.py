@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def read_world(config: Config, words: Sequence[str]) -> World:
-    """Which models run, asked as the user sparkd. Raises NotPermitted or HostError."""
+    """Which models run, asked as the user sparkd. Raises NotPermittedError or HostError."""
     identity.act_as_sparkd(words)
     # Only here: the bus, Podman and HTTP libraries take longer to load than the rest of a command.
     import asyncio

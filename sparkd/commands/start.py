@@ -50,7 +50,7 @@ def run(options: Options) -> Exit:
 def text(model_id: str, started: Started) -> str:
     if started.fresh:
         return f"{model_id} is ready after {output.age(started.took_s)}"
-    return f"{model_id} was ready already"
+    return f"{model_id} is ready; it was running already"
 
 
 def as_json(model_id: str, started: Started) -> dict[str, object]:

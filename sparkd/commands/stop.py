@@ -27,14 +27,12 @@ def run(options: Options) -> Exit:
     if options.json:
         output.print_json(as_json(options.model, took_s, stopped=stopped))
     else:
-        print(text(options.model, took_s, stopped=stopped))
+        print(text(options.model, stopped=stopped))
     return Exit.OK
 
 
-def text(model_id: str, took_s: float, *, stopped: bool) -> str:
-    if stopped:
-        return f"{model_id} was stopped within {output.age(took_s + 1)}"
-    return f"{model_id} was not running"
+def text(model_id: str, *, stopped: bool) -> str:
+    return f"{model_id} is stopped" if stopped else f"{model_id} was not running"
 
 
 def as_json(model_id: str, took_s: float, *, stopped: bool) -> dict[str, object]:

@@ -12,6 +12,7 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import assert_never
 
 from sparkd.core.model import Endpoint, Lifecycle, ModelSpec, Transport
 from sparkd.core.names import LABEL_ENDPOINT, LABEL_MODEL, LABEL_SPEC, Layout, Names
@@ -116,6 +117,8 @@ def lock_command(lifecycle: Lifecycle) -> tuple[str, ...]:
             return flock("-s", INSIDE_GPU_LOCK) + flock("-x", INSIDE_LANE_LOCK)
         case Lifecycle.EXCLUSIVE:
             return flock("-x", INSIDE_GPU_LOCK) + flock("-x", INSIDE_LANE_LOCK)
+        case _:
+            assert_never(lifecycle)
 
 
 def _unlabelled(spec: ModelSpec, layout: Layout, port: int | None) -> ContainerSpec:

@@ -16,14 +16,13 @@ from pathlib import Path
 
 from sparkd.core.errors import RequestError
 
-MAX_ID_CHARS = 128
-"""Unit names end at 255 bytes; the longest prefix and the worst escaping (4 for 1) still fit
-ids that are mostly plain."""
+MAX_ESCAPED_CHARS = 79
+"""What the path of the endpoint's socket leaves of the 107 bytes of sun_path (unix(7)); unit and
+file names may be longer."""
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/+-]*")
 _UNIT_SAFE = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789:_.-")
 _CONTAINER_SAFE = _UNIT_SAFE - {":", "_"}
-_UNIT_NAME_MAX = 255
 
 SLICE = "sparkd.slice"
 SCOPE_PATTERN = "sparkd-model-*.scope"
@@ -36,14 +35,15 @@ _SCOPE = re.compile(r"sparkd-model-(?P<escaped>.+)\.scope")
 
 def check_model_id(model_id: str) -> str:
     """Return the id, or raise RequestError when it cannot name a model."""
-    if not _ID.fullmatch(model_id) or len(model_id) > MAX_ID_CHARS or ".." in model_id:
+    if not _ID.fullmatch(model_id) or ".." in model_id:
         raise RequestError(
-            f"{model_id[:MAX_ID_CHARS]!r} is not a model id",
-            hint="letters, digits and . _ : / + - only, at most 128, first a letter or digit",
+            f"{model_id[:MAX_ESCAPED_CHARS]!r} is not a model id",
+            hint="letters, digits and . _ : / + - only, first a letter or digit, no two dots",
         )
-    if len(f"sparkd-model-{escape(model_id)}.scope") > _UNIT_NAME_MAX:
+    if len(escape(model_id)) > MAX_ESCAPED_CHARS:
         raise RequestError(
-            f"model id {model_id!r} is too long for a unit name", hint="use a shorter id"
+            f"{model_id[:MAX_ESCAPED_CHARS]!r}... is not a model id: too long for its socket's path",
+            hint=f"at most {MAX_ESCAPED_CHARS} characters, of which / and + count as four",
         )
     return model_id
 

@@ -121,7 +121,3 @@ def upstream_body(raw: bytes, body: dict[str, Any], model_id: str) -> bytes:
     if body.get("model") == model_id:
         return raw
     return json.dumps({**body, "model": model_id}).encode()
-
-
-def wants_stream(body: dict[str, Any]) -> bool:
-    return body.get("stream") is True

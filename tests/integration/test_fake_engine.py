@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What other tests rely on when they ask the fake engine: it is right, and wrong, as it was told."""
+"""What other tests rely on when they ask the fake engine: right, or wrong as it was told."""
 
 import base64
 import http.client
@@ -18,6 +18,8 @@ import pytest
 SERVER = Path(__file__).resolve().parents[1] / "engines" / "fake-vllm" / "server.py"
 CHAT = "/v1/chat/completions"
 DEADLINE_S = 20.0
+
+pytestmark = pytest.mark.integration
 
 
 class UnixConnection(http.client.HTTPConnection):

@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -186,3 +188,63 @@ def answer_of(response: httpx.Response) -> str:
     text = response.json()["choices"][0]["message"]["content"]
     assert isinstance(text, str)
     return text
+
+
+class Stream:
+    """A streaming chat request in progress on a host's loop; collects what arrives."""
+
+    def __init__(self, host: Host, model: str, *, tokens: int, pace_ms: float, **fake: Any) -> None:
+        self._host = host
+        self.chunks: list[bytes] = []
+        self.error: Exception | None = None
+        self.status = 0
+        settings = {"tokens": tokens, "pace_ms": pace_ms, **fake}
+        body = chat_body(model, stream=True, fake=settings)
+        self._done = threading.Event()
+        self._first = threading.Event()
+        self._task: asyncio.Task[None] | None = None
+
+        async def start() -> None:
+            self._task = asyncio.get_running_loop().create_task(self._read(host.key, body))
+
+        host.loop.run(start())
+
+    async def _read(self, key: str, body: dict[str, Any]) -> None:
+        try:
+            async with client(key, timeout_s=120) as http:
+                async with http.stream("POST", "/v1/chat/completions", json=body) as response:
+                    self.status = response.status_code
+                    async for chunk in response.aiter_raw():
+                        self.chunks.append(chunk)
+                        if b'"content"' in chunk:
+                            self._first.set()
+        except httpx.HTTPError as error:
+            self.error = error
+        finally:
+            self._first.set()
+            self._done.set()
+
+    @property
+    def text(self) -> str:
+        return b"".join(self.chunks).decode()
+
+    @property
+    def whole(self) -> bool:
+        """Whether the engine's last event arrived and nothing broke."""
+        return self.error is None and self.text.rstrip().endswith("data: [DONE]")
+
+    def wait_first(self, timeout_s: float = 60.0) -> None:
+        assert self._first.wait(timeout_s), "no first token"
+        assert self.chunks, f"no answer: {self.error!r}"
+
+    def wait(self, timeout_s: float = 60.0) -> None:
+        assert self._done.wait(timeout_s), "the stream did not end"
+
+    def leave(self) -> None:
+        """Disconnect in the middle, as a client that is closed does."""
+
+        async def cancel() -> None:
+            if self._task is not None:
+                self._task.cancel()
+
+        self._host.loop.run(cancel())

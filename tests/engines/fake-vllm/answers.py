@@ -9,7 +9,6 @@ import base64
 import hashlib
 import json
 import struct
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -19,7 +18,7 @@ EMBEDDING_SIZE = 8
 CREATED = 1_700_000_000
 
 
-class BadRequest(ValueError):
+class BadRequestError(ValueError):
     """A body that vLLM would refuse too."""
 
 
@@ -48,7 +47,7 @@ def text_of(content: object) -> str:
 
 def last_user_text(messages: object) -> str:
     if not isinstance(messages, list):
-        raise BadRequest("messages is not a list")
+        raise BadRequestError("messages is not a list")
     for message in reversed(messages):
         if isinstance(message, dict) and message.get("role") == "user":
             return text_of(message.get("content"))
@@ -109,7 +108,7 @@ def words(path: str, body: Json, wanted: int) -> Words:
     if limit is None:
         return Words(asked=asked, count=len(asked), finish="stop")
     if not isinstance(limit, int) or limit < 1:
-        raise BadRequest(f"max_tokens must be at least 1, got {limit}.")
+        raise BadRequestError(f"max_tokens must be at least 1, got {limit}.")
     if fills_up or limit < len(asked):
         return Words(asked=asked, count=limit, finish="length")
     return Words(asked=asked, count=len(asked), finish="stop")
@@ -248,7 +247,7 @@ class Message:
         delta = {"stop_reason": self._stop_reason(), "stop_sequence": None}
         usage = {"output_tokens": self._answer.words.count}
         return b"".join(
-            event(value, value["type"])
+            event(value, str(value["type"]))
             for value in (
                 {"type": "content_block_stop", "index": 0},
                 {"type": "message_delta", "delta": delta, "usage": usage},
@@ -353,7 +352,7 @@ def embeddings(body: Json, model: str) -> Json:
         data.append({"index": index, "object": "embedding", "embedding": vector})
     used = sum(len(text.split()) if isinstance(text, str) else len(text) for text in texts)
     usage = {"prompt_tokens": used, "total_tokens": used, "completion_tokens": 0}
-    head = {"id": "embd-fake", "object": "list", "created": int(time.time()), "model": model}
+    head = {"id": "embd-fake", "object": "list", "created": CREATED, "model": model}
     return {**head, "data": data, "usage": usage}
 
 

@@ -68,13 +68,20 @@ def setting(name: str, value: object) -> Any:
     if name in CHOICES and value not in CHOICES[name]:
         raise BehaviourError(f"fake setting '{name}' is '{value}', not one of {CHOICES[name]}")
     if kind is dict:
-        return dict(json.loads(value) if isinstance(value, str) else value)  # type: ignore[call-overload]
+        return _headers(name, value)
     if kind is bool:
         return _truth(name, value)
     try:
         return kind(value)
     except (TypeError, ValueError) as wrong:
         raise BehaviourError(f"fake setting '{name}' is '{value}': {wrong}") from None
+
+
+def _headers(name: str, value: object) -> dict[str, str]:
+    given = json.loads(value) if isinstance(value, str) else value
+    if not isinstance(given, dict):
+        raise BehaviourError(f"fake setting '{name}' is '{value}', not an object")
+    return {str(key): str(text) for key, text in given.items()}
 
 
 def _truth(name: str, value: object) -> bool:

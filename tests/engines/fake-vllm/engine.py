@@ -19,7 +19,7 @@ from answers import (
     CREATED,
     DIALECTS,
     Answer,
-    BadRequest,
+    BadRequestError,
     Dialect,
     Json,
     Words,
@@ -65,7 +65,7 @@ def exit_now(code: int, last_words: str) -> Never:
     os._exit(code)
 
 
-class Broken(Exception):
+class BrokenOffError(Exception):
     """The reply ends here, in the middle, and the connection with it."""
 
 
@@ -140,9 +140,7 @@ class Engine:
             listed = [self._card(model) for model in self._models]
             reply.send(200, compact({"object": "list", "data": listed}))
         elif path == "/metrics":
-            text = METRICS.format(
-                model=self._models[0], running=self._running, tokens=self._tokens
-            )
+            text = METRICS.format(model=self._models[0], running=self._running, tokens=self._tokens)
             reply.send(200, text.encode(), kind="text/plain; version=0.0.4; charset=utf-8")
         elif path == "/version":
             reply.send(200, b'{"version":"0.0.0+fake"}')
@@ -167,7 +165,7 @@ class Engine:
         try:
             await self._dispatch(request, reply)
             self._completed += 1
-        except (BadRequest, BehaviourError) as wrong:
+        except (BadRequestError, BehaviourError) as wrong:
             reply.send(400, error_body(str(wrong), "BadRequestError", 400))
             self._completed += 1
         except asyncio.CancelledError:
@@ -198,9 +196,9 @@ class Engine:
         try:
             body = json.loads(request.body)
         except ValueError as wrong:
-            raise BadRequest(f"JSON decode error: {wrong}") from None
+            raise BadRequestError(f"JSON decode error: {wrong}") from None
         if not isinstance(body, dict):
-            raise BadRequest("the body is not a JSON object")
+            raise BadRequestError("the body is not a JSON object")
         return body
 
     def _compute(self, path: str, body: Json, reply: Connection) -> None:
@@ -236,7 +234,7 @@ class Engine:
                 async for _ in self._paced(answer.words, behaviour):
                     pass
                 reply.send(200, compact(dialect.body()), headers=behaviour.headers)
-        except Broken:
+        except BrokenOffError:
             if not body.get("stream"):
                 whole = compact(dialect.body())
                 reply.send(200, whole, headers=behaviour.headers, sent_bytes=len(whole) // 2)
@@ -277,4 +275,4 @@ class Engine:
         if number == behaviour.stall_after_tokens:
             await asyncio.Event().wait()
         if number == behaviour.break_after_tokens:
-            raise Broken
+            raise BrokenOffError

@@ -157,8 +157,7 @@ class Process:
             share = shard / SHARDS
             self._grow_to(int(behaviour.memory_bytes * share))
             print(
-                f"Loading safetensors checkpoint shards: {share:4.0%} Completed"
-                f" | {shard}/{SHARDS}",
+                f"Loading safetensors checkpoint shards: {share:4.0%} Completed | {shard}/{SHARDS}",
                 flush=True,
             )
             await asyncio.sleep(behaviour.load_seconds / (SHARDS + 1))

@@ -185,9 +185,10 @@ class Guest:
             )
         self.update(nspawn_pid=process.pid, nspawn_start_ticks=_start_ticks(process.pid) or 0)
         self._await_started(process)
-        for lingering in sorted((self.root / "var/lib/systemd/linger").glob("*")):
+        for user in sorted((self.root / "var/lib/systemd/linger").glob("*")):
             # logind starts these managers on its own time; a host is up when they are.
-            self.run("systemctl", "start", f"user@{self._account(lingering.name)[0]}.service")
+            unit = f"user@$(id -u {user.name}).service"
+            self.run("sh", "-c", f"! id {user.name} >/dev/null 2>&1 || systemctl start {unit}")
         say(f"host '{self.name}' is up")
 
     def _await_started(self, process: subprocess.Popen[bytes]) -> None:
@@ -301,7 +302,12 @@ def _cgroup_hierarchies(kind: str | None = None) -> Iterator[Path]:
 
 def _start_in(cgroup: Path) -> list[str]:
     """Return what, put before a command line, starts it in that control group."""
-    return ["/bin/sh", "-c", 'echo $$ >"$0" && unset PWD && exec "$@"', str(cgroup / "cgroup.procs")]
+    return [
+        "/bin/sh",
+        "-c",
+        'echo $$ >"$0" && unset PWD && exec "$@"',
+        str(cgroup / "cgroup.procs"),
+    ]
 
 
 def _is_systemd(pid: int) -> bool:
@@ -319,10 +325,10 @@ def _is_systemd(pid: int) -> bool:
 def _start_ticks(pid: int) -> int | None:
     """Return when a living process started, which with its pid identifies it; None if dead."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return None
-    return None if fields[0] in "ZX" else int(fields[19])
+    return None if after_name[0] in "ZX" else int(after_name[19])
 
 
 def _wait(condition: Callable[[], bool], limit_s: float) -> bool:

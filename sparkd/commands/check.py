@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`sparkctl check`: every problem of the configuration in one run, as the daemon finds them."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from sparkd.commands import catalog, identity, output
+from sparkd.commands.arguments import Options
+from sparkd.commands.exits import Exit
+from sparkd.core.model import Config
+
+
+def run(options: Options) -> Exit:
+    identity.read_as_sparkd()
+    config = catalog.load()
+    if options.json:
+        output.print_json(as_json(config))
+    else:
+        print(text(config))
+    return Exit.NO if config.problems else Exit.OK
+
+
+def as_json(config: Config) -> dict[str, object]:
+    return {
+        "ok": not config.problems,
+        "models": len(config.models),
+        "broken": sorted(config.broken),
+        "problems": [
+            {
+                "file": problem.source,
+                "line": problem.line,
+                "path": problem.path,
+                "message": problem.message,
+                "hint": problem.hint,
+            }
+            for problem in config.problems
+        ],
+    }
+
+
+def text(config: Config) -> str:
+    """One line a problem, or one that says that there is none."""
+    if config.problems:
+        return "\n".join(output.printable(str(problem)) for problem in config.problems)
+    kinds = Counter(spec.lifecycle for spec in config.models.values())
+    counts = ", ".join(f"{kinds[kind]} {kind}" for kind in sorted(kinds))
+    total = output.count_of(len(config.models), "model")
+    return f"ok: {total} ({counts})" if counts else f"ok: {total}"

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`sparkctl logs`: hands over to journalctl, asked for what one model's processes printed.
+
+What a model prints is written by the conmon of its container, under the container's name, which
+every run of the model has; so the journal knows it long after container and model are gone. Needs
+no daemon, no Podman and no root, only a user who may read the journal.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+from sparkd.commands import catalog, identity
+from sparkd.commands.arguments import Options
+from sparkd.commands.exits import Exit
+from sparkd.core.errors import HostError
+from sparkd.core.names import Names
+
+_JOURNALCTL = "journalctl"
+_JOURNALS = ("/var/log/journal", "/run/log/journal")
+_FOLLOW_LINES = 10
+
+
+def run(options: Options) -> Exit:
+    known = catalog.names(catalog.load())
+    account = identity.find_account()
+    development = bool(os.environ.get("SPARKD_RUNTIME_DIR"))
+    uid = account.pw_uid if account and not development else os.getuid()
+    if _is_closed():
+        raise identity.needs_root("this user may not read the journal", options.words)
+    try:
+        if options.model not in known and not _is_in_journal(options.model, uid):
+            raise catalog.unknown(options.model, known)
+        os.execvp(_JOURNALCTL, command(options, uid))
+    except FileNotFoundError:
+        raise HostError(f"there is no {_JOURNALCTL} on this host") from None
+
+
+def _is_closed() -> bool:
+    """Whether there are journals of the system's and we may read none of them."""
+    found = [path for place in _JOURNALS for path in Path(place).glob("*/system.journal")]
+    return bool(found) and not any(os.access(path, os.R_OK) for path in found)
+
+
+def command(options: Options, uid: int) -> list[str]:
+    """The journalctl that shows what a model of this user printed."""
+    lines = options.lines
+    if lines is None and options.follow:
+        lines = _FOLLOW_LINES
+    words = [_JOURNALCTL, "--quiet", "--no-hostname"]
+    words.append("--output=json" if options.json else "--output=short-iso")
+    if lines is not None:
+        words.append(f"--lines={lines}")
+    if options.follow:
+        words.append("--follow")
+    return [*words, *_matches(options.model, uid)]
+
+
+def _matches(model_id: str, uid: int) -> list[str]:
+    return [
+        # Not the scope: for a second journald goes on to file a process that was moved into it
+        # under the unit it came from, and the first lines are those that tell why a start failed.
+        f"CONTAINER_NAME={Names(model_id).container}",
+        # What nobody but that user's conmon can write: Podman's own events carry the name too.
+        f"_UID={uid}",
+        "_COMM=conmon",
+    ]
+
+
+def _is_in_journal(model_id: str, uid: int) -> bool:
+    """Whether a model that the catalog does not have ever printed something here."""
+    words = [_JOURNALCTL, "--quiet", "--output=cat", "--lines=1", *_matches(model_id, uid)]
+    done = subprocess.run(words, capture_output=True, check=False)
+    return bool(done.stdout)

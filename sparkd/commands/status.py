@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`sparkctl status`: socket, service, GPU, models and configuration, on one screen."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from sparkd._version import __version__
+from sparkd.adapters.host import LockTable
+from sparkd.commands import catalog, identity, output, ps, reading
+from sparkd.commands.arguments import Options
+from sparkd.commands.exits import Exit
+from sparkd.commands.models import states_unknown
+from sparkd.core.model import Config, LockHolder, ModelReading
+
+UNKNOWN = "unknown"
+_SOCKET, _SERVICE = "sparkd.socket", "sparkd.service"
+_PROPERTIES = ("Id", "ActiveState", "SubState", "UnitFileState", "MainPID", "Listen")
+_SYSTEMCTL_TIMEOUT_S = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SystemUnit:
+    """What systemd says of one of the two system units."""
+
+    unit: str
+    state: str = UNKNOWN
+    """Its active state; `unknown` where systemd cannot be asked."""
+    enabled: str = UNKNOWN
+    pid: int | None = None
+    listen: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overview:
+    """All that the command shows."""
+
+    socket: SystemUnit
+    service: SystemUnit
+    holders: tuple[LockHolder, ...]
+    config: Config
+    running: tuple[ModelReading, ...] | None = None
+    """None when nobody could be asked."""
+
+
+def run(options: Options) -> Exit:
+    socket, service = _system_units()
+    identity.read_as_sparkd()
+    config = catalog.load()
+    world, error = reading.try_read_world(config, options.words)
+    overview = Overview(
+        socket=socket,
+        service=service,
+        # The lock table can be read by everyone.
+        holders=LockTable.read().holders(catalog.layout().gpu_lock),
+        config=config,
+        running=tuple(ps.running(world)) if world else None,
+    )
+    if options.json:
+        output.print_json(as_json(overview))
+    else:
+        print(text(overview, time.time()))
+    if error is not None:
+        output.print_error(states_unknown(error))
+    return Exit.OK
+
+
+def as_json(overview: Overview) -> dict[str, object]:
+    running = overview.running
+    return {
+        "version": __version__,
+        "socket": asdict(overview.socket),
+        "service": asdict(overview.service),
+        "gpu": {
+            "held": bool(overview.holders),
+            "holders": [
+                {
+                    "pid": holder.pid,
+                    "command": holder.command,
+                    "exclusive": holder.exclusive,
+                    "model": holder.model_id,
+                }
+                for holder in overview.holders
+            ],
+        },
+        "models": {
+            "configured": len(overview.config.models),
+            "broken": len(overview.config.broken),
+            "running": None if running is None else [ps.as_json(one) for one in running],
+        },
+        "problems": len(overview.config.problems),
+    }
+
+
+def text(overview: Overview, now: float) -> str:
+    """The screen for people; `now` is wall time."""
+    rows = [
+        ("sparkd", __version__),
+        ("socket", _socket_text(overview.socket)),
+        ("service", _service_text(overview.service, overview.socket)),
+        ("GPU", ", ".join(_holder_text(holder) for holder in overview.holders) or "free"),
+        ("models", _models_text(overview, now)),
+        ("config", _config_text(overview.config)),
+    ]
+    return "\n".join(f"{name:<8}  {value}" for name, value in rows)
+
+
+def parse_show(printed: str) -> dict[str, SystemUnit]:
+    """The units in what `systemctl show` printed, by name; blocks are separated by empty lines."""
+    units = {}
+    for block in printed.split("\n\n"):
+        lines = [line.partition("=") for line in block.splitlines()]
+        values = {name: value for name, _, value in lines}
+        if "Id" in values:
+            units[values["Id"]] = SystemUnit(
+                unit=values["Id"],
+                state=values.get("ActiveState") or UNKNOWN,
+                enabled=values.get("UnitFileState") or "not installed",
+                pid=int(values.get("MainPID") or 0) or None,
+                listen=tuple(
+                    value.removesuffix(" (Stream)") for name, _, value in lines if name == "Listen"
+                ),
+            )
+    return units
+
+
+def _system_units() -> tuple[SystemUnit, SystemUnit]:
+    """Socket and service, as far as there is a systemd to be asked."""
+    command = ["systemctl", "show", f"--property={','.join(_PROPERTIES)}", _SOCKET, _SERVICE]
+    try:
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=_SYSTEMCTL_TIMEOUT_S,
+        )
+        units = parse_show(done.stdout)
+    except (OSError, subprocess.TimeoutExpired):
+        units = {}
+    return (
+        units.get(_SOCKET, SystemUnit(unit=_SOCKET)),
+        units.get(_SERVICE, SystemUnit(unit=_SERVICE)),
+    )
+
+
+def _socket_text(socket: SystemUnit) -> str:
+    parts = [socket.state, socket.enabled]
+    if socket.state == "active":
+        parts.append(f"listens on {' and '.join(socket.listen)}")
+    elif socket.state == "inactive":
+        parts.append("start it with: systemctl enable --now sparkd.socket")
+    return ", ".join(part for part in parts if part != UNKNOWN) or UNKNOWN
+
+
+def _service_text(service: SystemUnit, socket: SystemUnit) -> str:
+    if service.pid is not None:
+        return f"{service.state}, pid {service.pid}"
+    if service.state == "inactive" and socket.state == "active":
+        return "inactive, starts with the next request"
+    return service.state
+
+
+def _holder_text(holder: LockHolder) -> str:
+    how = "held alone" if holder.exclusive else "held"
+    if holder.model_id is not None:
+        return f"{how} by model {holder.model_id} (pid {holder.pid})"
+    return f"{how} by pid {holder.pid}, {output.printable(holder.command)!r}"
+
+
+def _models_text(overview: Overview, now: float) -> str:
+    known = output.count_of(len(catalog.names(overview.config)), "model")
+    if overview.running is None:
+        return f"{known}, {UNKNOWN} which of them run"
+    if not overview.running:
+        return f"{known}, none is running"
+    return f"{known}, running: {_running_text(overview.running, now)}"
+
+
+def _running_text(running: Sequence[ModelReading], now: float) -> str:
+    def one(found: ModelReading) -> str:
+        since = f", up {output.age(now - found.instance.started_at)}" if found.instance else ""
+        return f"{found.model_id} ({found.state}{since})"
+
+    return ", ".join(one(found) for found in running)
+
+
+def _config_text(config: Config) -> str:
+    if not config.problems:
+        return "ok"
+    return f"{output.count_of(len(config.problems), 'problem')}, see them with: sparkctl check"

@@ -1,0 +1,300 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A model's whole life on a real host: which units, containers and locks exist after each event."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+
+import pytest
+
+from .hosts import Host, Stream, answer_of
+
+QUICK = "idle_exit: 3s\n"
+IDLE_S = 4.0
+"""The idle timeout of the test models that are meant to go soon."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """What a look at the host shows about one model and the daemon."""
+
+    socket: str
+    service: str
+    scope: str
+    timer: str
+    container: str
+    endpoint: bool
+    gpu_held: bool
+
+
+AT_REST = Table("active", "inactive", "-", "-", "-", False, False)
+SERVING = Table("active", "active", "active", "active", "running", True, True)
+MODEL_WITHOUT_DAEMON = Table("active", "inactive", "active", "active", "running", True, True)
+DAEMON_WITHOUT_MODEL = Table("active", "active", "-", "-", "-", False, False)
+
+
+def table(host: Host, model: str) -> Table:
+    system, user = host.system_unit_states(), host.user_unit_states()
+    containers = {c["Names"][0]: c["State"] for c in host.containers()}
+    timers = {user.get(f"sparkd-{kind}@{model}.timer", "-") for kind in ("idle", "load")}
+    return Table(
+        socket=system.get("sparkd.socket", "-"),
+        service=system.get("sparkd.service", "inactive"),
+        scope=user.get(f"sparkd-model-{model}.scope", "-"),
+        timer="active" if "active" in timers else "-",
+        container=containers.get(f"sparkd-model-{model}", "-"),
+        endpoint=host.run("test", "-e", f"/run/sparkd/models/{model}", check=False).returncode == 0,
+        gpu_held=gpu_held(host),
+    )
+
+
+def gpu_held(host: Host) -> bool:
+    return host.run("flock", "-n", "/run/sparkd/gpu.lock", "true", check=False).returncode == 1
+
+
+def container_id(host: Host, model: str) -> str:
+    ids = [c["Id"] for c in host.containers() if c["Names"] == [f"sparkd-model-{model}"]]
+    assert len(ids) == 1, ids
+    return ids[0]
+
+
+def pids(host: Host, model: str) -> dict[str, int]:
+    """The payload and conmon of a running model."""
+    out = host.run("podman", "inspect", f"sparkd-model-{model}", user="sparkd").stdout
+    state = json.loads(out)[0]["State"]
+    return {"payload": state["Pid"], "conmon": state["ConmonPid"]}
+
+
+def daemon_pid(host: Host) -> int:
+    return int(host.sh("systemctl show -p MainPID --value sparkd.service"))
+
+
+def wait_for(host: Host, model: str, expected: Table, timeout_s: float = 30.0) -> None:
+    deadline_s = time.monotonic() + timeout_s
+    while (seen := table(host, model)) != expected:
+        assert time.monotonic() < deadline_s, f"{seen} is not {expected}"
+        time.sleep(0.1)
+
+
+@pytest.fixture
+def quick(host: Host):
+    """A host whose daemon leaves after three idle seconds."""
+    with host.file("/etc/sparkd/sparkd.yaml", QUICK):
+        host.run("systemctl", "stop", "sparkd.service")
+        yield host
+        host.run("systemctl", "stop", "sparkd.service")
+
+
+def test_whole_life_from_first_request_to_nothing_running(quick: Host) -> None:
+    assert table(quick, "fake-a") == AT_REST
+
+    assert answer_of(quick.chat("fake-a", "one two")) == "echo: one two"
+    assert table(quick, "fake-a") == SERVING
+    assert quick.user_unit_states()["podman.service"] == "active"
+
+    wait_for(quick, "fake-a", DAEMON_WITHOUT_MODEL, timeout_s=IDLE_S + 10)
+    wait_for(quick, "fake-a", AT_REST, timeout_s=15)
+    assert answer_of(quick.chat("fake-a", "again")) == "echo: again"
+
+
+def test_model_idle_by_one_timeout_is_gone_within_two_seconds(host: Host) -> None:
+    answer_of(host.chat("fake-a"))
+    idle_since_s = time.monotonic()
+    host.wait_until(lambda: not gpu_held(host), "the model lets go of the GPU")
+    assert IDLE_S - 0.5 < time.monotonic() - idle_since_s < IDLE_S + 2.0
+
+
+def test_stream_longer_than_the_idle_timeout_is_never_cut(host: Host) -> None:
+    stream = Stream(host, "fake-a", tokens=24, pace_ms=500)
+    stream.wait(60)
+    assert stream.whole, stream.text[-500:]
+    ended_s = time.monotonic()
+    host.wait_until(lambda: not gpu_held(host), "the model is stopped once idle")
+    assert time.monotonic() - ended_s < IDLE_S + 2.0
+
+
+def test_sigterm_lets_the_open_stream_end_and_the_model_live(quick: Host) -> None:
+    stream = Stream(quick, "fake-b", tokens=20, pace_ms=100)
+    stream.wait_first()
+    before = container_id(quick, "fake-b")
+    quick.run("systemctl", "stop", "sparkd.service")
+    stream.wait()
+    assert stream.whole, stream.text[-500:]
+    assert table(quick, "fake-b") == MODEL_WITHOUT_DAEMON
+    answer_of(quick.chat("fake-b"))
+    assert container_id(quick, "fake-b") == before
+
+
+def test_killed_daemon_leaves_the_model_and_the_next_one_adopts_it(host: Host) -> None:
+    stream = Stream(host, "fake-a", tokens=100, pace_ms=100)
+    stream.wait_first()
+    before = container_id(host, "fake-a")
+    host.run("kill", "-9", str(daemon_pid(host)))
+    stream.wait()
+    assert not stream.whole
+
+    answer_of(host.chat("fake-a"))
+    assert container_id(host, "fake-a") == before
+    assert host.engine_state("fake-a")["requests"] == 2
+    host.wait_until(lambda: not gpu_held(host), "the idle timer still stops it", timeout_s=20)
+    host.wait_until(lambda: host.containers() == [], "and removes its container")
+
+
+def test_killed_daemon_and_no_further_request_still_ends_the_model(host: Host) -> None:
+    answer_of(host.chat("fake-a"))
+    host.run("systemctl", "kill", "--signal=KILL", "sparkd.service")
+    host.run("systemctl", "stop", "sparkd.service")
+    host.wait_until(lambda: not gpu_held(host), "the idle timer stops it without a daemon")
+    wait_for(host, "fake-a", AT_REST)
+
+
+def test_killed_conmon_leaves_a_model_that_serves_and_can_be_stopped(host: Host) -> None:
+    answer_of(host.chat("fake-a"))
+    host.run("kill", "-9", str(pids(host, "fake-a")["conmon"]))
+    assert answer_of(host.chat("fake-a", "still")) == "echo: still"
+    host.wait_until(lambda: not gpu_held(host), "the idle timer stops it", timeout_s=20)
+    wait_for(host, "fake-a", DAEMON_WITHOUT_MODEL)
+    assert answer_of(host.chat("fake-a", "anew")) == "echo: anew"
+
+
+def test_killed_payload_ends_the_stream_and_the_next_request_starts_anew(host: Host) -> None:
+    stream = Stream(host, "fake-b", tokens=100, pace_ms=100)
+    stream.wait_first()
+    before = container_id(host, "fake-b")
+    host.run("kill", "-9", str(pids(host, "fake-b")["payload"]))
+    stream.wait(5)
+    assert not stream.whole
+    assert '"code": "upstream_lost"' in stream.text
+    assert not gpu_held(host)
+    answer_of(host.chat("fake-b"))
+    assert container_id(host, "fake-b") != before
+
+
+def test_stopped_scope_is_as_good_as_an_idle_stop(host: Host) -> None:
+    answer_of(host.chat("fake-b"))
+    host.run("systemctl", "--user", "stop", "sparkd-model-fake-b.scope", user="sparkd")
+    assert not gpu_held(host)
+    assert answer_of(host.chat("fake-b", "back")) == "echo: back"
+
+
+def test_container_removed_behind_our_back_is_started_again(host: Host) -> None:
+    answer_of(host.chat("fake-b"))
+    host.run("podman", "rm", "--force", "sparkd-model-fake-b", user="sparkd")
+    assert not gpu_held(host)
+    assert answer_of(host.chat("fake-b", "back")) == "echo: back"
+
+
+def test_restarted_user_manager_takes_the_models_and_the_next_request_goes_on(host: Host) -> None:
+    answer_of(host.chat("fake-b"))
+    host.sh("systemctl restart user@$(id -u sparkd).service")
+    host.wait_until(lambda: not gpu_held(host), "the model went with its manager")
+    assert answer_of(host.chat("fake-b", "back")) == "echo: back"
+    assert table(host, "fake-b") == SERVING
+
+
+def test_rebooted_host_answers_the_first_request(host: Host) -> None:
+    answer_of(host.chat("fake-b"))
+    host.reboot()
+    assert table(host, "fake-b").socket == "active"
+    assert answer_of(host.chat("fake-b", "morning")) == "echo: morning"
+    assert table(host, "fake-b") == SERVING
+
+
+def test_no_request_is_refused_across_twenty_daemon_restarts(host: Host) -> None:
+    answer_of(host.chat("fake-b"))
+    answered = 0
+    for _ in range(20):
+        host.run("systemctl", "restart", "--no-block", "sparkd.service")
+        for _ in range(10):
+            assert answer_of(host.chat("fake-b", "on")) == "echo: on"
+            answered += 1
+    assert answered == 200
+    assert host.system_unit_states()["sparkd.socket"] == "active"
+
+
+def test_ten_first_requests_at_once_start_one_container(host: Host) -> None:
+    cursor = host.cursor()
+
+    async def ask() -> list[str]:
+        import asyncio
+
+        from .hosts import chat_body, client
+
+        async with client(host.key) as http:
+            responses = await asyncio.gather(
+                *(
+                    http.post("/v1/chat/completions", json=chat_body("fake-c", f"n{i}"))
+                    for i in range(10)
+                )
+            )
+        return [answer_of(response) for response in responses]
+
+    assert host.loop.run(ask()) == [f"echo: n{i}" for i in range(10)]
+    starts = [e for e in host.journal("SPARKD_EVENT=model-starting", since=cursor)]
+    assert len(starts) == 1
+
+
+def test_container_that_exits_at_start_is_reported_at_once_with_its_last_words(host: Host) -> None:
+    began_s = time.monotonic()
+    response = host.chat("fake-crash")
+    took_s = time.monotonic() - began_s
+    assert response.status_code == 502
+    error = response.json()["error"]
+    assert error["code"] == "start_crashed"
+    assert "code 3" in error["message"]
+    assert "No available memory for the cache blocks" in error["message"]
+    assert took_s < 2.0 + 5.0, "reported long after its exit"
+    seen = table(host, "fake-crash")
+    assert (seen.scope, seen.timer, seen.endpoint, seen.gpu_held) == ("-", "-", False, False)
+    assert seen.container == "exited"
+
+
+def test_model_that_never_becomes_healthy_fails_at_its_own_load_timeout(host: Host) -> None:
+    began_s = time.monotonic()
+    response = host.chat("fake-hang")
+    assert response.status_code == 504
+    assert response.json()["error"]["code"] == "start_timed_out"
+    assert 5.0 < time.monotonic() - began_s < 20.0
+    seen = table(host, "fake-hang")
+    assert (seen.scope, seen.timer, seen.endpoint, seen.gpu_held) == ("-", "-", False, False)
+
+
+def test_second_main_model_stops_an_idle_first_one(host: Host) -> None:
+    answer_of(host.chat("fake-b"))
+    answer_of(host.chat("fake-c"))
+    assert table(host, "fake-b").scope == "-"
+    assert table(host, "fake-c") == SERVING
+
+
+def test_second_main_model_waits_for_a_busy_first_one(host: Host) -> None:
+    stream = Stream(host, "fake-b", tokens=30, pace_ms=100)
+    stream.wait_first()
+    answer_of(host.chat("fake-c"))
+    stream.wait(1)
+    assert stream.whole
+
+
+def test_utility_runs_beside_a_main_model_but_not_beside_an_exclusive_one(host: Host) -> None:
+    answer_of(host.chat("fake-b"))
+    answer_of(host.chat("fake-util"))
+    assert table(host, "fake-b").scope == table(host, "fake-util").scope == "active"
+    answer_of(host.chat("fake-excl"))
+    assert table(host, "fake-b").scope == table(host, "fake-util").scope == "-"
+    assert table(host, "fake-excl").scope == "active"
+
+
+def test_program_that_holds_the_gpu_is_named_in_the_error(host: Host) -> None:
+    host.sh("systemd-run --quiet --unit=train flock /run/sparkd/gpu.lock sleep 60")
+    try:
+        host.wait_until(lambda: gpu_held(host), "the other program holds the lock")
+        response = host.chat("fake-b")
+        assert response.status_code == 503
+        error = response.json()["error"]
+        assert error["code"] == "gpu_held"
+        assert "flock /run/sparkd/gpu.lock sleep 60" in error["message"]
+        assert host.containers() == []
+    finally:
+        host.run("systemctl", "stop", "train.service")
+    answer_of(host.chat("fake-b"))

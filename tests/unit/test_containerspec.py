@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Containers: what a model's process sees and may do, and when it counts as the same container."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sparkd.core.containerspec import (
+    ContainerSpec,
+    Mount,
+    container_spec,
+    endpoint_of,
+    lock_command,
+    parse_endpoint,
+    spec_hash,
+)
+from sparkd.core.model import Dialect, Endpoint, Lifecycle, ModelSpec, Transport, Weights
+from sparkd.core.names import Layout
+
+LAYOUT = Layout(runtime_dir=Path("/r"), state_dir=Path("/s"))
+PLAIN = ModelSpec(model_id="m", image="localhost/i:1")
+TCP = replace(PLAIN, transport=Transport.TCP)
+SERVED = replace(PLAIN, weights=Weights(path=Path("/w/m")))
+
+
+def container(spec: ModelSpec, port: int | None = None) -> ContainerSpec:
+    return container_spec(spec, LAYOUT, port=port)
+
+
+def mount(spec: ModelSpec, target: str) -> Mount | None:
+    found = [mount for mount in container(spec).mounts if mount.target == target]
+    assert len(found) <= 1
+    return found[0] if found else None
+
+
+def flock(mode: str, lock: str) -> tuple[str, ...]:
+    return ("flock", "--no-fork", "-n", "-E", "75", mode, f"/run/sparkd/{lock}.lock")
+
+
+@pytest.mark.parametrize(
+    ("lifecycle", "command"),
+    [
+        (Lifecycle.UTILITY, flock("-s", "gpu")),
+        (Lifecycle.NORMAL, flock("-s", "gpu") + flock("-x", "lane")),
+        (Lifecycle.EXCLUSIVE, flock("-x", "gpu") + flock("-x", "lane")),
+    ],
+)
+def test_lifecycle_is_the_locks_around_the_command(
+    lifecycle: Lifecycle, command: tuple[str, ...]
+) -> None:
+    assert lock_command(lifecycle) == command
+    whole = container(replace(PLAIN, lifecycle=lifecycle)).command
+    assert whole[: len(command) + 1] == (*command, "vllm")
+
+
+def test_lifecycle_that_nobody_thought_of_is_never_run_without_a_lock() -> None:
+    with pytest.raises(AssertionError):
+        lock_command(cast("Lifecycle", "nonsense"))
+
+
+def test_server_listens_on_the_socket_of_its_own_directory() -> None:
+    assert container(PLAIN).command[-7:] == (
+        *("vllm", "serve", "m", "--served-model-name", "m"),
+        *("--uds", "/run/sparkd/endpoint/api.sock"),
+    )
+    assert mount(PLAIN, "/run/sparkd/endpoint") == Mount(
+        source="/r/models/m", target="/run/sparkd/endpoint", read_only=False
+    )
+    assert endpoint_of(PLAIN, LAYOUT, None) == Endpoint(socket=Path("/r/models/m/api.sock"))
+
+
+def test_server_without_unix_sockets_gets_one_published_port_and_a_network() -> None:
+    spec = container(TCP, port=41000)
+    assert spec.command[-4:] == ("--host", "0.0.0.0", "--port", "8000")
+    assert (spec.network, spec.publish_port) == (True, 41000)
+    assert mount(TCP, "/run/sparkd/endpoint") is None
+    assert endpoint_of(TCP, LAYOUT, 41000) == Endpoint(port=41000)
+
+
+def test_port_means_nothing_to_a_server_on_a_socket() -> None:
+    assert container(PLAIN, port=41000) == container(PLAIN)
+
+
+def test_arguments_of_the_entry_come_last_and_unchanged() -> None:
+    spec = replace(PLAIN, args=("--max-model-len", "8192", "--x={'a': 1}"))
+    assert container(spec).command[-3:] == spec.args
+
+
+def test_weights_are_seen_read_only_under_the_models_name() -> None:
+    spec = replace(SERVED, model_id="org/m")
+    inside = r"/models/org\x2fm"
+    assert container(spec).command[container(spec).command.index("serve") + 1] == inside
+    assert mount(spec, inside) == Mount(source="/w/m", target=inside, read_only=True)
+
+
+def test_locks_are_seen_read_only_and_the_cache_is_the_models_own() -> None:
+    for name in ("gpu", "lane"):
+        target = f"/run/sparkd/{name}.lock"
+        expected = Mount(source=f"/r/{name}.lock", target=target, read_only=True)
+        assert mount(PLAIN, target) == expected
+    assert mount(PLAIN, "/cache") == Mount(source="/s/cache/m", target="/cache", read_only=False)
+
+
+def test_nothing_else_of_the_host_is_seen() -> None:
+    targets = {mount.target for mount in container(SERVED).mounts}
+    assert targets == {
+        *("/run/sparkd/gpu.lock", "/run/sparkd/lane.lock", "/run/sparkd/endpoint"),
+        *("/cache", "/models/m"),
+    }
+
+
+def test_model_has_no_network_unless_it_is_given_one() -> None:
+    assert not container(PLAIN).network
+    assert container(replace(PLAIN, network=True)).network
+    assert dict(container(PLAIN).environment)["VLLM_HOST_IP"] == "127.0.0.1"
+    assert "VLLM_HOST_IP" not in dict(container(replace(PLAIN, network=True)).environment)
+
+
+def test_environment_of_the_entry_wins_and_is_sorted() -> None:
+    spec = replace(PLAIN, env=(("ZED", "1"), ("HF_HUB_OFFLINE", "0")))
+    environment = container(spec).environment
+    assert dict(environment)["HF_HUB_OFFLINE"] == "0"
+    assert dict(environment)["ZED"] == "1"
+    assert list(environment) == sorted(environment)
+
+
+def test_gpu_is_named_by_its_cdi_device() -> None:
+    assert container(PLAIN).devices == ("nvidia.com/gpu=all",)
+    assert container(replace(PLAIN, gpu="0")).devices == ("nvidia.com/gpu=0",)
+    without = container(replace(PLAIN, gpu=None))
+    assert without.devices == ()
+    assert without.ulimits == ()
+    assert [limit.name for limit in container(PLAIN).ulimits] == ["stack"]
+
+
+@pytest.mark.parametrize(("grace_s", "timeout_s"), [(10.0, 10), (0.2, 1), (2.6, 3)])
+def test_model_is_asked_by_sigint_and_gets_at_least_a_second(
+    grace_s: float, timeout_s: int
+) -> None:
+    spec = container(replace(PLAIN, stop_grace_s=grace_s))
+    assert (spec.stop_signal, spec.stop_timeout_s) == (2, timeout_s)
+
+
+def test_labels_say_what_the_container_is() -> None:
+    labels = dict(container(PLAIN).labels)
+    assert labels == {
+        "io.sparkd.model": "m",
+        "io.sparkd.spec": spec_hash(PLAIN, LAYOUT),
+        "io.sparkd.endpoint": "unix:/r/models/m/api.sock",
+    }
+
+
+def test_hash_does_not_depend_on_the_port() -> None:
+    one, other = container(TCP, port=1), container(TCP, port=2)
+    assert dict(one.labels)["io.sparkd.spec"] == dict(other.labels)["io.sparkd.spec"]
+    assert dict(one.labels)["io.sparkd.endpoint"] == "tcp:127.0.0.1:1"
+
+
+CHANGES: dict[str, Any] = {
+    "model_id": "other",
+    "image": "localhost/i:2",
+    "lifecycle": Lifecycle.EXCLUSIVE,
+    "weights": Weights(path=Path("/w/other")),
+    "args": ("--enforce-eager",),
+    "env": (("A", "1"),),
+    "gpu": "0",
+    "transport": Transport.TCP,
+    "network": True,
+    "stop_grace_s": 99.0,
+    "shm_bytes": 1 << 20,
+}
+WITHOUT_EFFECT: dict[str, Any] = {
+    "dialects": (Dialect.EMBEDDINGS,),
+    "max_model_len": 1,
+    "load_timeout_s": 1.0,
+    "idle_timeout_s": 1.0,
+    "memory_max_bytes": 1 << 30,
+    "description": "other",
+    "family": "other",
+    "source": "other:1",
+}
+
+
+def test_every_key_of_an_entry_is_known_to_matter_to_the_container_or_not() -> None:
+    assert {field.name for field in fields(ModelSpec)} == {*CHANGES, *WITHOUT_EFFECT}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_change_that_the_container_would_feel_changes_the_hash(name: str) -> None:
+    changed = replace(SERVED, **{name: CHANGES[name]})
+    assert spec_hash(changed, LAYOUT) != spec_hash(SERVED, LAYOUT)
+
+
+@pytest.mark.parametrize("name", WITHOUT_EFFECT)
+def test_change_that_the_container_cannot_feel_keeps_it(name: str) -> None:
+    changed = replace(SERVED, **{name: WITHOUT_EFFECT[name]})
+    assert spec_hash(changed, LAYOUT) == spec_hash(SERVED, LAYOUT)
+
+
+segments = st.text(st.characters(codec="ascii", exclude_characters="/\0"), min_size=1, max_size=20)
+sockets = st.lists(segments, min_size=1).map(lambda parts: Path("/").joinpath(*parts))
+
+
+@given(
+    sockets.map(lambda path: Endpoint(socket=path))
+    | st.integers(1, 65535).map(lambda port: Endpoint(port=port))
+)
+def test_endpoint_comes_back_from_its_label(endpoint: Endpoint) -> None:
+    assert parse_endpoint(str(endpoint)) == endpoint

@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Routing: which paths exist, which model is meant, and how a wrong body is refused."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sparkd.core import routing
+from sparkd.core.errors import Misconfigured, NotFound, RequestError
+from sparkd.core.model import Config, Dialect, ModelSpec, Problem
+
+MODEL = ModelSpec(model_id="m", image="i", dialects=(Dialect.CHAT,))
+PROBLEM = Problem(source="models.d/x.yaml", line=3, path="models.bad", message="no image is given")
+CONFIG = Config(models={"m": MODEL}, broken={"bad": (PROBLEM,)}, problems=(PROBLEM,))
+OPERATIONS = sorted(routing.OPERATIONS)
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_path_without_a_model_leaves_it_to_the_body(operation: str) -> None:
+    found = routing.route(f"/v1/{operation}")
+    assert (found.operation, found.model_id) == (operation, None)
+    assert found.upstream_path == f"/v1/{operation}"
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+@pytest.mark.parametrize(
+    ("segment", "model_id"),
+    [("m", "m"), ("org/name", "org/name"), ("org%2Fname", "org/name"), ("v1", "v1"), ("", "")],
+)
+def test_path_may_name_the_model(operation: str, segment: str, model_id: str) -> None:
+    found = routing.route(f"/v1/{segment}/{operation}")
+    assert (found.operation, found.model_id) == (operation, model_id)
+    assert found.upstream_path == f"/v1/{operation}"
+
+
+def test_chat_completions_is_never_taken_for_completions_of_a_model_named_chat() -> None:
+    found = routing.route("/v1/m/chat/completions")
+    assert (found.dialect, found.model_id) == (Dialect.CHAT, "m")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/",
+        "/v1/chat",
+        "/v1/m/chat",
+        "/v1/completions/",
+        "/v1/load_lora_adapter",
+        "/v1/m/sleep",
+        "/v1/m/collective_rpc",
+        "/v1/xcompletions",
+        "/v1/chat/completions/../../sleep",
+    ],
+)
+def test_every_other_path_is_unknown(path: str) -> None:
+    with pytest.raises(NotFound) as caught:
+        routing.route(path)
+    assert caught.value.code == "unknown_path"
+    assert repr(path) in caught.value.message
+
+
+@given(st.text())
+def test_only_listed_operations_ever_reach_an_engine(rest: str) -> None:
+    try:
+        found = routing.route(f"/v1/{rest}")
+    except NotFound:
+        return
+    assert found.upstream_path.removeprefix("/v1/") in routing.OPERATIONS
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [b"", b"{", b"nope", b'{"model": }', b"\xff\xfe", b'{"a": "\xff"}', b"[" * 100_000, b"1" * 5000],
+)
+def test_body_that_is_not_json_is_refused(raw: bytes) -> None:
+    with pytest.raises(RequestError, match="not JSON") as caught:
+        routing.parse_body(raw)
+    assert caught.value.code == "invalid_json"
+
+
+@pytest.mark.parametrize("raw", [b"[]", b'"m"', b"1", b"null", b"true"])
+def test_body_that_is_no_object_is_refused(raw: bytes) -> None:
+    with pytest.raises(RequestError, match="not an object"):
+        routing.parse_body(raw)
+
+
+@given(st.binary())
+def test_any_bytes_are_an_object_or_refused_in_one_line_without_their_content(raw: bytes) -> None:
+    try:
+        assert isinstance(routing.parse_body(raw), dict)
+    except RequestError as error:
+        assert "\n" not in str(error)
+        assert len(str(error)) < 200
+
+
+def test_refusal_of_a_body_does_not_quote_it() -> None:
+    with pytest.raises(RequestError) as caught:
+        routing.parse_body(b'{"messages": "planted-words')
+    assert "planted" not in str(caught.value)
+
+
+def test_body_names_the_model_where_the_path_does_not() -> None:
+    assert routing.model_of(routing.route("/v1/completions"), {"model": "m"}) == "m"
+    assert routing.model_of(routing.route("/v1/p/completions"), {"model": "m"}) == "p"
+
+
+@pytest.mark.parametrize(
+    ("body", "found"),
+    [
+        ({}, "has none"),
+        ({"model": None}, "has null"),
+        ({"model": ""}, 'has ""'),
+        ({"model": 7}, "has 7"),
+        ({"model": ["m"]}, 'has ["m"]'),
+        ({"model": {"long": "x" * 1000}}, 'has {"long": "xxx'),
+    ],
+)
+def test_body_without_a_model_is_told_what_it_has(body: dict[str, Any], found: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        routing.model_of(routing.route("/v1/completions"), body)
+    assert found in caught.value.message
+    assert len(caught.value.message) < 200
+    assert (caught.value.code, caught.value.param) == ("model_missing", "model")
+
+
+def test_configured_model_is_found() -> None:
+    assert routing.find(CONFIG, "m", Dialect.CHAT) is MODEL
+
+
+@pytest.mark.parametrize(
+    "model_id", ["x", "M", "", "constructor", "__proto__", "__class__", "\ud800", "x" * 10_000]
+)
+def test_unknown_model_is_not_found_whatever_its_name(model_id: str) -> None:
+    with pytest.raises(NotFound) as caught:
+        routing.find(CONFIG, model_id, Dialect.CHAT)
+    assert caught.value.code == "model_not_found"
+    assert len(caught.value.message.encode()) < 300
+
+
+def test_model_whose_entry_is_wrong_is_refused_with_the_place() -> None:
+    with pytest.raises(Misconfigured, match=r"models\.d/x\.yaml:3: models\.bad: no image") as caught:
+        routing.find(CONFIG, "bad", Dialect.CHAT)
+    assert caught.value.code == "model_misconfigured"
+
+
+def test_model_that_lacks_a_dialect_says_which_it_has() -> None:
+    with pytest.raises(RequestError, match="'m' does not do embeddings") as caught:
+        routing.find(CONFIG, "m", Dialect.EMBEDDINGS)
+    assert caught.value.hint == "it does chat"
+
+
+def test_body_that_names_the_model_is_forwarded_as_it_came() -> None:
+    raw = b' {"model":"m", "x": 1.0e3,\n"y":"\\u00e4", "x": NaN} '
+    assert routing.upstream_body(raw, routing.parse_body(raw), "m") is raw
+
+
+@pytest.mark.parametrize("body", [{"a": "ä\ud800"}, {"model": "other", "a": [1, None]}])
+def test_body_of_a_path_that_names_the_model_gets_that_name(body: dict[str, Any]) -> None:
+    raw = json.dumps(body).encode()
+    assert json.loads(routing.upstream_body(raw, body, "m")) == {**body, "model": "m"}
