@@ -112,7 +112,7 @@ class Daemon:
             async with asyncio.timeout(self._context.config.settings.drain_timeout_s):
                 await connections.drain(self._context.open_requests)
         connections.abort()
-        await self._context.runtime.ensurer.close()
+        await self._context.runtime.close()
         await self._context.proxy.close()
 
     async def _listen(self) -> None:

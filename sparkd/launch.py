@@ -65,25 +65,28 @@ class Launcher:
     systemd: UserManager
     podman: Podman
 
-    async def begin(self, spec: ModelSpec) -> Instance:
+    async def begin(self, spec: ModelSpec, extra_args: tuple[str, ...] = ()) -> Instance:
         """Make the model's process run; it is not healthy yet.
 
-        Raises NotFound (image), Misconfigured (weights) or HostError; then nothing is left.
+        `extra_args` are computed for this start and not part of what the model is configured as.
+
+        Raises Misconfigured (image, weights) or HostError; then nothing is left.
         """
         names = Names(spec.model_id)
         _check_weights(spec)
         await self.remove(names)
         try:
             await self.arm_load_timer(names, spec.load_timeout_s + spec.idle_timeout_s)
-            return await self._begin(spec, names)
+            return await self._begin(spec, names, extra_args)
         except BaseException:
-            await _to_the_end(self.remove(names))
+            await to_the_end(self.remove(names))
             raise
 
-    async def _begin(self, spec: ModelSpec, names: Names) -> Instance:
+    async def _begin(self, spec: ModelSpec, names: Names, extra_args: tuple[str, ...]) -> Instance:
         self._make_directories(names)
         port = free_port() if spec.transport is Transport.TCP else None
-        container_id = await self.podman.create(container_spec(spec, self.layout, port=port))
+        container = container_spec(spec, self.layout, port=port, extra_args=extra_args)
+        container_id = await self.podman.create(container)
         pids = await self.podman.init(container_id)
         await self.systemd.start_transient(
             names.scope, scope_properties(spec, (pids.payload, pids.conmon))
@@ -120,14 +123,16 @@ class Launcher:
                 healthy = await _healthy_or_ended(instance)
         except TimeoutError:
             await self._give_up(spec, instance, names)
-            raise StartTimedOut(
+            slow = StartTimedOut(
                 f"model {spec.model_id!r} was not healthy within its load timeout of "
                 f"{spec.load_timeout_s:g} s" + await _said(instance.container_id),
                 hint=f"sparkctl logs {spec.model_id}; raise load_timeout if it needs longer",
-            ) from None
+            )
+            _log_failed(spec, slow)
+            raise slow from None
         except asyncio.CancelledError:
             if not adopted:
-                await _to_the_end(self.stop(names, instance.container_id, spec.stop_grace_s))
+                await to_the_end(self.stop(names, instance.container_id, spec.stop_grace_s))
             raise
         if not healthy:
             raise await self._crashed(spec, instance, names)
@@ -183,12 +188,14 @@ class Launcher:
             try:
                 await self.podman.stop(container_id, grace_s)
             except HostError as error:
-                log.warning("podman stop of %s failed, ending its scope: %s", names.container, error)
+                log.warning(
+                    "podman stop of %s failed, ending its scope: %s", names.container, error
+                )
         await self.systemd.stop(names.scope, timeout_s=grace_s + 5.0)
 
     async def _give_up(self, spec: ModelSpec, instance: Instance, names: Names) -> None:
         """End a start that failed, keeping the dead container."""
-        await _to_the_end(self._end_but_keep(spec, instance, names))
+        await to_the_end(self._end_but_keep(spec, instance, names))
 
     async def _end_but_keep(self, spec: ModelSpec, instance: Instance, names: Names) -> None:
         await self._end_processes(names, instance.container_id, spec.stop_grace_s)
@@ -206,11 +213,7 @@ class Launcher:
             + await _said(instance.container_id),
             hint=f"sparkctl logs {spec.model_id}",
         )
-        log.error(
-            "%s",
-            error.message,
-            extra=fields(Event.MODEL_FAILED, model=spec.model_id, reason=error.code),
-        )
+        _log_failed(spec, error)
         return error
 
     def _gpu_taken(self, spec: ModelSpec) -> SparkdError:
@@ -258,6 +261,11 @@ async def _healthy_or_ended(instance: Instance) -> bool:
         await upstream.close()
 
 
+def _log_failed(spec: ModelSpec, error: SparkdError) -> None:
+    extra = fields(Event.MODEL_FAILED, model=spec.model_id, reason=error.code)
+    log.error("%s", error.message, extra=extra)
+
+
 async def _said(container_id: str) -> str:
     """The last lines of a model's log, as the end of an error message."""
     lines = await last_lines(container_id, count=8)
@@ -280,7 +288,7 @@ def _readable(path: Path) -> bool:
         return False
 
 
-async def _to_the_end(cleanup: Coroutine[Any, Any, None]) -> None:
+async def to_the_end(cleanup: Coroutine[Any, Any, None]) -> None:
     """Run a clean-up to its end even when this task is cancelled (again) meanwhile."""
     task = asyncio.ensure_future(cleanup)
     while not task.done():

@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from types import TracebackType
+from typing import Self
 
 from sparkd.adapters.flock import FileLock, Mode
 from sparkd.adapters.host import LockTable
@@ -40,7 +41,7 @@ class UseLease:
             self._lock.close()
             self._lock = None
 
-    def __enter__(self) -> UseLease:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -59,7 +60,7 @@ class StopRight:
     transition: FileLock
     activity: FileLock
 
-    def __enter__(self) -> StopRight:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -110,6 +111,15 @@ class Leases:
             return None
         return StopRight(transition, activity)
 
+    async def drain(self, names: Names) -> StopRight:
+        """Let no new use begin, wait until the open ones have ended, and hold both locks."""
+        transition = await self.transition(names)
+        try:
+            return StopRight(transition, await self.drained(names))
+        except BaseException:
+            transition.close()
+            raise
+
     def try_drained(self, names: Names) -> FileLock | None:
         """EX on activity, or None while somebody uses the model.
 
@@ -121,13 +131,18 @@ class Leases:
         """Wait until nobody uses the model. Call with `transition(names)` held."""
         return await FileLock.take(self.layout.activity_lock(names), Mode.EXCLUSIVE)
 
-    def any_busy(self, models: Iterable[Names]) -> bool:
-        """Whether somebody uses or moves one of the models; looks without taking a lock."""
+    def activity_of(self, models: Iterable[str]) -> tuple[tuple[bool, bool], ...]:
+        """Of each model whether it is in use and in transition; looks without taking a lock.
+
+        Equal answers mean that nothing changed, which is cheaper to ask than the world.
+        """
         table = LockTable.read()
-        return any(
-            table.held(self.layout.activity_lock(names))
-            or table.held(self.layout.transition_lock(names), exclusive_only=True)
-            for names in models
+        return tuple(
+            (
+                table.held(self.layout.activity_lock(Names(model)), shared_only=True),
+                table.held(self.layout.transition_lock(Names(model)), exclusive_only=True),
+            )
+            for model in models
         )
 
     def touch(self, names: Names) -> None:

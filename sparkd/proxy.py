@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from sparkd.adapters.upstream import Answer, ConnectFailed, Upstream
 from sparkd.core.model import Config, Endpoint, ModelSpec
 from sparkd.ensure import Ensurer
+from sparkd.scheduler import OnWait
 
 _HOP_BY_HOP = frozenset(
     {
@@ -43,14 +44,19 @@ class Proxy:
 
     @contextlib.asynccontextmanager
     async def answer(
-        self, config: Config, spec: ModelSpec, outgoing: Outgoing
+        self, config: Config, spec: ModelSpec, outgoing: Outgoing, on_wait: OnWait | None = None
     ) -> AsyncIterator[Answer]:
         """The model's answer, its head arrived; leaving the block cancels what is unread.
 
-        Raises what `Ensurer.grant` raises, and UpstreamLost.
+        `on_wait` is told why it takes long. Raises what `Ensurer.grant` raises, and UpstreamLost.
         """
         async with contextlib.AsyncExitStack() as held:
-            yield await self._send(config, spec, outgoing, held, tries=2)
+            try:
+                answer = await self._send(config, spec, outgoing, held, on_wait)
+            except ConnectFailed:
+                self._ensurer.forget(spec.model_id)
+                answer = await self._send(config, spec, outgoing, held, on_wait)
+            yield answer
 
     async def close(self) -> None:
         for upstream in self._upstreams.values():
@@ -62,19 +68,13 @@ class Proxy:
         spec: ModelSpec,
         outgoing: Outgoing,
         held: contextlib.AsyncExitStack,
-        tries: int,
+        on_wait: OnWait | None,
     ) -> Answer:
-        grant = await self._ensurer.grant(config, spec)
+        grant = await self._ensurer.grant(config, spec, on_wait)
         try:
             answer = await self._upstream(grant.endpoint).send(
                 outgoing.method, outgoing.path, outgoing.headers, outgoing.body
             )
-        except ConnectFailed:
-            grant.lease.close()
-            self._ensurer.forget(spec.model_id)
-            if tries == 1:
-                raise
-            return await self._send(config, spec, outgoing, held, tries - 1)
         except BaseException:
             grant.lease.close()
             raise

@@ -72,7 +72,11 @@ class Reaper:
         return Outcome.STOPPED
 
     def _deadline_at(
-        self, spec: ModelSpec | None, config: Config, names: Names, container: ContainerReading | None
+        self,
+        spec: ModelSpec | None,
+        config: Config,
+        names: Names,
+        container: ContainerReading | None,
     ) -> float:
         """When the model may be stopped. Only a model that became ready has been used since it
         started: until then its load timeout counts, for a start whose starter was killed."""

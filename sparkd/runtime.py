@@ -7,13 +7,18 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from sparkd.adapters.memory import MemoryProbe
 from sparkd.adapters.podman import Podman
+from sparkd.adapters.records import Records
 from sparkd.adapters.systemd import UserManager
 from sparkd.core.names import Layout
 from sparkd.ensure import Ensurer
 from sparkd.launch import Launcher
 from sparkd.leases import Leases
 from sparkd.reap import Reaper
+from sparkd.scheduler import Scheduler
+from sparkd.starter import Starter
+from sparkd.view import ViewMaker
 from sparkd.world import WorldReader
 
 
@@ -27,8 +32,17 @@ class Runtime:
     podman: Podman
     launcher: Launcher
     world: WorldReader
+    views: ViewMaker
+    records: Records
+    scheduler: Scheduler
+    starter: Starter
     ensurer: Ensurer
     reaper: Reaper
+
+    async def close(self) -> None:
+        """Take back what is under way; what runs goes on."""
+        await self.scheduler.close()
+        self.ensurer.close()
 
 
 def build() -> Runtime:
@@ -46,6 +60,19 @@ def build() -> Runtime:
     podman = Podman(user_dir / "podman" / "podman.sock")
     launcher = Launcher(layout, systemd, podman)
     world = WorldReader(layout, leases, systemd, podman)
+    probe = MemoryProbe.from_environment()
+    records = Records(layout)
+    views = ViewMaker(layout, probe, records)
+    starter = Starter(
+        layout=layout,
+        leases=leases,
+        launcher=launcher,
+        world=world,
+        views=views,
+        probe=probe,
+        records=records,
+    )
+    scheduler = Scheduler(leases, world, views, starter)
     return Runtime(
         layout=layout,
         leases=leases,
@@ -53,6 +80,10 @@ def build() -> Runtime:
         podman=podman,
         launcher=launcher,
         world=world,
-        ensurer=Ensurer(layout, leases, launcher, world),
+        views=views,
+        records=records,
+        scheduler=scheduler,
+        starter=starter,
+        ensurer=Ensurer(layout, leases, scheduler),
         reaper=Reaper(leases, systemd, podman, launcher),
     )

@@ -48,7 +48,9 @@ class WorldReader:
         by_model = {reading.model_id: reading for reading in containers}
         ids = sorted({*config.models, *running, *by_model})
         models = {
-            model_id: self._reading(model_id, model_id in running, by_model.get(model_id), table)
+            model_id: self._reading(
+                model_id, by_model.get(model_id), table, running=model_id in running
+            )
             for model_id in ids
         }
         return World(
@@ -64,7 +66,7 @@ class WorldReader:
         return replace(world, models={reading.model_id: reading for reading in readings})
 
     def _reading(
-        self, model_id: str, running: bool, container: ContainerReading | None, table: LockTable
+        self, model_id: str, container: ContainerReading | None, table: LockTable, *, running: bool
     ) -> ModelReading:
         names = Names(model_id)
         in_transition = table.held(self.layout.transition_lock(names), exclusive_only=True)
@@ -82,7 +84,7 @@ class WorldReader:
             state=state,
             instance=instance,
             dead=dead,
-            in_use=table.held(self.layout.activity_lock(names)),
+            in_use=table.held(self.layout.activity_lock(names), shared_only=True),
             in_transition=in_transition,
             last_used_at=self.leases.last_used_at(names),
         )

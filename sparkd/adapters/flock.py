@@ -16,6 +16,7 @@ import os
 from enum import Enum
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 from sparkd.core.errors import HostError
 
@@ -72,7 +73,7 @@ class FileLock:
             os.close(self._fd)
             self._fd = -1
 
-    def __enter__(self) -> FileLock:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

@@ -41,9 +41,12 @@ class LockTable:
     def read(cls) -> LockTable:
         return cls((_PROC / "locks").read_text())
 
-    def held(self, path: Path, *, exclusive_only: bool = False) -> bool:
-        """Whether anybody holds a flock on the file."""
-        return any(held.exclusive or not exclusive_only for held in self._of(path))
+    def held(self, path: Path, *, exclusive_only: bool = False, shared_only: bool = False) -> bool:
+        """Whether anybody holds a flock on the file, of one kind if asked so."""
+        return any(
+            not (held.exclusive and shared_only) and not (exclusive_only and not held.exclusive)
+            for held in self._of(path)
+        )
 
     def holders(self, path: Path) -> tuple[LockHolder, ...]:
         """The processes that hold a flock on the file, with what can be said of each."""

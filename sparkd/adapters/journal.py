@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from enum import Enum
 
 _SOCKET = "/run/systemd/journal/socket"
-_KEY = re.compile(r"(sk-|Bearer )[A-Za-z0-9._~+/=-]{6,}")
+_KEY = re.compile(r"\b(sk-|bearer )[A-Za-z0-9._~+/=-]{6,}", re.IGNORECASE)
 _PRIORITY = {logging.CRITICAL: 2, logging.ERROR: 3, logging.WARNING: 4, logging.INFO: 6}
 NOTICE = 25
 """Between INFO and WARNING: the state of a model changed (syslog's notice)."""
@@ -54,14 +54,20 @@ def fields(event: Event, **values: object) -> dict[str, object]:
 
 
 class Redact(logging.Filter):
-    """Replaces what looks like a key in the text of a record."""
+    """Replaces what looks like a key in the text of a record, its traceback and its fields."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        text = record.getMessage()
-        redacted = _KEY.sub(lambda match: match[1] + "***", text)
-        if redacted != text:
-            record.msg, record.args = redacted, ()
+        record.msg, record.args = _redacted(record.getMessage()), ()
+        if record.exc_info:
+            # The formatter takes this text instead of making its own.
+            record.exc_text = _redacted(logging.Formatter().formatException(record.exc_info))
+        journal = getattr(record, "journal", {})
+        record.journal = {name: _redacted(str(value)) for name, value in journal.items()}
         return True
+
+
+def _redacted(text: str) -> str:
+    return _KEY.sub(lambda match: match[1] + "***", text)
 
 
 class JournalHandler(logging.Handler):
@@ -78,6 +84,10 @@ class JournalHandler(logging.Handler):
         except OSError:
             # journald is restarting or gone: stderr is what systemd connected to it.
             print(self.format(record), file=sys.stderr)
+
+    def close(self) -> None:
+        self._socket.close()
+        super().close()
 
 
 def _datagram(record: logging.LogRecord, message: str) -> bytes:

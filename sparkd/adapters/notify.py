@@ -29,7 +29,7 @@ def inherited_sockets(environ: Mapping[str, str] = os.environ) -> dict[str, list
     sockets: dict[str, list[socket.socket]] = {}
     for index in range(count):
         fd = _FIRST_FD + index
-        os.set_inheritable(fd, False)
+        os.set_inheritable(fd, False)  # noqa: FBT003 (it has no name for it)
         name = names[index] if index < len(names) and names[index] else "unknown"
         sockets.setdefault(name, []).append(socket.socket(fileno=fd))
     return sockets

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sparkd.core.containerspec import ContainerSpec
-from sparkd.core.errors import HostError, NotFound
+from sparkd.core.errors import HostError, Misconfigured
 from sparkd.core.names import LABEL_ENDPOINT, LABEL_MODEL, LABEL_SPEC
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class Podman:
     api_socket: Path
 
     async def create(self, spec: ContainerSpec) -> str:
-        """Create the container; its id. Raises NotFound when the image is missing."""
+        """Create the container; its id. Raises Misconfigured when the image is missing."""
         return await self._call(lambda client: _create(client, spec))
 
     async def init(self, container_id: str) -> Pids:
@@ -198,8 +198,8 @@ def _mapped_errors(api_socket: Path) -> Iterator[None]:
         ) from error
 
 
-def _no_image(text: str) -> NotFound:
-    return NotFound(
+def _no_image(text: str) -> Misconfigured:
+    return Misconfigured(
         f"image is missing: {text}",
         hint="sudo -u sparkd podman pull IMAGE, or load it with podman load",
         code="image_missing",

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import signal
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,6 +81,15 @@ class UserManager:
         async with self._connection() as bus:
             try:
                 await _job(bus, "StopUnit", "ss", [name, "replace"], timeout_s)
+            except SystemdCallError as error:
+                if error.name != _NO_SUCH_UNIT:
+                    raise
+
+    async def kill(self, name: str) -> None:
+        """Send SIGKILL to every process of a unit; one that does not exist is dead."""
+        async with self._connection() as bus:
+            try:
+                await _call(bus, "KillUnit", "ssi", [name, "all", signal.SIGKILL])
             except SystemdCallError as error:
                 if error.name != _NO_SUCH_UNIT:
                     raise
@@ -166,7 +176,7 @@ async def _send(bus: MessageBus, message: Message) -> list[Any]:
     if reply.message_type is MessageType.ERROR:
         text = reply.body[0] if reply.body else "no text"
         raise SystemdCallError(
-            reply.error_name or "", f"systemd refused {message.member} {message.body[0]}: {text}"
+            reply.error_name or "", f"systemd refused {message.member} {message.body[:1]}: {text}"
         )
     return reply.body
 

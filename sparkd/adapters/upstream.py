@@ -61,8 +61,9 @@ class Upstream:
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
         if endpoint.socket is not None:
-            base_url, transport = "http://model", httpx.AsyncHTTPTransport(
-                uds=str(endpoint.socket), limits=_LIMITS
+            base_url, transport = (
+                "http://model",
+                httpx.AsyncHTTPTransport(uds=str(endpoint.socket), limits=_LIMITS),
             )
         else:
             base_url, transport = (

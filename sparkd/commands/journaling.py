@@ -20,6 +20,7 @@ def configure() -> None:
     handler: logging.Handler = logging.NullHandler()
     if os.path.exists(_SOCKET):
         handler = JournalHandler(_SOCKET)
+        handler.setFormatter(logging.Formatter("%(message)s"))
         handler.addFilter(Redact())
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     for chatty in ("httpx", "httpcore", "urllib3", "podman", "asyncio"):

@@ -9,11 +9,13 @@ from collections.abc import Sequence
 from sparkd.commands import catalog, output, reading
 from sparkd.commands.arguments import Options
 from sparkd.commands.exits import Exit
-from sparkd.core.model import ModelReading, World
+from sparkd.core.model import ModelReading, State, World
 from sparkd.core.names import Names
-from sparkd.core.policy import RUNNING
 
 _HEADER = ("MODEL", "STATE", "UP", "IN USE", "IDLE CHECK", "PID", "ENDPOINT", "SCOPE")
+_AT_REST = (State.STOPPED, State.FAILED)
+_FOREVER_AT = 1e11
+"""Beyond any timer: systemd says infinity of one that has fired and whose pass now runs."""
 
 
 def run(options: Options) -> Exit:
@@ -28,7 +30,8 @@ def run(options: Options) -> Exit:
 
 def running(world: World) -> list[ModelReading]:
     """The readings of the models whose processes exist, by id."""
-    return [world.models[model_id] for model_id in sorted(world.models) if _runs(world, model_id)]
+    found = (world.models[model_id] for model_id in sorted(world.models))
+    return [one for one in found if one.state not in _AT_REST]
 
 
 def as_json(found: ModelReading) -> dict[str, object]:
@@ -40,7 +43,7 @@ def as_json(found: ModelReading) -> dict[str, object]:
         "in_use": found.in_use,
         "in_transition": found.in_transition,
         "last_used_at": output.timestamp(found.last_used_at),
-        "idle_check_at": output.timestamp(found.idle_check_at),
+        "idle_check_at": output.timestamp(_idle_check_at(found)),
         "pid": instance.pid if instance else None,
         "endpoint": str(instance.endpoint) if instance else None,
         "scope": Names(found.model_id).scope,
@@ -56,7 +59,7 @@ def text(found: Sequence[ModelReading], now: float) -> str:
 
 
 def _row(found: ModelReading, now: float) -> tuple[str, ...]:
-    instance, check_at = found.instance, found.idle_check_at
+    instance, check_at = found.instance, _idle_check_at(found)
     return (
         found.model_id,
         found.state,
@@ -69,5 +72,6 @@ def _row(found: ModelReading, now: float) -> tuple[str, ...]:
     )
 
 
-def _runs(world: World, model_id: str) -> bool:
-    return world.models[model_id].state in RUNNING
+def _idle_check_at(found: ModelReading) -> float | None:
+    check_at = found.idle_check_at
+    return check_at if check_at is not None and check_at < _FOREVER_AT else None

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -37,10 +38,13 @@ def try_read_world(config: Config, words: Sequence[str]) -> tuple[World | None, 
 
 
 def _require_bus(parts: Runtime) -> None:
-    """Say at once what a connection would find out after waiting for a manager that is starting."""
-    if not parts.systemd.bus_socket.exists():
+    """Say at once what a real connection, which waits for a manager that is starting, says late."""
+    try:
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.connect(str(parts.systemd.bus_socket))
+    except OSError as error:
         raise HostError(
-            f"the user manager of sparkd does not run: there is no {parts.systemd.bus_socket}",
+            f"the user manager of sparkd does not run: nothing is at {parts.systemd.bus_socket}",
             hint=f"sudo systemctl start user@{os.getuid()}.service",
             code="user_manager_down",
-        )
+        ) from error

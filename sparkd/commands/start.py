@@ -75,7 +75,7 @@ async def _start(runtime: Runtime, config: Config, spec: ModelSpec) -> Started:
             took_s = time.monotonic() - began_s
             world = await runtime.world.read(config)
     finally:
-        await runtime.ensurer.close()
+        await runtime.close()
     instance = world.models[spec.model_id].instance
     fresh = instance is not None and instance.started_at >= began_at
     return Started(instance=instance, fresh=fresh, took_s=took_s)

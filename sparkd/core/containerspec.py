@@ -74,15 +74,25 @@ def spec_hash(spec: ModelSpec, layout: Layout) -> str:
     return _hash(_unlabelled(spec, layout, port=None))
 
 
-def container_spec(spec: ModelSpec, layout: Layout, *, port: int | None = None) -> ContainerSpec:
-    """The container of a model; `port` is the free port of 127.0.0.1 for `transport: tcp`."""
+def container_spec(
+    spec: ModelSpec,
+    layout: Layout,
+    *,
+    port: int | None = None,
+    extra_args: tuple[str, ...] = (),
+) -> ContainerSpec:
+    """The container of a model; `port` is the free port of 127.0.0.1 for `transport: tcp`.
+
+    `extra_args` end the command line; they depend on the moment, so the spec hash leaves them out.
+    """
     unlabelled = _unlabelled(spec, layout, port)
     labels = (
         (LABEL_MODEL, spec.model_id),
         (LABEL_SPEC, spec_hash(spec, layout)),
         (LABEL_ENDPOINT, str(endpoint_of(spec, layout, port))),
     )
-    return replace(unlabelled, labels=labels)
+    command = unlabelled.command + extra_args
+    return replace(unlabelled, labels=labels, command=command)
 
 
 def endpoint_of(spec: ModelSpec, layout: Layout, port: int | None) -> Endpoint:

@@ -14,6 +14,8 @@ docs/reference/errors.md; `web.render` turns an error into the body of the clien
     │   └── BodyTooLarge      413  the body is over the limit
     ├── Unavailable           503  right request, not now
     │   ├── GpuHeld           503  another program holds the GPU
+    │   ├── InsufficientMemory
+    │   │                     503  it does not fit beside what runs, or never will
     │   ├── Busy              429  another model is in use and the wait was too long
     │   └── Misconfigured     503  the configuration (or one entry of it) does not parse
     ├── StartFailed           502  the model's container did not become ready
@@ -85,6 +87,10 @@ class Unavailable(SparkdError):
 
 class GpuHeld(Unavailable):
     code = "gpu_held"
+
+
+class InsufficientMemory(Unavailable):
+    code = "insufficient_memory"
 
 
 class Busy(Unavailable):

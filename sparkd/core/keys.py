@@ -216,9 +216,10 @@ class Choice(Kind):
 
 @dataclass(frozen=True, slots=True)
 class Choices(Kind):
-    """A list of some of the options, each once, at least one."""
+    """A list of some of the options, each once."""
 
     options: type[StrEnum]
+    may_be_empty: bool = False
 
     @property
     def wanted(self) -> str:
@@ -236,9 +237,19 @@ class Choices(Kind):
             if choice is not None and choice in chosen:
                 item.report(f"'{choice}' stands here twice", "keep one of the two")
             chosen.append(choice)
-        if not chosen and len(at.problems) == before:
+        if not chosen and not self.may_be_empty and len(at.problems) == before:
             at.report("the list is empty", f"name {self.limits}")
         return tuple(chosen)
+
+
+class Names(Kind):
+    """A list of model ids; whether they exist is known only when every file was read."""
+
+    wanted = "a list"
+    limits = "ids of models"
+
+    def read(self, at: Place) -> tuple[str, ...]:
+        return tuple(text for item in at.items() if (text := item.scalar("a model id")) is not None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,14 @@ class State(StrEnum):
     """Not running, and the dead container that was kept says why."""
 
 
+class WhenBusy(StrEnum):
+    """What a request gets when another model is in its way."""
+
+    WAIT = "wait"
+    REJECT = "reject"
+    """429 at once, for clients that choose another model by themselves."""
+
+
 class Transport(StrEnum):
     UNIX = "unix"
     TCP = "tcp"
@@ -55,6 +63,20 @@ class Dialect(StrEnum):
     POOLING = "pooling"
     CLASSIFY = "classify"
     TRANSCRIPTIONS = "transcriptions"
+
+
+class Rewrite(StrEnum):
+    """The named rules of request rewriting, in the order in which they are applied."""
+
+    TEXT_CONTENT = "text_content"
+    STRICT_TOOL_WORDING = "strict_tool_wording"
+    ROLE_ALTERNATION = "role_alternation"
+    STRIP_TOOLS = "strip_tools"
+    FORCE_TOOLS = "force_tools"
+    CAP_TOKENS = "cap_tokens"
+    THINKING_FLAG = "thinking_flag"
+    BINARY_REASONING_EFFORT = "binary_reasoning_effort"
+    DEFAULT_NON_THINKING = "default_non_thinking"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +103,9 @@ class ModelSpec:
     dialects: tuple[Dialect, ...] = (Dialect.CHAT, Dialect.COMPLETIONS)
     max_model_len: int | None = None
     """Context window in tokens."""
+    rewrite: tuple[Rewrite, ...] = ()
+    context_buffer_tokens: int | None = None
+    """What `cap_tokens` leaves free; None for a share of the context window."""
     transport: Transport = Transport.UNIX
     network: bool = False
     """Whether the container gets a network of its own (pasta) instead of none."""
@@ -89,7 +114,13 @@ class ModelSpec:
     stop_grace_s: float = 10.0
     """From SIGINT to SIGKILL."""
     shm_bytes: int = 1 << 30
+    memory_bytes: int | None = None
+    """What it takes at its peak, until a load has measured it."""
+    auto_utilization: bool = False
+    """Whether `--gpu-memory-utilization` is computed from its need at each start."""
     memory_max_bytes: int | None = None
+    pinned: bool = False
+    """Never stopped for being idle."""
     description: str = ""
     family: str = ""
     """What the file calls its models together; for listings, not part of its identity."""
@@ -109,7 +140,7 @@ class Problem:
     hint: str = ""
 
     def __str__(self) -> str:
-        where = f"{self.source}:{self.line}: {self.path}" if self.path else f"{self.source}:{self.line}"
+        where = f"{self.source}:{self.line}" + (f": {self.path}" if self.path else "")
         return f"{where}: {self.message}" + (f" ({self.hint})" if self.hint else "")
 
 
@@ -124,8 +155,16 @@ class Settings:
     """Default for models that set none; likewise the next two."""
     load_timeout_s: float = 900.0
     stop_grace_s: float = 10.0
-    health_interval_s: float = 0.25
-    upstream_connect_timeout_s: float = 5.0
+    busy: WhenBusy = WhenBusy.WAIT
+    max_wait_s: float = 60.0
+    min_residency_s: float = 30.0
+    queue_limit: int = 512
+    queue_timeout_s: float = 1800.0
+    hang_timeout_s: float = 180.0
+    memory_reserve_bytes: int = 4 << 30
+    memory_floor_bytes: int = 2 << 30
+    drop_caches_below_bytes: int = 8 << 30
+    preload: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,3 +250,11 @@ class World:
     models: dict[str, ModelReading]
     lifecycles: dict[str, Lifecycle]
     holders: tuple[LockHolder, ...] = ()
+
+    def running(self) -> tuple[ModelReading, ...]:
+        """The models whose processes exist, in whatever state."""
+        return tuple(
+            reading
+            for reading in self.models.values()
+            if reading.state not in (State.STOPPED, State.FAILED)
+        )

@@ -42,7 +42,7 @@ def check_model_id(model_id: str) -> str:
         )
     if len(escape(model_id)) > MAX_ESCAPED_CHARS:
         raise RequestError(
-            f"{model_id[:MAX_ESCAPED_CHARS]!r}... is not a model id: too long for its socket's path",
+            f"{model_id[:MAX_ESCAPED_CHARS]!r} is not a model id: too long for its socket's path",
             hint=f"at most {MAX_ESCAPED_CHARS} characters, of which / and + count as four",
         )
     return model_id
@@ -144,6 +144,14 @@ class Layout:
 
     def cache_dir(self, names: Names) -> Path:
         return self.state_dir / "cache" / names.escaped
+
+    @property
+    def stats_dir(self) -> Path:
+        return self.state_dir / "stats"
+
+    @property
+    def failures_dir(self) -> Path:
+        return self.runtime_dir / "failures"
 
     @property
     def weights_dir(self) -> Path:

@@ -14,39 +14,55 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote
 
+from sparkd.core import jsontext
 from sparkd.core.errors import Misconfigured, NotFound, RequestError
 from sparkd.core.model import Config, Dialect, ModelSpec
 
-OPERATIONS: dict[str, Dialect] = {
-    "chat/completions": Dialect.CHAT,
-    "completions": Dialect.COMPLETIONS,
-    "embeddings": Dialect.EMBEDDINGS,
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One thing that can be asked: in which dialect, and where vLLM answers it."""
+
+    dialect: Dialect
+    upstream_path: str
+
+
+OPERATIONS: dict[str, Operation] = {
+    "chat/completions": Operation(Dialect.CHAT, "/v1/chat/completions"),
+    "completions": Operation(Dialect.COMPLETIONS, "/v1/completions"),
+    "responses": Operation(Dialect.RESPONSES, "/v1/responses"),
+    "messages": Operation(Dialect.MESSAGES, "/v1/messages"),
+    "messages/count_tokens": Operation(Dialect.MESSAGES, "/v1/messages/count_tokens"),
+    "embeddings": Operation(Dialect.EMBEDDINGS, "/v1/embeddings"),
+    "rerank": Operation(Dialect.RERANK, "/v1/rerank"),
+    "score": Operation(Dialect.SCORE, "/v1/score"),
+    "pooling": Operation(Dialect.POOLING, "/pooling"),
+    "classify": Operation(Dialect.CLASSIFY, "/classify"),
+    "tokenize": Operation(Dialect.CHAT, "/tokenize"),
+    "detokenize": Operation(Dialect.CHAT, "/detokenize"),
 }
+_LONGEST_FIRST = sorted(OPERATIONS, key=len, reverse=True)
+"""So that "m/chat/completions" is not taken for "completions" of a model "m/chat"."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
     """An inference request by its path: what is asked, and of whom if the path says so."""
 
-    operation: str
-    dialect: Dialect
+    name: str
+    operation: Operation
     model_id: str | None
-
-    @property
-    def upstream_path(self) -> str:
-        return f"/v1/{self.operation}"
 
 
 def route(path: str) -> Route:
     """The route of a path under /v1/. Raises NotFound."""
     rest = path.removeprefix("/v1/")
-    # The longest operation first: "m/chat/completions" also ends in "completions".
-    for operation in sorted(OPERATIONS, key=len, reverse=True):
-        if rest == operation:
-            return Route(operation=operation, dialect=OPERATIONS[operation], model_id=None)
-        if rest.endswith(f"/{operation}"):
-            model_id = unquote(rest.removesuffix(f"/{operation}"))
-            return Route(operation=operation, dialect=OPERATIONS[operation], model_id=model_id)
+    for name in _LONGEST_FIRST:
+        if rest == name:
+            return Route(name=name, operation=OPERATIONS[name], model_id=None)
+        if rest.endswith(f"/{name}"):
+            model_id = unquote(rest.removesuffix(f"/{name}"))
+            return Route(name=name, operation=OPERATIONS[name], model_id=model_id)
     raise NotFound(
         f"there is no path {path[:200]!r}",
         hint=f"POST /v1/{{{','.join(OPERATIONS)}}} or GET /v1/models",
@@ -57,7 +73,7 @@ def route(path: str) -> Route:
 def parse_body(raw: bytes) -> dict[str, Any]:
     """The JSON object of a body. Raises RequestError."""
     try:
-        body = json.loads(raw)
+        body = jsontext.parse(raw)
     except (ValueError, RecursionError) as error:
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise RequestError(
@@ -116,8 +132,24 @@ def find(config: Config, model_id: str, dialect: Dialect) -> ModelSpec:
     return spec
 
 
-def upstream_body(raw: bytes, body: dict[str, Any], model_id: str) -> bytes:
-    """The body for the engine: as it came, unless the path named another model than the body."""
-    if body.get("model") == model_id:
+def upstream_body(
+    raw: bytes,
+    body: dict[str, Any],
+    model_id: str,
+    rewritten: dict[str, Any] | None = None,
+) -> bytes:
+    """The body for the engine: as it came, unless it was rewritten or the path named the model.
+
+    Raises RequestError when what was changed is nested too deeply.
+    """
+    changed = body if rewritten is None else rewritten
+    if changed.get("model") != model_id:
+        changed = {**changed, "model": model_id}
+    if changed is body:
         return raw
-    return json.dumps({**body, "model": model_id}).encode()
+    try:
+        return jsontext.write(changed, body)
+    except RecursionError:
+        raise RequestError(
+            "the body is nested too deeply", hint="send a flatter one", code="invalid_json"
+        ) from None

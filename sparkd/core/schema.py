@@ -16,7 +16,7 @@ from typing import Any
 
 from sparkd.core.errors import RequestError
 from sparkd.core.keys import Key, Text, nearest, read_keys
-from sparkd.core.model import Config, ModelSpec, Problem, Settings
+from sparkd.core.model import Config, ModelSpec, Problem, Rewrite, Settings
 from sparkd.core.names import Layout, check_model_id
 from sparkd.core.tables import MODEL_KEYS, SETTINGS_KEYS
 from sparkd.core.yamlnodes import Place, compose, shorten
@@ -191,6 +191,7 @@ def _read_entry(model_id: str, place: Place, file: _File) -> _Entry:
         weights = replace(spec.weights, path=file.weights_dir / spec.weights.path)
         spec = replace(spec, weights=weights)
     spec = _with_context_window(spec, place)
+    _check_rewriting(spec, place)
     return replace(entry, spec=None if place.problems else spec, problems=tuple(place.problems))
 
 
@@ -227,6 +228,23 @@ def _with_context_window(spec: ModelSpec, place: Place) -> ModelSpec:
             "leave max_model_len out, it follows args",
         )
     return spec
+
+
+def _check_rewriting(spec: ModelSpec, place: Place) -> None:
+    """Rules that need something else, or that undo each other, are mistakes."""
+    capped, window, buffer = (
+        Rewrite.CAP_TOKENS in spec.rewrite,
+        spec.max_model_len,
+        spec.context_buffer_tokens,
+    )
+    if capped and window is None:
+        place.report("cap_tokens needs the context window", "add max_model_len: TOKENS")
+    if buffer is not None and not capped:
+        place.report("context_buffer without cap_tokens says nothing", "rewrite: [cap_tokens]")
+    if buffer is not None and window is not None and buffer >= window:
+        place.report(f"context_buffer {buffer} leaves nothing of {window} tokens", "make it less")
+    if {Rewrite.STRIP_TOOLS, Rewrite.FORCE_TOOLS} <= set(spec.rewrite):
+        place.report("strip_tools and force_tools undo each other", "keep one of the two")
 
 
 def _option_value(args: Iterable[str], options: tuple[str, ...]) -> str:

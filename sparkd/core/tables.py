@@ -19,12 +19,13 @@ from sparkd.core.keys import (
     Environment,
     Flag,
     Key,
+    Names,
     Size,
     Text,
     WeightsChoice,
     table,
 )
-from sparkd.core.model import Dialect, Lifecycle, Transport
+from sparkd.core.model import Dialect, Lifecycle, Rewrite, Transport, WhenBusy
 
 _SECOND = 1.0
 _MINUTE = 60.0
@@ -71,6 +72,67 @@ SETTINGS_KEYS: Final = table(
         field="stop_grace_s",
         kind=_STOP_GRACE,
         doc="How long a model may take to end before it is killed, for models that do not say.",
+    ),
+    Key(
+        name="busy",
+        field="busy",
+        kind=Choice(WhenBusy),
+        doc="What a request gets when another model is in its way: wait for it, or reject it with "
+        "429 at once.",
+    ),
+    Key(
+        name="max_wait",
+        field="max_wait_s",
+        kind=Duration(0, 24 * _HOUR),
+        doc="How long requests wait for a model that others use before that one is drained.",
+    ),
+    Key(
+        name="min_residency",
+        field="min_residency_s",
+        kind=Duration(0, 24 * _HOUR),
+        doc="How long a model that became ready stays, idle or not, before another may replace it.",
+    ),
+    Key(
+        name="queue_limit",
+        field="queue_limit",
+        kind=Count(1, 100_000),
+        doc="How many requests may wait; one more is refused with 429.",
+    ),
+    Key(
+        name="queue_timeout",
+        field="queue_timeout_s",
+        kind=Duration(_SECOND, 24 * _HOUR),
+        doc="How long a request may wait for its model, loads of others included.",
+    ),
+    Key(
+        name="hang_timeout",
+        field="hang_timeout_s",
+        kind=Duration(5 * _SECOND, 24 * _HOUR),
+        doc="How long a model with open requests may make no step before it is killed as hung.",
+    ),
+    Key(
+        name="memory_reserve",
+        field="memory_reserve_bytes",
+        kind=Size(0, _TIB),
+        doc="Memory that is never given to models.",
+    ),
+    Key(
+        name="memory_floor",
+        field="memory_floor_bytes",
+        kind=Size(0, _TIB),
+        doc="While a model loads and less than this is available, it is killed.",
+    ),
+    Key(
+        name="drop_caches_below",
+        field="drop_caches_below_bytes",
+        kind=Size(0, _TIB),
+        doc="While a model loads and less than this is available, the page cache is dropped.",
+    ),
+    Key(
+        name="preload",
+        field="preload",
+        kind=Names(),
+        doc="Models that sparkd-preload.service starts; enable it to have them at boot.",
     ),
 )
 
@@ -193,6 +255,20 @@ MODEL_KEYS: Final = table(
         default="the number behind `--max-model-len` in args, if it is there",
     ),
     Key(
+        name="rewrite",
+        field="rewrite",
+        kind=Choices(Rewrite, may_be_empty=True),
+        doc="The rules by which requests are [rewritten](rewriting.md); their order here means "
+        "nothing.",
+    ),
+    Key(
+        name="context_buffer",
+        field="context_buffer_tokens",
+        kind=Count(0, 100_000_000),
+        doc="How many tokens of the context window `cap_tokens` leaves free.",
+        default="a tenth of `max_model_len`, at least 512",
+    ),
+    Key(
         name="transport",
         field="transport",
         kind=Choice(Transport),
@@ -233,10 +309,29 @@ MODEL_KEYS: Final = table(
         doc="The size of /dev/shm in the container.",
     ),
     Key(
+        name="memory",
+        field="memory_bytes",
+        kind=Size(0, 16 * _TIB, or_none=True),
+        doc="What it takes at its peak, until a load has measured it.",
+        default="`--gpu-memory-utilization` in args times the host's memory, if it is there",
+    ),
+    Key(
+        name="auto_utilization",
+        field="auto_utilization",
+        kind=Flag(),
+        doc="Whether --gpu-memory-utilization is computed at each start from what it needs.",
+    ),
+    Key(
         name="memory_max",
         field="memory_max_bytes",
         kind=Size(16 * _MIB, 16 * _TIB, or_none=True),
         doc="The most memory its scope may use (MemoryMax=); GPU memory is not counted on GB10.",
+    ),
+    Key(
+        name="pinned",
+        field="pinned",
+        kind=Flag(),
+        doc="Whether it stays when idle; another model may still replace it.",
     ),
     Key(
         name="description",

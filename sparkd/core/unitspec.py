@@ -17,7 +17,7 @@ _SCOPE_STOP_SLACK_S = 5.0
 """The scope's own SIGKILL comes after Podman's, so that an exit code is still recorded."""
 
 _TIMER_ACCURACY_US = 100_000
-"""A model idle by one timeout is to be gone within two seconds; the default accuracy is a minute."""
+"""A model idle by one timeout is to be gone within two seconds; by default it may take a minute."""
 
 
 def scope_properties(spec: ModelSpec, pids: tuple[int, ...]) -> tuple[Property, ...]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the handlers of one daemon share: configuration, keys, the proxy, and who is being served."""
+"""What the handlers of one daemon share: configuration, keys, the proxy, and what is open."""
 
 from __future__ import annotations
 

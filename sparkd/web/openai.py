@@ -8,29 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import re
 import time
 import uuid
 from typing import Any
 
 from sanic import HTTPResponse, Request, Sanic
-from sanic.compat import Header
-from sanic.http import Http
 
-from sparkd.adapters.journal import Event, fields
-from sparkd.adapters.upstream import Answer
 from sparkd.core import auth, routing
-from sparkd.core.errors import BodyTooLarge, NotFound, RequestError, SparkdError, UpstreamLost
-from sparkd.core.model import ModelSpec
-from sparkd.proxy import Outgoing, request_headers, response_headers
+from sparkd.core.errors import NotFound, SparkdError
+from sparkd.core.model import Dialect, ModelSpec
+from sparkd.proxy import Outgoing, request_headers
 from sparkd.web.context import Context
-from sparkd.web.render import Shape, error_event
+from sparkd.web.exchange import Exchange
+from sparkd.web.render import Shape
 
-log = logging.getLogger(__name__)
-
-_BODY_STALL_S = 60.0
-"""A client that sends nothing of its body for this long is gone."""
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -64,142 +56,47 @@ async def infer(request: Request, rest: str) -> None:
     """One inference request, from the key to the last byte of the answer."""
     context: Context = request.app.ctx.sparkd
     started_s = time.monotonic()
-    request_id = _request_id(request)
-    outcome = _Outcome(request_id)
+    exchange = Exchange(request, _request_id(request))
     with context.open_requests.one():
         try:
             _admitted(request)
-            await _infer(context, request, outcome)
+            await _infer(context, request, exchange)
         except SparkdError as error:
-            outcome.failed(error)
-            raise
+            if not await exchange.fail(error):
+                raise
         except asyncio.CancelledError:
-            outcome.reason = "client_gone"
+            exchange.reason = "client_gone"
             raise
         finally:
-            outcome.log(time.monotonic() - started_s)
+            exchange.log(time.monotonic() - started_s)
 
 
-class _Outcome:
-    """What the journal is told about a request: never what was asked or answered."""
-
-    def __init__(self, request_id: str) -> None:
-        self.request_id = request_id
-        self.operation = "-"
-        self.model_id = "-"
-        self.status = 0
-        self.reason: str | None = None
-
-    def failed(self, error: SparkdError) -> None:
-        self.reason = error.code
-        self.status = self.status or error.http_status
-
-    def log(self, took_s: float) -> None:
-        log.info(
-            "%s for model %s: %s in %.0f ms",
-            self.operation,
-            self.model_id,
-            self.reason or self.status,
-            took_s * 1000,
-            extra=fields(
-                Event.REQUEST,
-                model=self.model_id,
-                request_id=self.request_id,
-                status=self.status,
-                reason=self.reason,
-                duration_ms=round(took_s * 1000),
-            ),
-        )
-
-
-async def _infer(context: Context, request: Request, outcome: _Outcome) -> None:
+async def _infer(context: Context, request: Request, exchange: Exchange) -> None:
     config = context.config
     route = routing.route(request.path)
-    outcome.operation = route.operation
-    raw = await _read_body(request, config.settings.body_limit_bytes)
+    exchange.operation = route.name
+    if route.operation.dialect is Dialect.MESSAGES:
+        exchange.shape = Shape.ANTHROPIC
+    raw = await exchange.read_body(config.settings.body_limit_bytes)
     body = routing.parse_body(raw)
-    spec = routing.find(config, routing.model_of(route, body), route.dialect)
-    outcome.model_id = spec.model_id
+    spec = routing.find(config, routing.model_of(route, body), route.operation.dialect)
+    exchange.model_id = spec.model_id
     outgoing = Outgoing(
         method="POST",
-        path=route.upstream_path,
-        headers=request_headers(request.headers, outcome.request_id),
+        path=route.operation.upstream_path,
+        headers=request_headers(request.headers, exchange.request_id),
         body=routing.upstream_body(raw, body, spec.model_id),
     )
-    async with context.proxy.answer(config, spec, outgoing) as answer:
-        outcome.status = answer.status
-        await _relay(request, answer, spec, outcome)
-
-
-async def _relay(request: Request, answer: Answer, spec: ModelSpec, outcome: _Outcome) -> None:
-    """Pass the answer on as it comes; an answer that breaks off ends the client's with an error."""
-    headers = Header(response_headers(answer.headers))
-    headers["x-request-id"] = outcome.request_id
-    headers["x-sparkd-model"] = spec.model_id
-    response = await request.respond(
-        status=answer.status, headers=headers, content_type=answer.content_type or None
-    )
-    try:
-        async for chunk in answer.chunks():
-            await response.send(chunk)
-    except UpstreamLost as error:
-        outcome.failed(error)
-        if not answer.content_type.startswith("text/event-stream"):
-            # Only a broken connection tells a client that a body of known kind is not whole.
-            _cut(request)
-            return
-        await response.send(error_event(error, Shape.OPENAI))
-    await response.eof()
-
-
-async def _read_body(request: Request, limit_bytes: int) -> bytes:
-    """The whole body. Raises BodyTooLarge, or RequestError when the client stalls."""
-    announced = request.headers.get("content-length", "")
-    if announced.isdigit() and int(announced) > limit_bytes:
-        raise _too_large(int(announced), limit_bytes)
-    parts: list[bytes] = []
-    size = 0
-    try:
-        while True:
-            async with asyncio.timeout(_BODY_STALL_S):
-                part = await _read_part(request)
-            if not part:
-                return b"".join(parts)
-            size += len(part)
-            if size > limit_bytes:
-                raise _too_large(size, limit_bytes)
-            parts.append(part)
-    except TimeoutError:
-        raise RequestError(
-            f"the body stopped after {size} bytes for {_BODY_STALL_S:g} s", code="body_stalled"
-        ) from None
-
-
-async def _read_part(request: Request) -> bytes | None:
-    stream: Http | None = request.stream  # type: ignore[assignment]  # HTTP/1.1 is all we serve
-    return await stream.read() if stream is not None else None
-
-
-def _cut(request: Request) -> None:
-    """Break the connection, as an answer that is not whole must end."""
-    transport: asyncio.Transport = request.transport  # type: ignore[assignment]
-    transport.abort()
-
-
-def _too_large(size: int, limit_bytes: int) -> BodyTooLarge:
-    return BodyTooLarge(
-        f"the body has {size} bytes or more, the limit is {limit_bytes}",
-        hint="send less, or raise body_limit in /etc/sparkd/sparkd.yaml",
-    )
+    on_wait = exchange.notice if routing.wants_stream(body) else None
+    async with context.proxy.answer(config, spec, outgoing, on_wait) as answer:
+        await exchange.relay(answer)
 
 
 def _admitted(request: Request) -> Context:
     """The context, for a request with a right key. Raises Unauthorized or Misconfigured."""
     context: Context = request.app.ctx.sparkd
     context.require_usable()
-    auth.check(
-        context.keys, request.headers.get("authorization"), request.headers.get("x-api-key")
-    )
+    auth.check(context.keys, request.headers.get("authorization"), request.headers.get("x-api-key"))
     return context
 
 

@@ -13,6 +13,7 @@ import json
 import re
 import sys
 from collections.abc import Callable
+from itertools import pairwise
 from time import perf_counter
 from typing import Any
 
@@ -21,6 +22,7 @@ import httptools
 ANSWER_LIMIT_S = 60.0
 """The longest that any single answer may take before it counts as lost."""
 SHOWN_BYTES = 400
+NO_LIMIT = 1 << 60
 _CONTENT = re.compile(rb'"content":"((?:[^"\\]|\\.)*)"')
 
 Json = dict[str, Any]
@@ -112,62 +114,72 @@ class Wrong:
         self.first = self.first or f"status {exchange.status}, lost {exchange.lost}: {said}"
 
 
-async def closed_loop(job: Json) -> Json:
-    """Ask over N connections, each again as soon as it has its answer.
+class ClosedLoop:
+    """Keeps every connection busy: each asks again as soon as it has its answer."""
 
-    Ends after `requests` measured answers or `measure_s`, whichever the job names; what is asked
-    in the first `warm_s` (or as the first `warm` requests) is not counted.
-    """
-    request, expected = job["request"].encode(), job["expected"].encode()
-    wrong, first_ms, whole_ms = Wrong(), [], []
-    began_s = perf_counter() + job.get("warm_s", 0.0)
-    ends_s = began_s + job.get("measure_s", 1e9)
-    left = [job.get("requests", 1 << 60) + job.get("warm", 0)]
-    last_s = began_s
-    finished = asyncio.Event()
-    waiting = set()
+    def __init__(self, expected: bytes) -> None:
+        self._expected = expected
+        self._waiting = 0
+        self._left = 0
+        self._ends_s = 0.0
+        self._finished = asyncio.Event()
+        self.wrong = Wrong()
+        self.first_byte_ms: list[float] = []
+        self.whole_ms: list[float] = []
 
-    def on_end(exchange: Exchange) -> None:
-        nonlocal last_s, began_s
-        waiting.discard(exchange)
-        right = exchange.status == 200 and expected in b"".join(exchange.parts)
-        if not right:
-            wrong.note(exchange)
-        elif began_s <= exchange.sent_s and exchange.ended_s <= ends_s and skip[0] == 0:
-            first_ms.append((exchange.first_byte_s - exchange.sent_s) * 1e3)
-            whole_ms.append((exchange.ended_s - exchange.sent_s) * 1e3)
-            last_s = exchange.ended_s
-        elif skip[0] > 0:
-            skip[0] -= 1
-            began_s = exchange.ended_s
-        left[0] -= 1
-        go_on = left[0] >= len(waiting) + 1 and perf_counter() < ends_s
-        if go_on and not exchange.lost and wrong.count < 10:
-            waiting.add(exchange)
+    async def run(self, exchanges: list[Exchange], *, requests: int, limit_s: float) -> float:
+        """Ask until that many requests were sent or the time is up; how long that took.
+
+        Answers that come after the time are waited for, but do not count.
+        """
+        self.first_byte_ms, self.whole_ms = [], []
+        self._waiting, self._left = len(exchanges), requests - len(exchanges)
+        began_s = perf_counter()
+        self._ends_s = began_s + limit_s
+        self._finished.clear()
+        for exchange in exchanges:
             exchange.ask()
-        elif not waiting:
-            finished.set()
+        async with asyncio.timeout(limit_s + ANSWER_LIMIT_S):
+            await self._finished.wait()
+        return min(perf_counter() - began_s, limit_s)
 
-    skip = [job.get("warm", 0)]
+    def on_end(self, exchange: Exchange) -> None:
+        if exchange.status != 200 or self._expected not in b"".join(exchange.parts):
+            self.wrong.note(exchange)
+        elif exchange.ended_s <= self._ends_s:
+            self.first_byte_ms.append((exchange.first_byte_s - exchange.sent_s) * 1e3)
+            self.whole_ms.append((exchange.ended_s - exchange.sent_s) * 1e3)
+        if self._left > 0 and exchange.ended_s < self._ends_s and not self.wrong.count:
+            self._left -= 1
+            exchange.ask()
+            return
+        self._waiting -= 1
+        if self._waiting == 0:
+            self._finished.set()
+
+
+async def closed_loop(job: Json) -> Json:
+    """Ask over N connections for `measure_s` or until `requests` answers, after a warm-up."""
+    loop = ClosedLoop(job["expected"].encode())
+    request = job["request"].encode()
     exchanges = [
-        await connect(job["target"], request, on_end) for _ in range(job["connections"])
+        await connect(job["target"], request, loop.on_end) for _ in range(job["connections"])
     ]
-    for exchange in exchanges:
-        waiting.add(exchange)
-        exchange.ask()
-    async with asyncio.timeout(job.get("warm_s", 0) + job.get("measure_s", 0) + ANSWER_LIMIT_S):
-        await finished.wait()
+    requests, measure_s = job.get("requests", NO_LIMIT), job.get("measure_s", ANSWER_LIMIT_S)
+    await loop.run(exchanges, requests=NO_LIMIT, limit_s=job["warm_s"])
+    took_s = 1.0
+    if not loop.wrong.count:
+        took_s = await loop.run(exchanges, requests=requests, limit_s=measure_s)
     for exchange in exchanges:
         exchange.close()
-    taken_s = job["measure_s"] if "measure_s" in job else last_s - began_s
     return {
-        "answers": len(whole_ms),
-        "seconds": taken_s,
-        "per_s": len(whole_ms) / taken_s,
-        "first_byte_ms": spread(first_ms),
-        "whole_ms": spread(whole_ms),
-        "wrong": wrong.count,
-        "wrong_first": wrong.first,
+        "answers": len(loop.whole_ms),
+        "seconds": took_s,
+        "per_s": len(loop.whole_ms) / took_s,
+        "first_byte_ms": spread(loop.first_byte_ms),
+        "whole_ms": spread(loop.whole_ms),
+        "wrong": loop.wrong.count,
+        "wrong_first": loop.wrong.first,
     }
 
 
@@ -182,9 +194,7 @@ async def streams(job: Json) -> Json:
             finished.set()
 
     request, words = job["request"].encode(), job["words"]
-    exchanges = [
-        await connect(job["target"], request, on_end) for _ in range(job["connections"])
-    ]
+    exchanges = [await connect(job["target"], request, on_end) for _ in range(job["connections"])]
     waiting.update(exchanges)
     for exchange in exchanges:
         exchange.ask()
@@ -198,7 +208,7 @@ async def streams(job: Json) -> Json:
         times = event_times(exchange)
         events += len(times)
         first_ms.append((times[0] - exchange.sent_s) * 1e3)
-        gaps_ms += [(after - before) * 1e3 for before, after in zip(times, times[1:], strict=False)]
+        gaps_ms += [(after - before) * 1e3 for before, after in pairwise(times)]
     took_s = max(e.ended_s for e in exchanges) - min(e.sent_s for e in exchanges)
     for exchange in exchanges:
         exchange.close()

@@ -414,3 +414,27 @@ def test_unknown_setting_is_refused_at_start(start: Start) -> None:
     engine = start("--fake-lode-seconds=1", healthy=False)
     assert "no such fake setting: 'lode_seconds'" in engine.output()
     assert engine.process.returncode == 2
+
+
+def test_serves_tcp_when_no_unix_socket_is_named() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    argv = [sys.executable, str(SERVER), "serve", "fake-a", "--host", "127.0.0.1"]
+    process = subprocess.Popen([*argv, "--port", str(port)], stdout=subprocess.DEVNULL)
+
+    def health() -> int:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=DEADLINE_S)
+        try:
+            connection.request("GET", "/health")
+            return connection.getresponse().status
+        except ConnectionRefusedError:
+            return 0
+        finally:
+            connection.close()
+
+    try:
+        until(lambda: health() == 200)
+    finally:
+        process.kill()
+        process.wait()

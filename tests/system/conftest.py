@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from .hosts import HOST, Host
+from .hosts import HOST, SETTINGS, Host
 
 
 def _booted(name: str, suite: str, engine: str) -> Iterator[Host]:
@@ -48,6 +48,7 @@ def host(trixie: Host) -> Iterator[Host]:
     trixie.stop_models()
     trixie.run("systemctl", "reset-failed")
     trixie.run("systemctl", "start", "sparkd.socket")
+    trixie.configure(SETTINGS)
     yield trixie
     trixie.stop_models()
 

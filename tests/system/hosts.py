@@ -20,6 +20,8 @@ from .netns import NetnsLoop
 
 ROOT = Path(__file__).resolve().parents[2]
 HOST = ROOT / "tests/host/host"
+SETTINGS = "min_residency: 0s\nmax_wait: 5s\nmemory_reserve: 64MiB\nmemory_floor: 32MiB\n"
+"""What the tests configure unless they say otherwise: no wait that is only there for people."""
 BASE_URL = "http://127.0.0.1:8009"
 
 sys.path.insert(0, str(HOST.parent))
@@ -142,7 +144,7 @@ class Host:
         self.sh(
             "systemctl --user stop 'sparkd-model-*.scope' 'sparkd-idle@*.timer' "
             "'sparkd-load@*.timer'; podman rm --all --force >/dev/null; "
-            "rm -rf /run/sparkd/models/*",
+            "rm -rf /run/sparkd/models/* /run/sparkd/failures/*",
             user="sparkd",
             check=False,
         )
@@ -157,6 +159,13 @@ class Host:
             assert waited_s < timeout_s, f"not within {timeout_s:g} s: {what}"
             time.sleep(0.05)
         return time.monotonic() - began_s
+
+    def configure(self, text: str) -> None:
+        """Make this the whole of sparkd.yaml; a daemon that runs with another one is stopped."""
+        path = "/etc/sparkd/sparkd.yaml"
+        if self.run("cat", path).stdout != text:
+            self.run("tee", path, input=text)
+            self.run("systemctl", "stop", "sparkd.service")
 
     @contextmanager
     def file(self, path: str, text: str) -> Iterator[None]:

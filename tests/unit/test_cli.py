@@ -68,7 +68,11 @@ def sparkctl(*words: str) -> subprocess.CompletedProcess[str]:
         (["modles"], "there is no command sparkctl modles", "did you mean sparkctl models?"),
         (["xyzzy"], "there is no command sparkctl xyzzy", "sparkctl --help"),
         (["key"], "key wants show or rotate", "sparkctl key show"),
-        (["key", "shwo"], "there is no command sparkctl key shwo", "did you mean sparkctl key show"),
+        (
+            ["key", "shwo"],
+            "there is no command sparkctl key shwo",
+            "did you mean sparkctl key show",
+        ),
         (["start"], "the following arguments are required: MODEL", "sparkctl start --help"),
         (["ps", "--yes"], "unrecognized arguments: --yes", "sparkctl --help"),
         (["stop", "a", "b"], "unrecognized arguments: b", "sparkctl --help"),
@@ -170,7 +174,9 @@ def test_check_reports_every_problem_with_file_line_and_hint_and_ends_with_1(
 def test_check_of_a_right_configuration_says_ok_with_counts(
     config_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    text = f"defaults: {{image: {IMAGE}}}\nmodels: {{a: {{}}, b: {{}}, c: {{lifecycle: utility}}}}\n"
+    text = (
+        f"defaults: {{image: {IMAGE}}}\nmodels: {{a: {{}}, b: {{}}, c: {{lifecycle: utility}}}}\n"
+    )
     write_catalog(config_dir, text)
     assert cli.main(["check"]) == Exit.OK
     assert capsys.readouterr().out == "ok: 3 models (2 normal, 1 utility)\n"
@@ -274,7 +280,9 @@ def test_a_reader_that_stops_reading_ends_it_quietly(config_dir: Path) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     ) as process:
-        assert process.stdout and process.stdin and process.stderr
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
         process.stdout.close()
         process.stdin.close()
         assert process.stderr.read() == b""
@@ -294,7 +302,11 @@ def test_quick_commands_load_no_heavy_library(words: list[str]) -> None:
         f"print(sorted(set(sys.modules) & {HEAVY!r}), file=sys.stderr)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program, *words], cwd=ROOT, capture_output=True, text=True, check=True
+        [sys.executable, "-c", program, *words],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert done.stderr.splitlines()[-1] == "[]"
 

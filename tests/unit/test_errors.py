@@ -10,10 +10,6 @@ import pytest
 from sparkd.core import errors
 from sparkd.core.errors import NotFound, SparkdError, StartTimedOut
 
-TREE = {
-    name: int(status)
-    for name, status in re.findall(r"─ (\w+) +(\d{3})", errors.__doc__ or "", re.MULTILINE)
-}
 CLASSES = [
     value
     for value in vars(errors).values()
@@ -22,7 +18,10 @@ CLASSES = [
 
 
 def test_docstring_draws_every_class_with_its_status() -> None:
-    assert TREE == {kind.__name__: kind.http_status for kind in CLASSES if kind is not SparkdError}
+    drawn = re.findall(r"─ (\w+) +(\d{3})", errors.__doc__ or "")
+    assert {name: int(status) for name, status in drawn} == {
+        kind.__name__: kind.http_status for kind in CLASSES if kind is not SparkdError
+    }
 
 
 @pytest.mark.parametrize("kind", CLASSES)

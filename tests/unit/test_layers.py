@@ -18,8 +18,9 @@ LAYERS = {
     "L1": {"sparkd.adapters"},
     # Looks and acts.
     "L2": {
-        *("sparkd.ensure", "sparkd.launch", "sparkd.leases", "sparkd.proxy", "sparkd.reap"),
-        *("sparkd.runtime", "sparkd.stop", "sparkd.world"),
+        *("sparkd.ensure", "sparkd.guard", "sparkd.launch", "sparkd.leases", "sparkd.proxy"),
+        *("sparkd.reap", "sparkd.runtime", "sparkd.scheduler", "sparkd.starter", "sparkd.stop"),
+        *("sparkd.view", "sparkd.world"),
     },
     # By what people, programs and timers reach us.
     "web": {"sparkd.web"},
@@ -32,7 +33,9 @@ LAYERS = {
 
 MAY_IMPORT = {
     "L0": {"L0"},
-    "L1": {"L0"},
+    # Adapters do not know each other, but for these two: one writes files for whoever has records,
+    # the other is what `upstream` speaks HTTP by.
+    "L1": {"L0", "sparkd.adapters.files", "sparkd.adapters.transport"},
     "L2": {"L0", "L1", "L2"},
     # The command line and the idle pass work when the daemon is dead, so they know nothing of it.
     "web": {"L0", "L1", "L2", "version", "web"},
@@ -48,7 +51,7 @@ PLACES = {
     "podman": {"sparkd.adapters.podman"},
     "requests": {"sparkd.adapters.podman"},
     "dbus_fast": {"sparkd.adapters.systemd"},
-    "httpx": {"sparkd.adapters.upstream"},
+    "httpx": {"sparkd.adapters.upstream", "sparkd.adapters.transport"},
     "sdnotify": {"sparkd.adapters.notify"},
     "psutil": {"sparkd.adapters.host"},
     "fcntl": {"sparkd.adapters.flock"},

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Names derived from a model id: systemd, Podman and the kernel take them, and no two ids share one."""
+"""Names derived from a model id: the host takes them all, and no two models share one."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ def test_only_listed_operations_ever_reach_an_engine(rest: str) -> None:
 
 @pytest.mark.parametrize(
     "raw",
-    [b"", b"{", b"nope", b'{"model": }', b"\xff\xfe", b'{"a": "\xff"}', b"[" * 100_000, b"1" * 5000],
+    [b"", b"{", b"no", b'{"model": }', b"\xff\xfe", b'{"a": "\xff"}', b"[" * 100_000, b"1" * 5000],
 )
 def test_body_that_is_not_json_is_refused(raw: bytes) -> None:
     with pytest.raises(RequestError, match="not JSON") as caught:
@@ -91,11 +91,13 @@ def test_body_that_is_no_object_is_refused(raw: bytes) -> None:
 
 @given(st.binary())
 def test_any_bytes_are_an_object_or_refused_in_one_line_without_their_content(raw: bytes) -> None:
+    refusal = ""
     try:
         assert isinstance(routing.parse_body(raw), dict)
     except RequestError as error:
-        assert "\n" not in str(error)
-        assert len(str(error)) < 200
+        refusal = str(error)
+    assert "\n" not in refusal
+    assert len(refusal) < 200
 
 
 def test_refusal_of_a_body_does_not_quote_it() -> None:
@@ -143,8 +145,9 @@ def test_unknown_model_is_not_found_whatever_its_name(model_id: str) -> None:
 
 
 def test_model_whose_entry_is_wrong_is_refused_with_the_place() -> None:
-    with pytest.raises(Misconfigured, match=r"models\.d/x\.yaml:3: models\.bad: no image") as caught:
+    with pytest.raises(Misconfigured) as caught:
         routing.find(CONFIG, "bad", Dialect.CHAT)
+    assert str(PROBLEM) in caught.value.message
     assert caught.value.code == "model_misconfigured"
 
 

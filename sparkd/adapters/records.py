@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is remembered of models across processes: how loads went, and failures in a row.
+
+Loads are kept for good (in the state directory): they tell how long a load takes and what a model
+needs. Failures are kept until the next boot (in the runtime directory), a success, or an admin.
+Every file is replaced as a whole, so it is never half written; one that cannot be read counts as
+absent, for none of this is worth failing a request.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import statistics
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sparkd.adapters.files import write_atomically
+from sparkd.core.errors import HostError
+from sparkd.core.names import Layout, Names
+
+log = logging.getLogger(__name__)
+
+_LOADS_KEPT = 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loads:
+    """The last loads of a model that ended well, oldest first."""
+
+    durations_s: tuple[float, ...] = ()
+    peaks_bytes: tuple[int, ...] = ()
+
+    @property
+    def typical_s(self) -> float | None:
+        return statistics.median(self.durations_s) if self.durations_s else None
+
+    @property
+    def peak_bytes(self) -> int | None:
+        return max(self.peaks_bytes) if self.peaks_bytes else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """Starts of one model, as configured in `spec_hash`, that failed in a row."""
+
+    count: int
+    at: float
+    spec_hash: str
+    code: str
+    message: str
+    hint: str
+    http_status: int
+
+
+@dataclass(frozen=True, slots=True)
+class Records:
+    layout: Layout
+
+    def loads(self, model_id: str) -> Loads:
+        found = _read(self._loads_file(model_id))
+        return Loads(
+            durations_s=tuple(float(value) for value in found.get("durations_s", ())),
+            peaks_bytes=tuple(int(value) for value in found.get("peaks_bytes", ())),
+        )
+
+    def add_load(self, model_id: str, duration_s: float, peak_bytes: int | None) -> None:
+        before = self.loads(model_id)
+        peaks = before.peaks_bytes + (() if peak_bytes is None else (peak_bytes,))
+        self._write(
+            self._loads_file(model_id),
+            {
+                "durations_s": [*before.durations_s, round(duration_s, 3)][-_LOADS_KEPT:],
+                "peaks_bytes": list(peaks)[-_LOADS_KEPT:],
+                "last_ready_at": round(time.time(), 3),
+            },
+        )
+
+    def failure(self, model_id: str) -> Failure | None:
+        found = _read(self._failure_file(model_id))
+        try:
+            return Failure(**found) if found else None
+        except TypeError:
+            return None
+
+    def add_failure(self, model_id: str, failure: Failure) -> None:
+        self._write(
+            self._failure_file(model_id),
+            {name: getattr(failure, name) for name in Failure.__dataclass_fields__},
+        )
+
+    def clear_failure(self, model_id: str) -> None:
+        self._failure_file(model_id).unlink(missing_ok=True)
+
+    def _loads_file(self, model_id: str) -> Path:
+        return self.layout.stats_dir / f"{Names(model_id).escaped}.json"
+
+    def _failure_file(self, model_id: str) -> Path:
+        return self.layout.failures_dir / f"{Names(model_id).escaped}.json"
+
+    def _write(self, path: Path, content: Mapping[str, Any]) -> None:
+        try:
+            path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+            write_atomically(path, json.dumps(content).encode(), mode=0o640)
+        except (OSError, HostError) as error:
+            log.warning("cannot remember %s: %s", path, error)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

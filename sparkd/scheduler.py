@@ -1,0 +1,324 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The queue of requests whose model is not lent to them yet, and the loop that serves it.
+
+Each turn of the loop reads the world, lets `core.policy` decide about every queued model, and sends
+those whose turn it is on their way (`starter`), one task a model. Then it sleeps until something
+changes: a request came, a task ended, a model that is in the way was let go or moved, a time came.
+With an empty queue there is no loop. Waiters live in memory only: they die with their connections.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+
+from sparkd.core import policy
+from sparkd.core.errors import Busy, HostError, SparkdError, Unavailable
+from sparkd.core.model import Config, Endpoint, Instance, ModelSpec, WhenBusy
+from sparkd.core.names import Names
+from sparkd.leases import Leases, UseLease
+from sparkd.starter import Started, Starter
+from sparkd.view import Queued, ViewMaker
+from sparkd.world import WorldReader
+
+log = logging.getLogger(__name__)
+
+_LOOK_S = 0.05
+"""How often the locks of models in the way are looked at while somebody waits for them."""
+_SLOW_LOOK_S = 5.0
+"""How often the whole world is read anew although nothing seems to have changed."""
+_FIRST_NOTICE_S = 2.0
+"""Quick refusals still get their own HTTP status: a notice commits the answer to 200."""
+_NOTICE_S = 5.0
+_RETRY_AFTER_S = 30
+_RETRY_S = 0.5
+"""After a turn that turned out to be none, so that two processes do not chase each other."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """A healthy model and the right to use it; close the lease when done."""
+
+    lease: UseLease
+    endpoint: Endpoint
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """What a waiter can be told."""
+
+    model_id: str
+    loading: bool
+    """False while it is queued behind others."""
+    why: str
+    elapsed_s: float
+    """Since the load began, or since the request came while it is queued."""
+    typical_s: float | None
+    """How long loads of this model usually take."""
+
+
+OnWait = Callable[[Progress], Awaitable[None]]
+
+
+@dataclass(slots=True)
+class Entry:
+    """The waiters of one model, with the time each came, and the task that serves them."""
+
+    config: Config
+    spec: ModelSpec
+    waiters: dict[asyncio.Future[Grant], float] = field(default_factory=dict)
+    task: asyncio.Task[None] | None = None
+    task_since_s: float = 0.0
+    why: str = "queued"
+    not_before_s: float = 0.0
+
+    @property
+    def open(self) -> bool:
+        """Whether somebody still waits for an outcome."""
+        return any(not waiter.done() for waiter in self.waiters)
+
+    @property
+    def queued(self) -> Queued:
+        since_s = min(self.waiters.values(), default=time.monotonic())
+        return Queued(spec=self.spec, since_s=since_s, count=len(self.waiters))
+
+
+class Scheduler:
+    def __init__(
+        self, leases: Leases, world: WorldReader, views: ViewMaker, starter: Starter
+    ) -> None:
+        self._leases = leases
+        self._world = world
+        self._views = views
+        self._starter = starter
+        self._entries: dict[str, Entry] = {}
+        self._ready_at_s: dict[str, float] = {}
+        self._wake = asyncio.Event()
+        self._loop: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._closed = False
+        self.on_started: list[Callable[[Started], None]] = []
+        """Told about every model that became ready."""
+
+    def queue(self) -> Mapping[str, Entry]:
+        """Who waits for what now, for status readings."""
+        return self._entries
+
+    async def wait(self, config: Config, spec: ModelSpec, on_wait: OnWait | None = None) -> Grant:
+        """Join the queue and wait for a grant; `on_wait` is called every few seconds meanwhile.
+
+        Raises Busy when the queue is full or the wait too long, and whatever ends the start.
+        Cancel to leave the queue; a start that nobody waits for any more is taken back.
+        """
+        settings = config.settings
+        if sum(len(entry.waiters) for entry in self._entries.values()) >= settings.queue_limit:
+            raise Busy(
+                f"{settings.queue_limit} requests wait already, which is the limit",
+                hint="wait, or raise queue_limit in /etc/sparkd/sparkd.yaml",
+                code="queue_full",
+                retry_after_s=_RETRY_AFTER_S,
+            )
+        entry, waiter = self._join(config, spec)
+        try:
+            async with asyncio.timeout(settings.queue_timeout_s):
+                await self._told(entry, waiter, on_wait)
+            return waiter.result()
+        except TimeoutError:
+            raise Busy(
+                f"model {spec.model_id!r} was not ready within the {settings.queue_timeout_s:g} s "
+                f"that a request may wait: {entry.why}",
+                hint="wait, or raise queue_timeout in /etc/sparkd/sparkd.yaml",
+                code="queue_timeout",
+                retry_after_s=_RETRY_AFTER_S,
+            ) from None
+        except asyncio.CancelledError:
+            _give_back(waiter)
+            raise
+        finally:
+            del entry.waiters[waiter]
+            if not entry.waiters:
+                self._abandon(entry)
+
+    async def close(self) -> None:
+        """Let nobody wait any more, and wait for what the tasks take back."""
+        self._closed = True
+        for entry in list(self._entries.values()):
+            _fail(entry, Unavailable("sparkd is stopping", hint="send the request again"))
+        tasks = [*self._tasks, *([self._loop] if self._loop else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _join(self, config: Config, spec: ModelSpec) -> tuple[Entry, asyncio.Future[Grant]]:
+        if self._closed:
+            raise Unavailable("sparkd is stopping", hint="send the request again")
+        entry = self._entries.get(spec.model_id)
+        if entry is None or entry.spec is not spec:
+            # A reload may have changed the model while others waited; they keep their entry.
+            entry = self._entries[spec.model_id] = Entry(config, spec)
+        waiter: asyncio.Future[Grant] = asyncio.get_running_loop().create_future()
+        entry.waiters[waiter] = time.monotonic()
+        self._wake.set()
+        if self._loop is None or self._loop.done():
+            self._loop = asyncio.create_task(self._serve())
+        return entry, waiter
+
+    async def _told(
+        self, entry: Entry, waiter: asyncio.Future[Grant], on_wait: OnWait | None
+    ) -> None:
+        """Wait for the waiter's result, telling the client what it waits for."""
+        pause_s: float | None = _FIRST_NOTICE_S if on_wait else None
+        while on_wait is not None:
+            await asyncio.wait([waiter], timeout=pause_s)
+            if waiter.done():
+                return
+            await on_wait(self._progress(entry, entry.waiters[waiter]))
+            pause_s = _NOTICE_S
+        await asyncio.wait([waiter])
+
+    def _progress(self, entry: Entry, since_s: float) -> Progress:
+        loading = entry.task is not None
+        return Progress(
+            model_id=entry.spec.model_id,
+            loading=loading,
+            why=entry.why,
+            elapsed_s=time.monotonic() - (entry.task_since_s if loading else since_s),
+            typical_s=self._views.records.loads(entry.spec.model_id).typical_s,
+        )
+
+    def _abandon(self, entry: Entry) -> None:
+        """Nobody waits for it any more: forget it, and take its start back."""
+        if self._entries.get(entry.spec.model_id) is entry:
+            del self._entries[entry.spec.model_id]
+        if entry.task is not None:
+            entry.task.cancel()
+        self._wake.set()
+
+    async def _serve(self) -> None:
+        """Turn until the queue is empty."""
+        while self._entries:
+            self._wake.clear()
+            config = next(reversed(self._entries.values())).config
+            try:
+                waits = await self._turn(config)
+            except HostError as error:
+                for entry in list(self._entries.values()):
+                    if entry.task is None:
+                        _fail(entry, error)
+                waits = []
+            await self._until_change(waits)
+
+    async def _turn(self, config: Config) -> list[policy.Wait]:
+        """Decide about everybody once; the waits that came out of it."""
+        world = await self._world.read(config)
+        entries = dict(self._entries)
+        view = await self._views.view(
+            config,
+            world,
+            [entry.queued for entry in entries.values()],
+            ready_at_s=self._ready_at_s,
+        )
+        moving = frozenset(model_id for model_id, entry in entries.items() if entry.task)
+        waits = []
+        for model_id, decision in policy.decide(view, moving).items():
+            entry = entries[model_id]
+            if entry.task is None and entry.open:
+                wait = self._act(entry, decision)
+                waits += [wait] if wait else []
+        return waits
+
+    def _act(self, entry: Entry, decision: policy.Decision) -> policy.Wait | None:
+        rejecting = entry.config.settings.busy is WhenBusy.REJECT
+        match decision:
+            case policy.Refuse(error):
+                _fail(entry, error)
+            case policy.Wait(why) if rejecting:
+                _fail(entry, busy(entry.spec.model_id, why))
+            case policy.Start(evict) if rejecting and set(evict) - {entry.spec.model_id}:
+                _fail(entry, busy(entry.spec.model_id, f"{evict[0]} is loaded"))
+            case policy.Wait(why):
+                entry.why = why
+                return decision
+            case _ if time.monotonic() < entry.not_before_s:
+                return policy.Wait("looking again", (), entry.not_before_s)
+            case _:
+                self._send_off(entry)
+        return None
+
+    def _send_off(self, entry: Entry) -> None:
+        entry.why = "loading"
+        entry.task_since_s = time.monotonic()
+        entry.task = asyncio.create_task(self._bring_up(entry))
+        self._tasks.add(entry.task)
+        entry.task.add_done_callback(self._tasks.discard)
+
+    async def _bring_up(self, entry: Entry) -> None:
+        """Serve one entry: its model up, a lease for each waiter, the transition let go."""
+        names = Names(entry.spec.model_id)
+        try:
+            with await self._leases.transition(names):
+                started = await self._starter.bring_up(entry.config, entry.queued, self._ready_at_s)
+                if started is None:
+                    entry.not_before_s = time.monotonic() + _RETRY_S
+                    return
+                self._ready_at_s[names.model_id] = time.monotonic()
+                for listener in self.on_started:
+                    listener(started)
+                # With the transition still held nobody can stop it before its waiters have it.
+                self._lend(entry, started.instance)
+        except SparkdError as error:
+            _fail(entry, error)
+        except Exception as error:
+            log.exception("start of model %s broke off", names.model_id)
+            _fail(entry, SparkdError(f"start of {names.model_id!r} broke off: {error!r}"))
+        finally:
+            entry.task = None
+            self._wake.set()
+
+    def _lend(self, entry: Entry, instance: Instance) -> None:
+        names = Names(entry.spec.model_id)
+        for waiter in entry.waiters:
+            if not waiter.done():
+                lease = self._leases.use_in_transition(names)
+                waiter.set_result(Grant(lease, instance.endpoint))
+
+    async def _until_change(self, waits: list[policy.Wait]) -> None:
+        """Sleep until the next turn may decide otherwise than the last one."""
+        blockers = sorted({model_id for wait in waits for model_id in wait.blockers})
+        until_s = min((w.until for w in waits if w.until is not None), default=float("inf"))
+        if waits:
+            until_s = min(until_s, time.monotonic() + _SLOW_LOOK_S)
+        before = self._leases.activity_of(blockers)
+        while (remaining_s := until_s - time.monotonic()) > 0:
+            pause_s = min(_LOOK_S, remaining_s) if waits else None
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause_s):
+                    await self._wake.wait()
+                return
+            if self._leases.activity_of(blockers) != before:
+                return
+
+
+def busy(model_id: str, why: str) -> Busy:
+    """The refusal of `busy: reject`."""
+    return Busy(
+        f"model {model_id!r} is not loaded, and {why}",
+        hint="ask for the model that is loaded, or set busy: wait in /etc/sparkd/sparkd.yaml",
+        retry_after_s=_RETRY_AFTER_S,
+    )
+
+
+def _fail(entry: Entry, error: SparkdError) -> None:
+    for waiter in entry.waiters:
+        if not waiter.done():
+            waiter.set_exception(error)
+
+
+def _give_back(waiter: asyncio.Future[Grant]) -> None:
+    """Close the lease of a grant that came at the very moment its waiter left."""
+    if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
+        waiter.result().lease.close()

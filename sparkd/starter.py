@@ -1,0 +1,232 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One model's way from "it is its turn" to a healthy instance: look again, make room, start, wait.
+
+The scheduler says whose turn it is; under the locks taken here the world is looked at once more,
+because other processes (sparkctl, an idle pass) act too. A turn that turns out to be none ends
+with None, and the scheduler looks again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from sparkd.adapters.flock import FileLock
+from sparkd.adapters.journal import NOTICE, Event, fields
+from sparkd.adapters.memory import MemoryProbe
+from sparkd.adapters.records import Failure, Records
+from sparkd.core import memory, policy
+from sparkd.core.containerspec import spec_hash
+from sparkd.core.errors import StartFailed
+from sparkd.core.model import Config, Instance, ModelSpec, Settings, World
+from sparkd.core.names import Layout, Names
+from sparkd.guard import LoadGuard, recovered
+from sparkd.launch import LaneTaken, Launcher, to_the_end
+from sparkd.leases import Leases, StopRight
+from sparkd.view import Queued, ViewMaker
+from sparkd.world import WorldReader
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A healthy instance, and which models had to leave for it."""
+
+    instance: Instance
+    evicted: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Starter:
+    layout: Layout
+    leases: Leases
+    launcher: Launcher
+    world: WorldReader
+    views: ViewMaker
+    probe: MemoryProbe
+    records: Records
+
+    async def bring_up(
+        self, config: Config, queued: Queued, ready_at_s: Mapping[str, float]
+    ) -> Started | None:
+        """Make the model run and wait until it is healthy; None when it is not its turn after all.
+
+        Call with its transition held. Raises what `Launcher` raises, and the policy's refusals.
+        When cancelled, a start of ours is taken back.
+        """
+        spec = queued.spec
+        world = await self.world.read(config)
+        view = await self.views.view(
+            config, world, [queued], ready_at_s=ready_at_s, ours=spec.model_id
+        )
+        decision = policy.decide(view)[spec.model_id]
+        if isinstance(decision, policy.Refuse):
+            raise decision.error
+        if isinstance(decision, policy.Wait):
+            return None
+        if isinstance(decision, policy.Use):
+            return await self._adopt(spec, world)
+        return await self._start(config, spec, view, decision.evict)
+
+    async def evict(self, config: Config, world: World, model_id: str, reason: str) -> None:
+        """Stop a model. Call with its transition and activity held exclusively."""
+        reading = world.models.get(model_id)
+        spec = config.models.get(model_id)
+        grace_s = spec.stop_grace_s if spec else config.settings.stop_grace_s
+        container_id = reading.instance.container_id if reading and reading.instance else None
+        # Half stopped it would serve nobody and tell nothing.
+        await to_the_end(self.launcher.stop(Names(model_id), container_id, grace_s))
+        log.log(
+            NOTICE,
+            "model %s was stopped %s",
+            model_id,
+            reason,
+            extra=fields(Event.MODEL_STOPPED, model=model_id, reason=reason),
+        )
+
+    async def _adopt(self, spec: ModelSpec, world: World) -> Started | None:
+        """Wait for an instance that runs already, started by whoever."""
+        names = Names(spec.model_id)
+        instance = world.models[spec.model_id].instance
+        if instance is None:
+            # A scope whose container is gone serves nobody; end what is left and look again.
+            await self.launcher.stop(names, None, spec.stop_grace_s)
+            return None
+        await self.launcher.wait_ready(spec, instance, adopted=True)
+        await self._settle(spec, instance, fresh=False)
+        return Started(instance)
+
+    async def _start(
+        self, config: Config, spec: ModelSpec, view: policy.View, evict: tuple[str, ...]
+    ) -> Started | None:
+        in_use = {resident.model_id for resident in view.residents if resident.in_use}
+        need = view.queue[0].need
+        async with contextlib.AsyncExitStack() as held:
+            for model_id in evict:
+                right = await self._right_to_stop(
+                    model_id, own=model_id == spec.model_id, drain=model_id in in_use
+                )
+                if right is None:
+                    return None
+                held.enter_context(right)
+            with await self.leases.start():
+                world = await self.world.read(config)
+                if _newcomer(spec, world, evict):
+                    return None
+                for model_id in evict:
+                    await self.evict(config, world, model_id, f"to make room for {spec.model_id}")
+                if evict and need is not None:
+                    reserve = config.settings.memory_reserve_bytes
+                    await recovered(self.probe, need.peak_bytes + reserve)
+                arguments = await self._computed_arguments(spec, need, config.settings)
+                guard = self._guard(config.settings)
+                instance = await self.launcher.begin(spec, arguments)
+        try:
+            await self._load(spec, instance, guard)
+        except LaneTaken:
+            return None
+        self.records.add_load(spec.model_id, time.time() - instance.started_at, guard.peak_bytes)
+        await self._settle(spec, instance, fresh=True)
+        return Started(instance, evict)
+
+    async def _load(self, spec: ModelSpec, instance: Instance, guard: LoadGuard) -> None:
+        """Wait for a fresh start under the guard, and remember a failure."""
+        watching = asyncio.ensure_future(guard.watch(Names(spec.model_id).scope))
+        try:
+            await self.launcher.wait_ready(spec, instance, adopted=False)
+        except StartFailed as error:
+            failure = _collapse(spec, guard) or error
+            self._remember_failure(spec, failure)
+            raise failure from error
+        finally:
+            watching.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await watching
+
+    async def _right_to_stop(
+        self, model_id: str, *, own: bool, drain: bool
+    ) -> StopRight | FileLock | None:
+        """Both locks of a victim; one in use is drained, one that is not must not have become so.
+
+        The transition of the wanted model itself is held already: of it only activity is taken.
+        """
+        names = Names(model_id)
+        if own:
+            return self.leases.try_drained(names)
+        return await self.leases.drain(names) if drain else self.leases.try_stop(names)
+
+    async def _computed_arguments(
+        self, spec: ModelSpec, need: memory.Need | None, settings: Settings
+    ) -> tuple[str, ...]:
+        if not spec.auto_utilization or need is None:
+            return ()
+        host = await self.probe.host(settings.memory_reserve_bytes)
+        fraction = memory.utilization(need.peak_bytes, host)
+        return (memory.UTILIZATION_OPTION, f"{fraction:.2f}")
+
+    def _guard(self, settings: Settings) -> LoadGuard:
+        return LoadGuard(self.probe, self.launcher.systemd, self.layout.drop_caches, settings)
+
+    async def _settle(self, spec: ModelSpec, instance: Instance, *, fresh: bool) -> None:
+        """The end of every way up: used now, its idle check set, its failures forgotten."""
+        names = Names(spec.model_id)
+        self.leases.touch(names)
+        await self.launcher.arm_idle_timer(names, spec.idle_timeout_s)
+        self.records.clear_failure(spec.model_id)
+        took_s = time.time() - instance.started_at
+        log.log(
+            NOTICE,
+            "model %s is ready after %.1f s" if fresh else "model %s was found, started %.1f s ago",
+            spec.model_id,
+            took_s,
+            extra=fields(
+                Event.MODEL_READY if fresh else Event.MODEL_ADOPTED,
+                model=spec.model_id,
+                duration_ms=round(took_s * 1000),
+            ),
+        )
+
+    def _remember_failure(self, spec: ModelSpec, error: StartFailed) -> None:
+        wanted = spec_hash(spec, self.layout)
+        before = self.records.failure(spec.model_id)
+        count = before.count if before is not None and before.spec_hash == wanted else 0
+        self.records.add_failure(
+            spec.model_id,
+            Failure(
+                count=count + 1,
+                at=time.time(),
+                spec_hash=wanted,
+                code=error.code,
+                message=error.message,
+                hint=error.hint,
+                http_status=error.http_status,
+            ),
+        )
+
+
+def _newcomer(spec: ModelSpec, world: World, evict: tuple[str, ...]) -> bool:
+    """Whether somebody else started a model meanwhile that excludes this one."""
+    return any(
+        reading.model_id not in evict
+        and policy.exclude_each_other(
+            spec.lifecycle, world.lifecycles.get(reading.model_id, spec.lifecycle)
+        )
+        for reading in world.running()
+    )
+
+
+def _collapse(spec: ModelSpec, guard: LoadGuard) -> StartFailed | None:
+    """The error of a load that the guard killed."""
+    if guard.crossed_bytes is None:
+        return None
+    return StartFailed(
+        f"model {spec.model_id!r} was killed while it loaded: {guard.crossed_bytes >> 20} MiB of "
+        f"memory were available, the floor is {guard.floor_bytes >> 20} MiB",
+        hint="lower its --gpu-memory-utilization, or memory_floor in /etc/sparkd/sparkd.yaml",
+        code="memory_collapsed",
+    )

@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a reading of the world to what the policy decides about: one clock, one vocabulary."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from sparkd.adapters.memory import MemoryProbe
+from sparkd.adapters.records import Failure, Records
+from sparkd.core import backoff, memory
+from sparkd.core.containerspec import spec_hash
+from sparkd.core.errors import StartFailed
+from sparkd.core.model import Config, Lifecycle, ModelReading, ModelSpec, World
+from sparkd.core.names import Layout
+from sparkd.core.policy import Phase, Resident, Setback, View, Waiting
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Queued:
+    """A model that somebody waits for, since when on the monotonic clock."""
+
+    spec: ModelSpec
+    since_s: float
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class ViewMaker:
+    """Adds memory and the history of failures to a reading. Looks only."""
+
+    layout: Layout
+    probe: MemoryProbe
+    records: Records
+
+    async def view(
+        self,
+        config: Config,
+        world: World,
+        queue: Iterable[Queued],
+        *,
+        ready_at_s: Mapping[str, float],
+        ours: str | None = None,
+    ) -> View:
+        """The policy's view; times are on the monotonic clock.
+
+        `ready_at_s` says when models became ready, where the caller saw it. `ours` names a model
+        whose transition lock the caller itself holds: that lock says nothing about the model then.
+        """
+        settings = config.settings
+        host = await self.probe.host(settings.memory_reserve_bytes)
+        queued = tuple(queue)
+        return View(
+            now=time.monotonic(),
+            residents=tuple(
+                self._resident(config, reading, ready_at_s, ours=reading.model_id == ours)
+                for reading in world.running()
+            ),
+            queue=tuple(
+                Waiting(
+                    model_id=entry.spec.model_id,
+                    lifecycle=entry.spec.lifecycle,
+                    since=entry.since_s,
+                    count=entry.count,
+                    need=self.need(entry.spec, host),
+                )
+                for entry in queued
+            ),
+            holders=world.holders,
+            setbacks={
+                entry.spec.model_id: setback
+                for entry in queued
+                if (setback := self._setback(entry.spec)) is not None
+            },
+            host=host,
+            min_residency_s=settings.min_residency_s,
+            max_wait_s=settings.max_wait_s,
+        )
+
+    def need(self, spec: ModelSpec, host: memory.HostMemory) -> memory.Need | None:
+        """What the model takes at its peak, as well as it is known; None when it is not."""
+        return memory.need_of(spec, self.records.loads(spec.model_id).peak_bytes, host)
+
+    def _resident(
+        self, config: Config, reading: ModelReading, ready_at_s: Mapping[str, float], *, ours: bool
+    ) -> Resident:
+        spec = config.models.get(reading.model_id)
+        started_at = reading.instance.started_at if reading.instance else 0.0
+        last_used_at = reading.last_used_at or 0.0
+        # A start notes a use at its very end, so a model is ready when it was used since it began.
+        ready = last_used_at >= started_at
+        if not ready:
+            phase = Phase.STARTING
+        elif reading.in_transition and not ours:
+            phase = Phase.LEAVING
+        else:
+            phase = Phase.READY
+        return Resident(
+            model_id=reading.model_id,
+            # A model that left the catalog while it ran counts as a normal one.
+            lifecycle=spec.lifecycle if spec else Lifecycle.NORMAL,
+            phase=phase,
+            in_use=reading.in_use,
+            current=self._is_current(spec, reading),
+            ready_at=ready_at_s.get(reading.model_id, _monotonic(started_at)),
+            last_used_at=_monotonic(last_used_at),
+            held_bytes=self.records.loads(reading.model_id).peak_bytes or 0,
+        )
+
+    def _is_current(self, spec: ModelSpec | None, reading: ModelReading) -> bool:
+        if spec is None or reading.instance is None:
+            return False
+        return reading.instance.spec_hash == spec_hash(spec, self.layout)
+
+    def _setback(self, spec: ModelSpec) -> Setback | None:
+        failure = self.records.failure(spec.model_id)
+        if failure is None or failure.spec_hash != spec_hash(spec, self.layout):
+            return None
+        until_at = backoff.until(failure.at, failure.count)
+        return Setback(until=_monotonic(until_at), error=refusal(spec.model_id, failure))
+
+
+def refusal(model_id: str, failure: Failure) -> StartFailed:
+    """The error of a model that is not tried again yet."""
+    remaining_s = backoff.until(failure.at, failure.count) - time.time()
+    if remaining_s == float("inf"):
+        when = "not tried again by itself"
+        retry_after_s = None
+    else:
+        when = f"tried again in {max(1, round(remaining_s))} s"
+        retry_after_s = max(1, min(60, round(remaining_s)))
+    error = StartFailed(
+        f"{failure.message}; failed {failure.count} times in a row, {when}",
+        hint=f"{failure.hint}; sudo sparkctl start {model_id} tries at once",
+        code=failure.code,
+        retry_after_s=retry_after_s,
+    )
+    error.http_status = failure.http_status
+    return error
+
+
+def _monotonic(at: float) -> float:
+    """A wall time on the monotonic clock."""
+    return time.monotonic() - (time.time() - at)

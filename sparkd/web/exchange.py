@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One inference request on the wire: its body in, notices while it waits, the answer out.
+
+A streaming client that waits gets server-sent comments, which every client ignores and every proxy
+counts as traffic. The first one commits the answer to 200 and an event stream; whatever goes wrong
+after that is told as an error event of the client's dialect.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from sanic import Request
+from sanic.compat import Header
+from sanic.http import Http
+from sanic.response import BaseHTTPResponse
+
+from sparkd.adapters.journal import Event, fields
+from sparkd.adapters.upstream import Answer
+from sparkd.core.errors import BodyTooLarge, RequestError, SparkdError, UpstreamLost
+from sparkd.core.sse import comment
+from sparkd.proxy import response_headers
+from sparkd.scheduler import Progress
+from sparkd.web.render import Shape, error_event
+
+log = logging.getLogger(__name__)
+
+_BODY_STALL_S = 60.0
+"""A client that sends nothing of its body for this long is gone."""
+_ERROR_BODY_LIMIT = 64 << 10
+"""How much of an engine's own error is passed on inside an event."""
+_EVENT_STREAM = "text/event-stream"
+
+
+class Exchange:
+    """The wire of one request, and what the journal is told about it: never what was said."""
+
+    def __init__(self, request: Request, request_id: str) -> None:
+        self._request = request
+        self._response: BaseHTTPResponse | None = None
+        self.request_id = request_id
+        self.shape = Shape.OPENAI
+        self.operation = "-"
+        self.model_id = "-"
+        self.status = 0
+        self.reason: str | None = None
+
+    async def read_body(self, limit_bytes: int) -> bytes:
+        """The whole body. Raises BodyTooLarge, or RequestError when the client stalls."""
+        announced = self._request.headers.get("content-length", "")
+        if announced.isdigit() and int(announced) > limit_bytes:
+            raise _too_large(int(announced), limit_bytes)
+        parts: list[bytes] = []
+        size = 0
+        try:
+            while True:
+                async with asyncio.timeout(_BODY_STALL_S):
+                    part = await _read_part(self._request)
+                if not part:
+                    return b"".join(parts)
+                size += len(part)
+                if size > limit_bytes:
+                    raise _too_large(size, limit_bytes)
+                parts.append(part)
+        except TimeoutError:
+            raise RequestError(
+                f"the body stopped after {size} bytes for {_BODY_STALL_S:g} s", code="body_stalled"
+            ) from None
+
+    async def notice(self, progress: Progress) -> None:
+        """Tell a streaming client what it waits for."""
+        if self._response is None:
+            headers = Header([("cache-control", "no-cache")])
+            await self._respond(200, headers, _EVENT_STREAM)
+        await self._send(comment(_told(progress)))
+
+    async def relay(self, answer: Answer) -> None:
+        """Pass the answer on as it comes; one that breaks off ends the client's with an error."""
+        if self._response is None:
+            headers = Header(response_headers(answer.headers))
+            await self._respond(answer.status, headers, answer.content_type or None)
+        elif not answer.content_type.startswith(_EVENT_STREAM):
+            await self._relay_refusal(answer)
+            return
+        try:
+            async for chunk in answer.chunks():
+                await self._send(chunk)
+        except UpstreamLost as error:
+            self.failed(error)
+            if not answer.content_type.startswith(_EVENT_STREAM):
+                # Only a broken connection tells that a body of known kind is not whole.
+                self._cut()
+                return
+            await self._send(error_event(error, self.shape))
+        await self._end()
+
+    async def fail(self, error: SparkdError) -> bool:
+        """Tell an error as an event, if the stream has begun; whether that was so."""
+        self.failed(error)
+        if self._response is None:
+            return False
+        await self._send(error_event(error, self.shape))
+        await self._end()
+        return True
+
+    def failed(self, error: SparkdError) -> None:
+        self.reason = error.code
+        self.status = self.status or error.http_status
+
+    def log(self, took_s: float) -> None:
+        log.info(
+            "%s for model %s: %s in %.0f ms",
+            self.operation,
+            self.model_id,
+            self.reason or self.status,
+            took_s * 1000,
+            extra=fields(
+                Event.REQUEST,
+                model=self.model_id,
+                request_id=self.request_id,
+                status=self.status,
+                reason=self.reason,
+                duration_ms=round(took_s * 1000),
+            ),
+        )
+
+    async def _respond(self, status: int, headers: Header, content_type: str | None) -> None:
+        headers["x-request-id"] = self.request_id
+        headers["x-sparkd-model"] = self.model_id
+        self.status = status
+        self._response = await self._request.respond(
+            status=status, headers=headers, content_type=content_type
+        )
+
+    async def _relay_refusal(self, answer: Answer) -> None:
+        """An engine that answers no stream, after we have begun one: its words as an event."""
+        said = b""
+        async for chunk in answer.chunks():
+            said = (said + chunk)[:_ERROR_BODY_LIMIT]
+        self.reason = f"upstream_{answer.status}"
+        await self._send(b"data: " + b" ".join(said.splitlines()) + b"\n\n")
+        await self._end()
+
+    async def _send(self, data: bytes) -> None:
+        if self._response is not None:
+            await self._response.send(data)
+
+    async def _end(self) -> None:
+        if self._response is not None:
+            await self._response.eof()  # type: ignore[attr-defined]
+
+    def _cut(self) -> None:
+        transport: asyncio.Transport = self._request.transport  # type: ignore[assignment]
+        transport.abort()
+
+
+async def _read_part(request: Request) -> bytes | None:
+    stream: Http | None = request.stream  # type: ignore[assignment]  # HTTP/1.1 is all we serve
+    return await stream.read() if stream is not None else None
+
+
+def _too_large(size: int, limit_bytes: int) -> BodyTooLarge:
+    return BodyTooLarge(
+        f"the body has {size} bytes or more, the limit is {limit_bytes}",
+        hint="send less, or raise body_limit in /etc/sparkd/sparkd.yaml",
+    )
+
+
+def _told(progress: Progress) -> str:
+    doing = "loading" if progress.loading else "queued for"
+    text = f"sparkd {doing} {progress.model_id} {progress.elapsed_s:.0f}s"
+    if not progress.loading:
+        text += f", {progress.why}"
+    if progress.typical_s is not None:
+        text += f", typically {progress.typical_s:.0f}s"
+    return text

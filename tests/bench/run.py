@@ -1,0 +1,105 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""`make bench`: boot a host with the fake engine, measure sparkd beside it, print the figures.
+
+SPARKD_TEST_HOST names a host that runs already; then nothing is booted or ended. No figure is
+judged; the run fails only when an answer was wrong, because then there is nothing to measure.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from tests.bench import machine, measure, report  # noqa: E402 (the path is set above)
+from tests.bench.subject import BenchError, Subject  # noqa: E402
+from tests.system.hosts import HOST, Host  # noqa: E402
+
+RESULTS = ROOT / "build/bench"
+
+
+def main() -> int:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        with booted() as host:
+            results = run(host)
+    except BenchError as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 1
+    except subprocess.CalledProcessError as error:
+        print(f"bench: {error}\n{error.stderr or ''}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    path = RESULTS / f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}.json"
+    path.write_text(json.dumps(results, indent=1) + "\n")
+    print(f"\n{machine.sentence(results['machine'])}\n\n{report.text_table(results)}\n")
+    print(f"{path.relative_to(ROOT)}\nInto docs/performance.md: tests/bench/render.py {path.name}")
+    return 0
+
+
+@contextmanager
+def booted() -> Iterator[Host]:
+    """The host to measure on: the one that is given, or one of our own, which ends with us."""
+    given = os.environ.get("SPARKD_TEST_HOST")
+    if given:
+        yield Host(given)
+        return
+    name = f"bench-{os.getpid()}"
+    try:
+        subprocess.run([ROOT / "packaging/build-deb.sh"], check=True, stdin=subprocess.DEVNULL)
+        subprocess.run([HOST, "up", "--name", name, "--engine", "fake"], check=True)
+        yield Host(name)
+    finally:
+        subprocess.run([HOST, "down", "--name", name], check=False)
+
+
+def run(host: Host) -> dict[str, Any]:
+    """Every measurement, in an order in which none disturbs the next."""
+    described = {**machine.describe(host), "load_before": machine.load_average()}
+    host.stop_models()
+    subject = Subject(host)
+    results: dict[str, Any] = {}
+    try:
+        results["cold_start"] = step("cold starts", lambda: measure.cold_start(subject))
+        results["load"] = step("load the model", lambda: measure.load_model(subject))
+        results["idle"] = step("idle", lambda: measure.idle_cost(subject))
+        results["requests"] = {}
+        for connections in (1, *measure.BUSY_CONNECTIONS):
+            results["requests"][str(connections)] = step(
+                f"requests on {connections} connection{'s' if connections > 1 else ''}",
+                lambda count=connections: measure.requests(subject, count),
+            )
+        results["streams"] = step("streams", lambda: measure.streams(subject))
+        results["idle_stop"] = step("idle stops", lambda: measure.idle_stop(subject))
+    finally:
+        subject.close()
+        host.stop_models()
+        host.close()
+    results["machine"] = {**described, "load_after": machine.load_average()}
+    return results
+
+
+def step(name: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Do one measurement and say how long it took."""
+    print(f"bench: {name} ...", end=" ", file=sys.stderr, flush=True)
+    began_s = time.monotonic()
+    result = work()
+    print(f"{time.monotonic() - began_s:.1f} s", file=sys.stderr, flush=True)
+    return result
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is measured: one booted host with its daemon, its engine and a load generator beside them.
+
+Owns which core each of them runs on, how a job reaches the generator, and how memory and CPU time
+are read (from the kernel's own counters, from outside the host). It decides no workload.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from tests.system.hosts import Guest, Host, chat_body
+
+LOAD = Path(__file__).with_name("load.py")
+PORT = 8009
+MIB = 1 << 20
+
+Json = dict[str, Any]
+
+
+class BenchError(Exception):
+    """The run ends: a figure would not mean what its name says."""
+
+
+class Subject:
+    """Host, daemon, engine, generator. Call `close` at the end."""
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+        self.key = host.key
+        leader = Guest(host.name).leader_pid()
+        if leader is None:
+            raise BenchError(f"host {host.name} does not run")
+        self._root = Path(f"/proc/{leader}/root")
+        self._cgroups = self._root / "sys/fs/cgroup"
+        uid = int(host.sh("id -u sparkd"))
+        manager = f"user.slice/user-{uid}.slice/user@{uid}.service"
+        self._models = self._cgroups / manager / "sparkd.slice"
+        cores = sorted(os.sched_getaffinity(0))
+        self.daemon_cores = set(cores[:1])
+        self.load_cores = set(cores[1:2] or cores)
+        self._generator = subprocess.Popen(
+            ["nsenter", f"--net=/proc/{leader}/ns/net", sys.executable, str(LOAD)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        os.sched_setaffinity(self._generator.pid, self.load_cores)
+
+    def close(self) -> None:
+        """End the load generator."""
+        assert self._generator.stdin is not None
+        self._generator.stdin.close()
+        self._generator.wait()
+
+    # -- workloads ---------------------------------------------------------------------------
+
+    def ask_generator(self, job: Json) -> Json:
+        """Run one job. Raises BenchError if any of its answers was wrong."""
+        assert self._generator.stdin is not None
+        assert self._generator.stdout is not None
+        self._generator.stdin.write(json.dumps(job) + "\n")
+        self._generator.stdin.flush()
+        line = self._generator.stdout.readline()
+        if not line:
+            raise BenchError(f"the load generator died during {job['kind']}")
+        result: Json = json.loads(line)
+        if result["wrong"]:
+            raise BenchError(f"{result['wrong']} wrong answers, the first: {result['wrong_first']}")
+        return result
+
+    def through_sparkd(self) -> Json:
+        return {"port": PORT}
+
+    def direct(self, model: str) -> Json:
+        """The engine's own socket, as the machine outside the host sees it."""
+        return {"unix": str(self._root / f"run/sparkd/models/{model}/api.sock")}
+
+    def chat_request(self, model: str, **fields: Any) -> str:
+        """A whole HTTP request that asks a model to say what it heard."""
+        body = json.dumps(chat_body(model, "hello", **fields))
+        head = (
+            "POST /v1/chat/completions HTTP/1.1",
+            "host: 127.0.0.1:8009",
+            f"authorization: Bearer {self.key}",
+            "content-type: application/json",
+            f"content-length: {len(body)}",
+        )
+        return "\r\n".join((*head, "", body))
+
+    def health_request(self) -> str:
+        return "GET /healthz HTTP/1.1\r\nhost: 127.0.0.1:8009\r\n\r\n"
+
+    # -- processes ---------------------------------------------------------------------------
+
+    def daemon_pid(self) -> int:
+        """The daemon, by its pid on this machine."""
+        pids = _pids(self._service())
+        if len(pids) != 1:
+            raise BenchError(f"sparkd.service has {len(pids)} processes instead of one")
+        return pids[0]
+
+    def scope(self, model: str) -> Path:
+        """The control group of a running model."""
+        return self._models / f"sparkd-model-{model}.scope"
+
+    def pin(self, model: str) -> None:
+        """Give the daemon a core of its own, and put the engine where the generator is."""
+        _pin(self.daemon_pid(), self.daemon_cores)
+        for pid in _pids(self.scope(model)):
+            _pin(pid, self.load_cores)
+
+    def daemon_rss_bytes(self) -> int:
+        return _status_bytes(self.daemon_pid(), "VmRSS")
+
+    def daemon_cpu_s(self) -> float:
+        """CPU time of the daemon's control group since it was started."""
+        return _cpu_s(self._service())
+
+    def daemon_wakeups(self) -> int:
+        """How often the daemon has gone to sleep, which is how often it had been woken."""
+        text = Path(f"/proc/{self.daemon_pid()}/status").read_text()
+        return _number(text, "voluntary_ctxt_switches")
+
+    def last_used_at(self, model: str) -> float:
+        """Wall time of the last use of a model."""
+        return (self._root / f"run/sparkd/locks/{model}.activity").stat().st_mtime
+
+    def _service(self) -> Path:
+        return self._cgroups / "system.slice/sparkd.service"
+
+
+def _pids(cgroup: Path) -> list[int]:
+    return [int(pid) for pid in (cgroup / "cgroup.procs").read_text().split()]
+
+
+def _pin(pid: int, cores: set[int]) -> None:
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        os.sched_setaffinity(int(thread.name), cores)
+
+
+def _cpu_s(cgroup: Path) -> float:
+    return _number((cgroup / "cpu.stat").read_text(), "usage_usec") / 1e6
+
+
+def _status_bytes(pid: int, name: str) -> int:
+    return _number(Path(f"/proc/{pid}/status").read_text(), name) * 1024
+
+
+def _number(text: str, name: str) -> int:
+    """The number of the line that begins with that name."""
+    for line in text.splitlines():
+        words = line.replace(":", " ").split()
+        if words and words[0] == name:
+            return int(words[1])
+    raise BenchError(f"the kernel does not say {name}")

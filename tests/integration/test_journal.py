@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The journal's own protocol, as a socket receives it: fields, priorities, and never a key."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import struct
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sparkd.adapters.journal import NOTICE, Event, JournalHandler, Redact, fields
+
+pytestmark = pytest.mark.integration
+
+ROOT = Path(__file__).resolve().parents[2]
+KEY = "sk-planted-0123456789abcdef"
+
+
+class Journal:
+    """The receiving end: what journald would have got."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.bind(str(path))
+        self._socket.settimeout(5)
+
+    def entry(self) -> dict[str, str]:
+        """The next entry, read as systemd's JOURNAL_NATIVE_PROTOCOL says."""
+        rest, found = self._socket.recv(1 << 20), {}
+        while rest:
+            line, _, rest = rest.partition(b"\n")
+            name, equals, value = line.partition(b"=")
+            if not equals:
+                (size,) = struct.unpack_from("<Q", rest)
+                value, end, rest = rest[8 : 8 + size], rest[8 + size : 9 + size], rest[9 + size :]
+                assert end == b"\n"
+            assert name.decode() not in found, "a field that stands twice"
+            found[name.decode()] = value.decode()
+        return found
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Iterator[Journal]:
+    journal = Journal(tmp_path / "journal")
+    yield journal
+    journal.close()
+
+
+@pytest.fixture
+def log(journal: Journal) -> Iterator[logging.Logger]:
+    """A logger of its own that writes to `journal` as sparkd's do."""
+    handler = JournalHandler(str(journal.path))
+    handler.addFilter(Redact())
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger = logging.getLogger("sparkd.test")
+    logger.setLevel(logging.DEBUG)
+    logger.propagate = False
+    logger.addHandler(handler)
+    yield logger
+    logger.removeHandler(handler)
+    handler.close()
+
+
+def test_entry_carries_text_identity_and_the_fields_of_its_event(
+    log: logging.Logger, journal: Journal
+) -> None:
+    log.info("%s is %d", "it", 7, extra=fields(Event.REQUEST, model="fake-a", status=200))
+    assert journal.entry() == {
+        "MESSAGE": "it is 7",
+        "PRIORITY": "6",
+        "SYSLOG_IDENTIFIER": "sparkd",
+        "CODE_MODULE": "sparkd.test",
+        "MESSAGE_ID": Event.REQUEST.message_id,
+        "SPARKD_EVENT": "request",
+        "SPARKD_MODEL": "fake-a",
+        "SPARKD_STATUS": "200",
+    }
+
+
+def test_field_without_a_value_is_left_out(log: logging.Logger, journal: Journal) -> None:
+    log.info("x", extra=fields(Event.REQUEST, reason=None, duration_ms=0))
+    entry = journal.entry()
+    assert "SPARKD_REASON" not in entry
+    assert entry["SPARKD_DURATION_MS"] == "0"
+
+
+def test_entry_without_an_event_is_an_entry(log: logging.Logger, journal: Journal) -> None:
+    log.warning("plain")
+    assert set(journal.entry()) == {"MESSAGE", "PRIORITY", "SYSLOG_IDENTIFIER", "CODE_MODULE"}
+
+
+@pytest.mark.parametrize(
+    ("level", "priority"),
+    [
+        (logging.CRITICAL, "2"),
+        (logging.ERROR, "3"),
+        (logging.WARNING, "4"),
+        (NOTICE, "5"),
+        (logging.INFO, "6"),
+        (logging.DEBUG, "7"),
+        (logging.ERROR + 5, "3"),
+    ],
+)
+def test_level_becomes_the_priority_of_syslog(
+    log: logging.Logger, journal: Journal, level: int, priority: str
+) -> None:
+    log.log(level, "x")
+    assert journal.entry()["PRIORITY"] == priority
+
+
+@pytest.mark.parametrize(
+    "text", ["one\ntwo", "\n", "", "PRIORITY=0\nMESSAGE=forged", "ä\n€ 🙂", "a\0b"]
+)
+def test_any_text_arrives_whole_in_its_own_field(
+    log: logging.Logger, journal: Journal, text: str
+) -> None:
+    log.info("%s", text, extra=fields(Event.REQUEST, model=text))
+    entry = journal.entry()
+    assert (entry["MESSAGE"], entry["SPARKD_MODEL"]) == (text, text)
+    assert entry["PRIORITY"] == "6"
+
+
+def test_text_that_is_no_unicode_is_still_logged(log: logging.Logger, journal: Journal) -> None:
+    log.info("a\udcffb")
+    assert journal.entry()["MESSAGE"] == "a?b"
+
+
+def test_traceback_is_part_of_the_text(log: logging.Logger, journal: Journal) -> None:
+    try:
+        raise ValueError("broken")
+    except ValueError:
+        log.exception("it failed")
+    message = journal.entry()["MESSAGE"]
+    assert message.startswith("it failed\nTraceback")
+    assert message.endswith("ValueError: broken")
+
+
+@pytest.mark.parametrize("shown", [f"key {KEY}", f"Authorization: bearer {KEY[3:]}", f"{KEY}\n"])
+def test_what_looks_like_a_key_is_cut_from_text_traceback_and_fields(
+    log: logging.Logger, journal: Journal, shown: str
+) -> None:
+    try:
+        raise ValueError(shown)
+    except ValueError:
+        log.exception("%s", shown, extra=fields(Event.REQUEST, model=shown))
+    entry = journal.entry()
+    assert KEY[3:] not in str(entry)
+    assert entry["MESSAGE"].count("***") == 2  # the text and the exception
+    assert "***" in entry["SPARKD_MODEL"]
+
+
+def test_name_that_only_resembles_a_key_is_kept(log: logging.Logger, journal: Journal) -> None:
+    log.info("model task-gemma-27b, bearer of good news, disk-usage")
+    assert journal.entry()["MESSAGE"] == "model task-gemma-27b, bearer of good news, disk-usage"
+
+
+def test_without_a_journal_the_text_goes_to_stderr(
+    log: logging.Logger, journal: Journal, capsys: pytest.CaptureFixture[str]
+) -> None:
+    journal.close()
+    journal.path.unlink()
+    log.error("nobody listens to %s", KEY)
+    assert capsys.readouterr().err == "nobody listens to sk-***\n"
+
+
+def test_journal_that_comes_back_is_used_again(
+    log: logging.Logger, journal: Journal, capsys: pytest.CaptureFixture[str]
+) -> None:
+    journal.close()
+    journal.path.unlink()
+    log.error("lost")
+    second = Journal(journal.path)
+    log.error("found")
+    assert second.entry()["MESSAGE"] == "found"
+    second.close()
+    assert capsys.readouterr().err == "lost\n"
+
+
+def test_program_outside_of_systemd_logs_to_stderr_and_as_careful() -> None:
+    program = (
+        "import logging; from sparkd.adapters import journal; journal.configure(environ={});"
+        f"logging.getLogger('sparkd').info('key {KEY}'); logging.getLogger('httpx').info('loud')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    (line,) = done.stderr.splitlines()
+    assert line.endswith("INFO key sk-***")

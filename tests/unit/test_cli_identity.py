@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""As whom a command of `sparkctl` acts, and what it refuses."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sparkd.commands.identity import Standing, needs_root, standing, user_environment
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.parametrize(
+    ("uid", "sparkd_uid", "environ", "expected"),
+    [
+        (0, 996, {}, Standing.ROOT),
+        (996, 996, {}, Standing.SPARKD),
+        (1000, 996, {}, Standing.STRANGER),
+        (1000, None, {}, Standing.STRANGER),
+        (0, None, {}, Standing.ROOT),
+        (0, 996, {"SPARKD_RUNTIME_DIR": "/tmp/x"}, Standing.OWNER),
+        (1000, 996, {"SPARKD_RUNTIME_DIR": "/tmp/x"}, Standing.OWNER),
+        (1000, 996, {"SPARKD_RUNTIME_DIR": ""}, Standing.STRANGER),
+    ],
+)
+def test_standing(
+    uid: int, sparkd_uid: int | None, environ: dict[str, str], expected: Standing
+) -> None:
+    assert standing(uid=uid, sparkd_uid=sparkd_uid, environ=environ) is expected
+
+
+def test_environment_of_the_user_leads_to_his_bus_and_home() -> None:
+    account = pwd.struct_passwd(("sparkd", "x", 996, 996, "", "/var/lib/sparkd", "/bin/false"))
+    assert user_environment(account) == {
+        "HOME": "/var/lib/sparkd",
+        "USER": "sparkd",
+        "LOGNAME": "sparkd",
+        "XDG_RUNTIME_DIR": "/run/user/996",
+        "DBUS_SESSION_BUS_ADDRESS": "unix:path=/run/user/996/bus",
+    }
+
+
+def test_refusal_tells_the_command_line_to_repeat_with_sudo() -> None:
+    assert needs_root("x", ["start", "a b"]).hint == "sudo sparkctl start 'a b'"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become somebody else")
+@pytest.mark.parametrize("words", [["ps"], ["start", "m"], ["stop", "m"], ["key", "rotate"]])
+def test_another_user_is_refused_in_one_line_with_the_command_to_use(
+    words: list[str], tmp_path: Path
+) -> None:
+    # Loaded before the change of user, who may not be able to read the tree.
+    program = (
+        "import os, sys; from sparkd import cli; from sparkd.commands import "
+        "arguments, catalog, check, identity, key, output, ps, reading, start, stop\n"
+        "os.setgroups([]); os.setgid(65534); os.setuid(65534); sys.exit(cli.main(sys.argv[1:]))"
+    )
+    environ = {name: value for name, value in os.environ.items() if "SPARKD" not in name}
+    done = subprocess.run(
+        [sys.executable, "-c", program, *words],
+        cwd=ROOT,
+        env={**environ, "SPARKD_CONFIG_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    error, hint = done.stderr.splitlines()
+    assert (done.returncode, done.stdout) == (8, "")
+    assert error.startswith("sparkctl: only root")
+    assert hint == f"  hint: sudo sparkctl {' '.join(words)}"

@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The reference says what the code does: each side is held against the other."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from urllib.parse import urlsplit
+
+import pytest
+
+from sparkd.adapters.journal import Event
+from sparkd.core.errors import SparkdError
+
+ROOT = Path(__file__).resolve().parents[2]
+REFERENCE = ROOT / "docs" / "reference"
+DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
+IDS = [str(path.relative_to(ROOT)) for path in DOCUMENTS]
+documents = pytest.mark.parametrize("document", DOCUMENTS, ids=IDS)
+
+
+def modules() -> Iterator[tuple[ModuleType, ast.Module]]:
+    for path in sorted((ROOT / "sparkd").rglob("*.py")):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        if parts[-1] not in ("__init__", "__main__"):
+            yield importlib.import_module(".".join(parts)), ast.parse(path.read_text())
+
+
+def rows(document: str) -> Iterator[list[str]]:
+    """The cells of every row whose first cell is one word of code."""
+    for line in (REFERENCE / document).read_text().splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if line.startswith("| `") and re.fullmatch(r"`[^`]+`", cells[0]):
+            yield [cells[0].strip("`"), *cells[1:]]
+
+
+def codes() -> Iterator[tuple[str, int]]:
+    """Every code that an error of sparkd can have, with the status of its class."""
+    for module, tree in modules():
+        for error in vars(module).values():
+            ours = isinstance(error, type) and issubclass(error, SparkdError)
+            if ours and error.__module__ == module.__name__:
+                yield error.code, error.http_status
+        for kind, node in calls(tree):
+            for keyword in node.keywords:
+                if keyword.arg == "code" and isinstance(keyword.value, ast.Constant):
+                    yield str(keyword.value.value), getattr(module, kind).http_status
+
+
+def calls(node: ast.AST, inside: str = "") -> Iterator[tuple[str, ast.Call]]:
+    """Each call with the name of the class that it makes; `super().__init__` makes its own."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Call) and isinstance(child.func, ast.Name):
+            yield child.func.id, child
+        elif isinstance(child, ast.Call) and ast.unparse(child.func) == "super().__init__":
+            yield inside, child
+        yield from calls(child, child.name if isinstance(child, ast.ClassDef) else inside)
+
+
+def test_every_error_code_is_explained_and_every_explained_code_exists() -> None:
+    explained = [row[0] for row in rows("errors.md")]
+    assert len(explained) == len(set(explained))
+    assert set(explained) == {code for code, _ in codes()}
+
+
+def test_status_of_every_error_is_the_documented_one() -> None:
+    documented = {row[0]: row[1].split(",")[0] for row in rows("errors.md")}
+    wrong = {
+        code: (status, documented.get(code))
+        for code, status in codes()
+        if documented.get(code) not in (str(status), "none")
+    }
+    assert wrong == {}
+
+
+def test_every_explained_error_says_when_and_what_to_do() -> None:
+    assert all(all(row[1:]) and len(row) == 4 for row in rows("errors.md"))
+
+
+def events() -> dict[str, list[str]]:
+    return {row[0]: row for row in rows("journal.md") if len(row) == 5}
+
+
+def test_every_event_is_documented_with_its_message_id() -> None:
+    documented = {label: row[1].strip("`") for label, row in events().items()}
+    assert documented == {event.label: event.message_id for event in Event}
+
+
+def test_message_ids_are_unique_and_what_journald_takes() -> None:
+    ids = [event.message_id for event in Event]
+    assert len(set(ids)) == len(ids)
+    assert all(re.fullmatch("[0-9a-f]{32}", one) for one in ids)
+
+
+def logged_fields() -> dict[str, set[str]]:
+    """The fields of each event, from the calls of `fields(Event.X, name=...)`.
+
+    A function that chooses between events has all of them have the fields.
+    """
+    found: dict[str, set[str]] = {event.label: set() for event in Event}
+    for _, tree in modules():
+        functions = (
+            n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)
+        )
+        for function in functions:
+            named = [
+                Event[node.attr].label
+                for node in ast.walk(function)
+                if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "Event"
+            ]
+            for kind, call in calls(function):
+                if kind == "fields" and call.args and named:
+                    for label in named:
+                        found[label] |= {f"SPARKD_{key.arg}".upper() for key in call.keywords}
+    return found
+
+
+def test_every_event_is_documented_with_its_fields() -> None:
+    documented = {label: set(re.findall(r"SPARKD_\w+", row[4])) for label, row in events().items()}
+    assert documented == logged_fields()
+
+
+def test_every_field_is_explained() -> None:
+    explained = {row[0] for row in rows("journal.md") if len(row) == 2}
+    used = {field for fields in logged_fields().values() for field in fields}
+    assert explained == used | {"SPARKD_EVENT", "CODE_MODULE"}
+
+
+def anchors(text: str) -> set[str]:
+    """Headings as the usual renderers make anchors of them."""
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@documents
+def test_links_lead_somewhere(document: Path) -> None:
+    text = re.sub(r"```.*?```", "", document.read_text(), flags=re.DOTALL)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        link = urlsplit(target)
+        if link.scheme:
+            assert link.scheme in ("http", "https"), target
+            continue
+        path = (document.parent / link.path).resolve() if link.path else document
+        assert path.exists(), target
+        assert path.is_relative_to(ROOT), target
+        assert not link.fragment or link.fragment in anchors(path.read_text()), target
+
+
+TOP_LEVEL = "sparkd|units|containerfiles|etc|tests|docs|packaging"
+
+
+@documents
+def test_files_of_the_repository_that_are_named_exist(document: Path) -> None:
+    named = re.findall(
+        rf"(?<![\w/.@-])((?:{TOP_LEVEL})/[\w./@-]*[\w/]|\.ci/\w+)", document.read_text()
+    )
+    missing = [
+        name
+        for name in named
+        if not (ROOT / name).exists() and not (document.parent / name).exists()
+    ]
+    assert missing == []
+
+
+@documents
+def test_targets_of_make_that_are_named_exist(document: Path) -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = re.findall(r"(?:`|^|&& )make ([a-z-]+)", document.read_text(), re.MULTILINE)
+    assert set(named) <= targets
