@@ -30,6 +30,7 @@ from sparkd.adapters.notify import Notifier, inherited_sockets
 from sparkd.core.errors import HostError, Misconfigured, SparkdError
 from sparkd.core.model import Config
 from sparkd.core.names import SCOPE_PATTERN
+from sparkd.housekeeping import Housekeeper
 from sparkd.proxy import Proxy
 from sparkd.runtime import Runtime, build
 from sparkd.web.app import create_app
@@ -41,6 +42,7 @@ log = logging.getLogger(__name__)
 _SOCKET_NAME = "http"
 _BACKLOG = 4096
 """As sparkd.socket has it: listen(2) sets it anew, and connections wait there over a restart."""
+_HANG_LOOK_MAX_S = 30.0
 _RESIDENT_RETRY_S = 5.0
 """After the user manager could not be asked whether models run."""
 EX_USAGE = 64
@@ -75,6 +77,15 @@ class Daemon:
             keys=keys,
             keys_error=keys_error,
         )
+        self._housekeeper = Housekeeper(
+            lambda: self._context.config,
+            runtime.leases,
+            runtime.world,
+            runtime.systemd,
+            runtime.starter,
+            runtime.ensurer,
+        )
+        runtime.scheduler.on_started.append(self._housekeeper.started)
         _log_problems(config)
         self._app = create_app(self._context)
         loop = asyncio.get_running_loop()
@@ -95,9 +106,10 @@ class Daemon:
         async with asyncio.TaskGroup() as tasks:
             watchdog = tasks.create_task(self._keep_watchdog_fed())
             idle = tasks.create_task(self._stop_when_idle())
+            hangs = tasks.create_task(self._look_for_hangs())
             await self._stop.wait()
-            watchdog.cancel()
-            idle.cancel()
+            for task in (watchdog, idle, hangs):
+                task.cancel()
 
     async def shutdown(self) -> None:
         """Accept nothing new, let open requests end within `drain_timeout`, leave."""
@@ -112,6 +124,7 @@ class Daemon:
             async with asyncio.timeout(self._context.config.settings.drain_timeout_s):
                 await connections.drain(self._context.open_requests)
         connections.abort()
+        await self._housekeeper.close()
         await self._context.runtime.close()
         await self._context.proxy.close()
 
@@ -136,6 +149,13 @@ class Daemon:
         while True:
             self._notifier.alive()
             await asyncio.sleep(self._notifier.watchdog_s / 3)
+
+    async def _look_for_hangs(self) -> None:
+        while True:
+            await self._context.open_requests.some()
+            hang_timeout_s = self._context.config.settings.hang_timeout_s
+            await asyncio.sleep(min(_HANG_LOOK_MAX_S, hang_timeout_s / 4))
+            await self._housekeeper.look_for_hangs()
 
     async def _stop_when_idle(self) -> None:
         """Set the stop event after `idle_exit` without a request and without a model."""
@@ -162,6 +182,7 @@ class Daemon:
         else:
             self._context.config = config
             self._context.keys, self._context.keys_error = _read_keys(paths)
+            self._housekeeper.reloaded()
         self._notifier.ready(f"serving {len(self._context.config.models)} models")
 
 

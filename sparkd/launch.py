@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sparkd.adapters.faults import reach
 from sparkd.adapters.host import LockTable, ProcessWatch, free_port
 from sparkd.adapters.journal import NOTICE, Event, fields, last_lines
 from sparkd.adapters.podman import ContainerReading, Podman
@@ -77,6 +78,7 @@ class Launcher:
         await self.remove(names)
         try:
             await self.arm_load_timer(names, spec.load_timeout_s + spec.idle_timeout_s)
+            reach("start-armed")
             return await self._begin(spec, names, extra_args)
         except BaseException:
             await to_the_end(self.remove(names))
@@ -87,11 +89,15 @@ class Launcher:
         port = free_port() if spec.transport is Transport.TCP else None
         container = container_spec(spec, self.layout, port=port, extra_args=extra_args)
         container_id = await self.podman.create(container)
+        reach("start-created")
         pids = await self.podman.init(container_id)
+        reach("start-initialised")
         await self.systemd.start_transient(
             names.scope, scope_properties(spec, (pids.payload, pids.conmon))
         )
+        reach("start-scoped")
         await self.podman.start(container_id)
+        reach("start-started")
         log.log(
             NOTICE,
             "model %s is starting in %s",
@@ -142,12 +148,15 @@ class Launcher:
 
         Call with activity held exclusively too, unless its start is being given up.
         """
+        reach("stop-begun")
         await self._end_processes(names, container_id, grace_s)
+        reach("stop-ended")
         await self.remove(names)
 
     async def remove(self, names: Names) -> None:
         """Remove container, scope, timers and endpoint directory; what is missing is removed."""
         await self.podman.remove(names.container)
+        reach("stop-removed")
         await self.remove_all_but_container(names)
 
     async def remove_all_but_container(self, names: Names) -> None:
@@ -163,6 +172,7 @@ class Launcher:
     async def arm_idle_timer(self, names: Names, delay_s: float) -> None:
         """Have the model checked for idleness in `delay_s`; replaces every earlier timer."""
         await self._arm(names, names.idle_timer, "idle", delay_s)
+        reach("ready-armed")
         await self.systemd.stop(names.load_timer)
 
     async def _arm(self, names: Names, timer: str, purpose: str, delay_s: float) -> None:

@@ -57,6 +57,7 @@ class Reaper:
                 return Outcome.GONE
             remaining_s = self._deadline_at(spec, config, names, container) - time.time()
             if remaining_s > 0:
+                # A pinned model is asked about all the same: a reload may unpin it.
                 await self.launcher.arm_idle_timer(names, min(remaining_s, idle_timeout_s))
                 return Outcome.USED_SINCE
             grace_s = spec.stop_grace_s if spec else config.settings.stop_grace_s
@@ -85,6 +86,8 @@ class Reaper:
         last_used_at = self.leases.last_used_at(names) or 0.0
         if last_used_at < started_at:
             return started_at + (spec.load_timeout_s if spec else settings.load_timeout_s)
+        if spec is not None and spec.pinned:
+            return float("inf")
         return last_used_at + (spec.idle_timeout_s if spec else settings.idle_timeout_s)
 
     async def _tidy(self, names: Names, container: ContainerReading | None) -> None:

@@ -18,6 +18,7 @@ from sparkd.leases import Leases
 from sparkd.reap import Reaper
 from sparkd.scheduler import Scheduler
 from sparkd.starter import Starter
+from sparkd.stop import Stopper
 from sparkd.view import ViewMaker
 from sparkd.world import WorldReader
 
@@ -38,6 +39,7 @@ class Runtime:
     starter: Starter
     ensurer: Ensurer
     reaper: Reaper
+    stopper: Stopper
 
     async def close(self) -> None:
         """Take back what is under way; what runs goes on."""
@@ -86,4 +88,5 @@ def build() -> Runtime:
         starter=starter,
         ensurer=Ensurer(layout, leases, scheduler),
         reaper=Reaper(leases, systemd, podman, launcher),
+        stopper=Stopper(leases, systemd, podman, launcher),
     )

@@ -17,8 +17,9 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
 from sparkd.core import policy
+from sparkd.core.busy import busy
 from sparkd.core.errors import Busy, HostError, SparkdError, Unavailable
-from sparkd.core.model import Config, Endpoint, Instance, ModelSpec, WhenBusy
+from sparkd.core.model import Config, Endpoint, Instance, ModelSpec, WhenBusy, World
 from sparkd.core.names import Names
 from sparkd.leases import Leases, UseLease
 from sparkd.starter import Started, Starter
@@ -34,9 +35,15 @@ _SLOW_LOOK_S = 5.0
 _FIRST_NOTICE_S = 2.0
 """Quick refusals still get their own HTTP status: a notice commits the answer to 200."""
 _NOTICE_S = 5.0
-_RETRY_AFTER_S = 30
 _RETRY_S = 0.5
 """After a turn that turned out to be none, so that two processes do not chase each other."""
+
+
+_BUSY_HINTS = {
+    "busy": "ask for the model that is loaded, or set busy: wait in /etc/sparkd/sparkd.yaml",
+    "queue_full": "wait, or raise queue_limit in /etc/sparkd/sparkd.yaml",
+    "queue_timeout": "wait, or raise queue_timeout in /etc/sparkd/sparkd.yaml",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +108,7 @@ class Scheduler:
         self._loop: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
+        self._seen = World(models={}, lifecycles={})
         self.on_started: list[Callable[[Started], None]] = []
         """Told about every model that became ready."""
 
@@ -116,11 +124,8 @@ class Scheduler:
         """
         settings = config.settings
         if sum(len(entry.waiters) for entry in self._entries.values()) >= settings.queue_limit:
-            raise Busy(
-                f"{settings.queue_limit} requests wait already, which is the limit",
-                hint="wait, or raise queue_limit in /etc/sparkd/sparkd.yaml",
-                code="queue_full",
-                retry_after_s=_RETRY_AFTER_S,
+            raise self._busy(
+                config, spec, f"{settings.queue_limit} requests wait already", "queue_full"
             )
         entry, waiter = self._join(config, spec)
         try:
@@ -128,13 +133,8 @@ class Scheduler:
                 await self._told(entry, waiter, on_wait)
             return waiter.result()
         except TimeoutError:
-            raise Busy(
-                f"model {spec.model_id!r} was not ready within the {settings.queue_timeout_s:g} s "
-                f"that a request may wait: {entry.why}",
-                hint="wait, or raise queue_timeout in /etc/sparkd/sparkd.yaml",
-                code="queue_timeout",
-                retry_after_s=_RETRY_AFTER_S,
-            ) from None
+            waited = f"it was not ready within {settings.queue_timeout_s:g} s, {entry.why}"
+            raise self._busy(config, spec, waited, "queue_timeout") from None
         except asyncio.CancelledError:
             _give_back(waiter)
             raise
@@ -214,7 +214,7 @@ class Scheduler:
 
     async def _turn(self, config: Config) -> list[policy.Wait]:
         """Decide about everybody once; the waits that came out of it."""
-        world = await self._world.read(config)
+        world = self._seen = await self._world.read(config)
         entries = dict(self._entries)
         view = await self._views.view(
             config,
@@ -237,9 +237,10 @@ class Scheduler:
             case policy.Refuse(error):
                 _fail(entry, error)
             case policy.Wait(why) if rejecting:
-                _fail(entry, busy(entry.spec.model_id, why))
+                _fail(entry, self._busy(entry.config, entry.spec, why, "busy"))
             case policy.Start(evict) if rejecting and set(evict) - {entry.spec.model_id}:
-                _fail(entry, busy(entry.spec.model_id, f"{evict[0]} is loaded"))
+                loaded = f"{evict[0]} is loaded"
+                _fail(entry, self._busy(entry.config, entry.spec, loaded, "busy"))
             case policy.Wait(why):
                 entry.why = why
                 return decision
@@ -248,6 +249,11 @@ class Scheduler:
             case _:
                 self._send_off(entry)
         return None
+
+    def _busy(self, config: Config, spec: ModelSpec, why: str, code: str) -> Busy:
+        """The refusal of a request, as of the last look at the world."""
+        running = self._views.running(config, self._seen, self._ready_at_s)
+        return busy(spec.model_id, why, running, time.time(), code=code, hint=_BUSY_HINTS[code])
 
     def _send_off(self, entry: Entry) -> None:
         entry.why = "loading"
@@ -301,15 +307,6 @@ class Scheduler:
                 return
             if self._leases.activity_of(blockers) != before:
                 return
-
-
-def busy(model_id: str, why: str) -> Busy:
-    """The refusal of `busy: reject`."""
-    return Busy(
-        f"model {model_id!r} is not loaded, and {why}",
-        hint="ask for the model that is loaded, or set busy: wait in /etc/sparkd/sparkd.yaml",
-        retry_after_s=_RETRY_AFTER_S,
-    )
 
 
 def _fail(entry: Entry, error: SparkdError) -> None:

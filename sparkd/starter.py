@@ -15,6 +15,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from sparkd.adapters.faults import reach
 from sparkd.adapters.flock import FileLock
 from sparkd.adapters.journal import NOTICE, Event, fields
 from sparkd.adapters.memory import MemoryProbe
@@ -123,6 +124,7 @@ class Starter:
                 if evict and need is not None:
                     reserve = config.settings.memory_reserve_bytes
                     await recovered(self.probe, need.peak_bytes + reserve)
+                reach("swap-evicted")
                 arguments = await self._computed_arguments(spec, need, config.settings)
                 guard = self._guard(config.settings)
                 instance = await self.launcher.begin(spec, arguments)
@@ -130,6 +132,7 @@ class Starter:
             await self._load(spec, instance, guard)
         except LaneTaken:
             return None
+        reach("ready-healthy")
         self.records.add_load(spec.model_id, time.time() - instance.started_at, guard.peak_bytes)
         await self._settle(spec, instance, fresh=True)
         return Started(instance, evict)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from sparkd.adapters.memory import MemoryProbe
 from sparkd.adapters.records import Failure, Records
 from sparkd.core import backoff, memory
+from sparkd.core.busy import Running
 from sparkd.core.containerspec import spec_hash
 from sparkd.core.errors import StartFailed
 from sparkd.core.model import Config, Lifecycle, ModelReading, ModelSpec, World
@@ -77,6 +78,30 @@ class ViewMaker:
             min_residency_s=settings.min_residency_s,
             max_wait_s=settings.max_wait_s,
         )
+
+    def running(
+        self, config: Config, world: World, ready_at_s: Mapping[str, float]
+    ) -> list[Running]:
+        """The models that run, for the refusal of a request for another one."""
+        found = []
+        for reading in world.running():
+            resident = self._resident(config, reading, ready_at_s, ours=False)
+            spec = config.models.get(reading.model_id)
+            settings = config.settings
+            last_used_at = reading.last_used_at or time.time()
+            idle_timeout_s = spec.idle_timeout_s if spec else settings.idle_timeout_s
+            found.append(
+                Running(
+                    model_id=reading.model_id,
+                    state=resident.phase,
+                    started_at=reading.instance.started_at if reading.instance else last_used_at,
+                    last_used_at=last_used_at,
+                    in_use=reading.in_use,
+                    pinned=spec is not None and spec.pinned,
+                    release_at=(time.time() if reading.in_use else last_used_at) + idle_timeout_s,
+                )
+            )
+        return found
 
     def need(self, spec: ModelSpec, host: memory.HostMemory) -> memory.Need | None:
         """What the model takes at its peak, as well as it is known; None when it is not."""

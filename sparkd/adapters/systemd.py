@@ -124,8 +124,10 @@ class UserManager:
     async def _connect(self) -> MessageBus:
         deadline = asyncio.get_running_loop().time() + _CONNECT_PATIENCE_S
         while True:
-            bus = MessageBus(bus_type=BusType.SESSION, bus_address=f"unix:path={self.bus_socket}")
             try:
+                # Making it opens the socket already.
+                address = f"unix:path={self.bus_socket}"
+                bus = MessageBus(bus_type=BusType.SESSION, bus_address=address)
                 async with asyncio.timeout(_CALL_TIMEOUT_S):
                     return await bus.connect()
             except (OSError, EOFError, TimeoutError) as error:
@@ -197,13 +199,22 @@ async def _job(
     bus.add_message_handler(note)
     await _subscribe(bus)
     job = (await _call(bus, member, signature, body))[0]
+    gone = asyncio.shield(bus.wait_for_disconnect())  # type: ignore[no-untyped-call]
+    gone.add_done_callback(lambda _: removed.set())
     try:
         async with asyncio.timeout(timeout_s + _JOB_SLACK_S):
             while job not in results:
+                if gone.done():
+                    raise HostError(
+                        f"the user manager's bus broke off during {member} of {body[0]}",
+                        code="user_manager_down",
+                    ) from gone.exception()
                 removed.clear()
                 await removed.wait()
     except TimeoutError as error:
         raise HostError(f"{member} of {body[0]} did not end in time") from error
+    finally:
+        gone.cancel()
     if results[job] != "done":
         raise HostError(f"{member} of {body[0]} ended as {results[job]!r}")
 

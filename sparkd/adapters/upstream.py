@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""HTTP to a model's own server; the only httpx code.
+"""HTTP to a model's own server: its health, a request, its answer as it comes.
 
-One client an endpoint, kept for its connections. Nothing is retried and nothing decided here:
-`ConnectFailed` means that the server saw nothing of the request, `UpstreamLost` that it broke off.
+Nothing is decided here: `ConnectFailed` means that the server saw nothing of the request,
+`UpstreamLost` that it broke off.
 """
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import AsyncIterator, Mapping
 
 import httpx
 
+from sparkd.adapters.transport import Exchange, LocalTransport
 from sparkd.core.errors import UpstreamLost
 from sparkd.core.model import Endpoint
 
@@ -19,6 +19,11 @@ _CONNECT_TIMEOUT_S = 5.0
 """A local server accepts at once; a full listen queue is the only reason to wait."""
 _HEALTH_TIMEOUT_S = 5.0
 _SEND_TIMEOUT_S = 60.0
+# No read timeout: a model may think for long before its first token, and its process is watched,
+# so its death is not missed.
+_TIMEOUT = httpx.Timeout(connect=_CONNECT_TIMEOUT_S, read=None, write=_SEND_TIMEOUT_S, pool=None)
+_RAW = "surrogateescape"
+"""Bytes of a client's header that are not UTF-8 go on as they came."""
 
 
 class ConnectFailed(UpstreamLost):
@@ -30,21 +35,22 @@ class ConnectFailed(UpstreamLost):
 class Answer:
     """A response whose head has arrived; its body is read by iterating `chunks`."""
 
-    def __init__(self, response: httpx.Response) -> None:
-        self._response = response
-        self.status = response.status_code
-        self.headers: list[tuple[bytes, bytes]] = list(response.headers.raw)
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+        self.status = exchange.answer.status
+        self.headers: list[tuple[bytes, bytes]] = exchange.answer.headers
 
     @property
     def content_type(self) -> str:
-        return str(self._response.headers.get("content-type", ""))
+        named = [value for name, value in self.headers if name.lower() == b"content-type"]
+        return b", ".join(named).decode("latin-1")
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """The body as it arrives, undecoded. Raises UpstreamLost when the server breaks off."""
         try:
-            async for chunk in self._response.aiter_raw():
+            async for chunk in self._exchange:
                 yield chunk
-        except (httpx.HTTPError, httpx.StreamError) as error:
+        except httpx.HTTPError as error:
             raise UpstreamLost(
                 f"the model broke off its answer: {type(error).__name__}",
                 hint="send the request again; sparkctl logs MODEL tells why it ended",
@@ -52,7 +58,7 @@ class Answer:
 
     async def close(self) -> None:
         """Done with it; an unread rest cancels the request at the server."""
-        await self._response.aclose()
+        await self._exchange.aclose()
 
 
 class Upstream:
@@ -61,29 +67,21 @@ class Upstream:
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
         if endpoint.socket is not None:
-            base_url, transport = (
-                "http://model",
-                httpx.AsyncHTTPTransport(uds=str(endpoint.socket), limits=_LIMITS),
-            )
+            self._host = "model"
+            self._transport = LocalTransport(str(endpoint.socket))
         else:
-            base_url, transport = (
-                f"http://127.0.0.1:{endpoint.port}",
-                httpx.AsyncHTTPTransport(limits=_LIMITS),
-            )
-        # No read timeout: a model may think for long before its first token, and its process is
-        # watched, so its death is not missed.
-        self._client = httpx.AsyncClient(
-            base_url=base_url,
-            transport=transport,
-            timeout=httpx.Timeout(
-                connect=_CONNECT_TIMEOUT_S, read=None, write=_SEND_TIMEOUT_S, pool=None
-            ),
-        )
+            self._host = f"127.0.0.1:{endpoint.port}"
+            self._transport = LocalTransport(("127.0.0.1", endpoint.port or 0))
 
     async def healthy(self) -> bool:
         """Whether GET /health answers 200."""
+        timeout = httpx.Timeout(_HEALTH_TIMEOUT_S).as_dict()
+        request = httpx.Request(
+            "GET", f"http://{self._host}/health", extensions={"timeout": timeout}
+        )
         try:
-            response = await self._client.get("/health", timeout=_HEALTH_TIMEOUT_S)
+            response = await self._transport.handle_async_request(request)
+            await response.aread()
         except httpx.HTTPError:
             return False
         return response.status_code == httpx.codes.OK
@@ -95,24 +93,21 @@ class Upstream:
 
         Raises ConnectFailed or UpstreamLost.
         """
-        request = self._client.build_request(method, target, headers=dict(headers), content=body)
+        raw = [(n.encode("ascii", _RAW), v.encode("utf-8", _RAW)) for n, v in headers.items()]
+        raw.append((b"host", self._host.encode()))
         try:
-            response = await self._client.send(request, stream=True)
+            exchange = await self._transport.send(method, target.encode(), raw, body, _TIMEOUT)
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             raise ConnectFailed(
                 f"the model's server at {self.endpoint} does not accept connections: {error}",
                 hint="sparkctl logs MODEL",
             ) from error
-        except (httpx.HTTPError, httpx.StreamError) as error:
+        except httpx.HTTPError as error:
             raise UpstreamLost(
                 f"the model broke off before it answered: {type(error).__name__}",
                 hint="send the request again; sparkctl logs MODEL tells why it ended",
             ) from error
-        return Answer(response)
+        return Answer(exchange)
 
     async def close(self) -> None:
-        with contextlib.suppress(httpx.HTTPError):
-            await self._client.aclose()
-
-
-_LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=256)
+        await self._transport.aclose()

@@ -48,6 +48,10 @@ class SparkdError(Exception):
         self.hint = hint
         self.retry_after_s = retry_after_s
         self.param = param
+        self.details: dict[str, object] = {}
+        """Further fields of the error's body."""
+        self.headers: dict[str, str] = {}
+        """Further headers of its answer."""
         if code is not None:
             self.code = code
 

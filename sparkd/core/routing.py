@@ -25,6 +25,8 @@ class Operation:
 
     dialect: Dialect
     upstream_path: str
+    rewritten: bool = True
+    """Whether the rules of request rewriting apply; not where texts and tokens are the matter."""
 
 
 OPERATIONS: dict[str, Operation] = {
@@ -38,8 +40,8 @@ OPERATIONS: dict[str, Operation] = {
     "score": Operation(Dialect.SCORE, "/v1/score"),
     "pooling": Operation(Dialect.POOLING, "/pooling"),
     "classify": Operation(Dialect.CLASSIFY, "/classify"),
-    "tokenize": Operation(Dialect.CHAT, "/tokenize"),
-    "detokenize": Operation(Dialect.CHAT, "/detokenize"),
+    "tokenize": Operation(Dialect.CHAT, "/tokenize", rewritten=False),
+    "detokenize": Operation(Dialect.CHAT, "/detokenize", rewritten=False),
 }
 _LONGEST_FIRST = sorted(OPERATIONS, key=len, reverse=True)
 """So that "m/chat/completions" is not taken for "completions" of a model "m/chat"."""
@@ -106,22 +108,30 @@ def model_of(route: Route, body: dict[str, Any]) -> str:
     return model_id
 
 
-def find(config: Config, model_id: str, dialect: Dialect) -> ModelSpec:
-    """The configured model. Raises NotFound, or RequestError when it lacks the dialect."""
+def lookup(config: Config, model_id: str) -> ModelSpec:
+    """The configured model of this id. Raises NotFound or Misconfigured."""
     spec = config.models.get(model_id)
-    if spec is None:
-        if model_id in config.broken:
-            raise Misconfigured(
-                f"the entry of model {model_id!r} is wrong: {config.broken[model_id][0]}",
-                hint="sparkctl check",
-                code="model_misconfigured",
-            )
-        raise NotFound(
-            f"there is no model {model_id[:200]!r}",
-            hint="GET /v1/models lists the models, as does: sparkctl models",
-            code="model_not_found",
-            param="model",
+    if spec is not None:
+        return spec
+    if model_id in config.broken:
+        raise Misconfigured(
+            f"the entry of model {model_id!r} is wrong: {config.broken[model_id][0]}",
+            hint="sparkctl check",
+            code="model_misconfigured",
         )
+    listing = "GET /v1/models lists the models, as does: sparkctl models"
+    raise NotFound(
+        f"there is no model {model_id[:200]!r}",
+        # After a syntax error nobody knows which models a file would have had.
+        hint="the configuration has problems: sparkctl check" if config.problems else listing,
+        code="model_not_found",
+        param="model",
+    )
+
+
+def find(config: Config, model_id: str, dialect: Dialect) -> ModelSpec:
+    """The configured model, if it speaks the dialect. Raises as `lookup`, and RequestError."""
+    spec = lookup(config, model_id)
     if dialect not in spec.dialects:
         spoken = ", ".join(spec.dialects)
         raise RequestError(

@@ -13,7 +13,7 @@ from sanic.exceptions import PayloadTooLarge, SanicException
 from sanic.handlers import ErrorHandler
 
 from sparkd.core.errors import BodyTooLarge, NotFound, RequestError, SparkdError
-from sparkd.web import openai
+from sparkd.web import admin, openai
 from sparkd.web.context import Context
 from sparkd.web.render import Shape, error_body, error_headers
 
@@ -41,6 +41,7 @@ def create_app(context: Context) -> Sanic[Any, Any]:
     app.ctx.sparkd = context
     app.add_route(healthz, "/healthz", methods=["GET", "HEAD"])
     openai.add_routes(app)
+    admin.add_routes(app)
     return app
 
 

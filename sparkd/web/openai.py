@@ -12,13 +12,15 @@ import re
 import time
 import uuid
 from typing import Any
+from urllib.parse import unquote
 
 from sanic import HTTPResponse, Request, Sanic
 
-from sparkd.core import auth, routing
-from sparkd.core.errors import NotFound, SparkdError
+from sparkd.core import routing
+from sparkd.core.errors import SparkdError
 from sparkd.core.model import Dialect, ModelSpec
 from sparkd.proxy import Outgoing, request_headers
+from sparkd.web.admission import admitted
 from sparkd.web.context import Context
 from sparkd.web.exchange import Exchange
 from sparkd.web.render import Shape
@@ -34,22 +36,14 @@ def add_routes(app: Sanic[Any, Any]) -> None:
 
 async def list_models(request: Request) -> HTTPResponse:
     """Every configured model, in OpenAI's list. Starts nothing and counts as no use."""
-    context = _admitted(request)
+    context = admitted(request)
     data = [_listed(spec) for spec in context.config.models.values()]
     return _json({"object": "list", "data": data})
 
 
 async def show_model(request: Request, model_id: str) -> HTTPResponse:
-    context = _admitted(request)
-    spec = context.config.models.get(model_id)
-    if spec is None:
-        raise NotFound(
-            f"there is no model {model_id[:200]!r}",
-            hint="GET /v1/models lists the models",
-            code="model_not_found",
-            param="model",
-        )
-    return _json(_listed(spec))
+    context = admitted(request)
+    return _json(_listed(routing.lookup(context.config, unquote(model_id))))
 
 
 async def infer(request: Request, rest: str) -> None:
@@ -59,7 +53,7 @@ async def infer(request: Request, rest: str) -> None:
     exchange = Exchange(request, _request_id(request))
     with context.open_requests.one():
         try:
-            _admitted(request)
+            admitted(request)
             await _infer(context, request, exchange)
         except SparkdError as error:
             if not await exchange.fail(error):
@@ -87,17 +81,9 @@ async def _infer(context: Context, request: Request, exchange: Exchange) -> None
         headers=request_headers(request.headers, exchange.request_id),
         body=routing.upstream_body(raw, body, spec.model_id),
     )
-    on_wait = exchange.notice if routing.wants_stream(body) else None
+    on_wait = exchange.notice if body.get("stream") is True else None
     async with context.proxy.answer(config, spec, outgoing, on_wait) as answer:
         await exchange.relay(answer)
-
-
-def _admitted(request: Request) -> Context:
-    """The context, for a request with a right key. Raises Unauthorized or Misconfigured."""
-    context: Context = request.app.ctx.sparkd
-    context.require_usable()
-    auth.check(context.keys, request.headers.get("authorization"), request.headers.get("x-api-key"))
-    return context
 
 
 def _request_id(request: Request) -> str:

@@ -53,6 +53,7 @@ def error_body(error: SparkdError, shape: Shape) -> str:
         "param": error.param,
         "code": error.code,
         "hint": error.hint or None,
+        **error.details,
     }
     return json.dumps({"error": inner})
 
@@ -67,8 +68,8 @@ def error_event(error: SparkdError, shape: Shape) -> bytes:
 
 def error_headers(error: SparkdError) -> dict[str, str]:
     if error.retry_after_s is None:
-        return {}
-    return {"retry-after": str(error.retry_after_s)}
+        return error.headers
+    return {**error.headers, "retry-after": str(error.retry_after_s)}
 
 
 def _type(error: SparkdError, types: tuple[tuple[type[SparkdError], str], ...]) -> str:

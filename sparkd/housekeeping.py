@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a running daemon does by itself, beside answering: nothing of it is needed for correctness.
+
+- A utility that had to leave for an exclusive model comes back when that one has left.
+- After a reload, models whose entry changed or went are stopped as soon as nobody uses them.
+- A model that makes no step while requests are open is declared hung and killed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from sparkd.adapters.host import ProcessWatch
+from sparkd.adapters.journal import Event, fields
+from sparkd.adapters.systemd import UserManager
+from sparkd.adapters.upstream import Upstream
+from sparkd.core.containerspec import spec_hash
+from sparkd.core.enginemetrics import Steps, parse_steps
+from sparkd.core.errors import SparkdError
+from sparkd.core.model import Config, Instance, Lifecycle
+from sparkd.core.names import Names
+from sparkd.ensure import Ensurer
+from sparkd.leases import Leases
+from sparkd.starter import Started, Starter
+from sparkd.world import WorldReader
+
+log = logging.getLogger(__name__)
+
+_COMEBACK_PAUSES_S = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0)
+_RETIRE_PAUSE_S = 0.5
+_STEP_TIMEOUT_S = 5.0
+
+
+class Housekeeper:
+    def __init__(
+        self,
+        config: Callable[[], Config],
+        leases: Leases,
+        world: WorldReader,
+        systemd: UserManager,
+        starter: Starter,
+        ensurer: Ensurer,
+    ) -> None:
+        self._config = config
+        self._leases = leases
+        self._world = world
+        self._systemd = systemd
+        self._starter = starter
+        self._ensurer = ensurer
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._steps: dict[str, tuple[Steps | None, float]] = {}
+
+    async def close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def started(self, started: Started) -> None:
+        """Told by the scheduler about every model that became ready."""
+        models = self._config().models
+        spec = models.get(started.instance.model_id)
+        if spec is None or spec.lifecycle is not Lifecycle.EXCLUSIVE:
+            return
+        for model_id in started.evicted:
+            if model_id in models and models[model_id].lifecycle is Lifecycle.UTILITY:
+                self._spawn(self._bring_back(model_id, started.instance))
+
+    def reloaded(self) -> None:
+        """Stop what runs as it is not configured any more, model by model, once idle."""
+        self._spawn(self._retire_changed())
+
+    async def look_for_hangs(self) -> None:
+        """One look at every model in use; called now and then while requests are open."""
+        table = {i.model_id: i for i in self._ensurer.instances()}
+        in_use = self._leases.activity_of(table)
+        for (model_id, instance), (used, _) in zip(table.items(), in_use, strict=True):
+            if not used:
+                self._steps.pop(model_id, None)
+                continue
+            await self._look_at(instance)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _bring_back(self, model_id: str, exclusive: Instance) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            watch = ProcessWatch(exclusive.pid)
+            try:
+                await watch.ended()
+            finally:
+                watch.close()
+        for pause_s in _COMEBACK_PAUSES_S:
+            await asyncio.sleep(pause_s)
+            config = self._config()
+            if model_id not in config.models:
+                return
+            try:
+                grant = await self._ensurer.grant(config, config.models[model_id])
+            except SparkdError as error:
+                log.warning("utility %s does not come back yet: %s", model_id, error)
+            else:
+                grant.lease.close()
+                return
+
+    async def _retire_changed(self) -> None:
+        try:
+            world = await self._world.read(self._config())
+        except SparkdError as error:
+            log.warning("changed models are not looked for: %s", error)
+            return
+        layout = self._starter.layout
+        for reading in world.running():
+            spec = self._config().models.get(reading.model_id)
+            running = reading.instance.spec_hash if reading.instance else ""
+            if spec is None or spec_hash(spec, layout) != running:
+                self._spawn(self._retire(reading.model_id, running))
+
+    async def _retire(self, model_id: str, outdated_hash: str) -> None:
+        """Stop one outdated instance once idle; a newer one that took its place is left alone."""
+        names = Names(model_id)
+        while (right := self._leases.try_stop(names)) is None:
+            await asyncio.sleep(_RETIRE_PAUSE_S)
+        with right:
+            world = await self._world.read(self._config())
+            reading = world.models.get(model_id)
+            if reading and reading.instance and reading.instance.spec_hash == outdated_hash:
+                await self._starter.evict(
+                    self._config(), world, model_id, "because its configuration changed"
+                )
+
+    async def _look_at(self, instance: Instance) -> None:
+        model_id = instance.model_id
+        steps = await _steps_of(instance)
+        now_s = time.monotonic()
+        before, since_s = self._steps.get(model_id, (None, now_s))
+        if model_id not in self._steps or (steps is not None and steps != before):
+            self._steps[model_id] = (steps, now_s)
+            return
+        if steps is not None and not steps.countable:
+            return
+        hang_timeout_s = self._config().settings.hang_timeout_s
+        if now_s - since_s < hang_timeout_s:
+            return
+        log.error(
+            "model %s made no step for %.0f s with requests open: killing it as hung",
+            model_id,
+            now_s - since_s,
+            extra=fields(Event.MODEL_FAILED, model=model_id, reason="hung"),
+        )
+        del self._steps[model_id]
+        self._ensurer.forget(model_id)
+        await self._systemd.kill(Names(model_id).scope)
+
+
+async def _steps_of(instance: Instance) -> Steps | None:
+    """What the engine's metrics say of its steps; None when it does not answer in time."""
+    upstream = Upstream(instance.endpoint)
+    try:
+        async with asyncio.timeout(_STEP_TIMEOUT_S):
+            answer = await upstream.send("GET", "/metrics", {}, b"")
+            page = b"".join([chunk async for chunk in answer.chunks()])
+            return parse_steps(page.decode(errors="replace"))
+    except (TimeoutError, SparkdError):
+        return None
+    finally:
+        await upstream.close()

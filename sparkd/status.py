@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The state of everything as one object, for `/status` and whoever renders it.
+
+Looks only: a status reading never wakes, holds or counts as use of a model.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+from sparkd.core.model import Config, ModelReading, State, World
+from sparkd.core.names import Names
+from sparkd.runtime import Runtime
+from sparkd.scheduler import Entry
+
+
+async def status(runtime: Runtime, config: Config) -> dict[str, object]:
+    """Read the world and describe it. Raises HostError when it cannot be read.
+
+    A model's state is one of stopped, queued, starting, ready, busy, stopping, failed,
+    backing-off.
+    """
+    world = await runtime.world.read_with_health(config)
+    queue = runtime.scheduler.queue()
+    host = await runtime.views.probe.host(config.settings.memory_reserve_bytes)
+    return {
+        "models": [
+            _model(runtime, config, reading, queue.get(reading.model_id))
+            for reading in world.models.values()
+        ],
+        "gpu": {"holders": _holders(world)},
+        "queue": [_queued(model_id, entry) for model_id, entry in queue.items() if entry.waiters],
+        "memory": {
+            "unified": host.unified,
+            "total_bytes": host.total_bytes,
+            "available_bytes": host.available_bytes,
+            "reserve_bytes": host.reserve_bytes,
+        },
+        "problems": [str(problem) for problem in config.problems],
+        "now": round(time.time(), 3),
+    }
+
+
+def state_word(runtime: Runtime, reading: ModelReading, entry: Entry | None) -> str:
+    """One word for what a model is doing."""
+    if reading.state is State.READY:
+        return "busy" if reading.in_use else "ready"
+    if reading.state not in (State.STOPPED, State.FAILED):
+        return str(reading.state)
+    if entry is not None and entry.waiters:
+        return "queued" if entry.task is None else "starting"
+    if runtime.records.failure(reading.model_id) is not None:
+        return "backing-off"
+    return str(reading.state)
+
+
+def _model(
+    runtime: Runtime, config: Config, reading: ModelReading, entry: Entry | None
+) -> dict[str, object]:
+    spec = config.models.get(reading.model_id)
+    failure = runtime.records.failure(reading.model_id)
+    loads = runtime.records.loads(reading.model_id)
+    instance = reading.instance
+    return {
+        "id": reading.model_id,
+        "state": state_word(runtime, reading, entry),
+        "lifecycle": spec.lifecycle if spec else None,
+        "pinned": spec.pinned if spec else False,
+        "in_use": reading.in_use,
+        "started_at": instance.started_at if instance else None,
+        "last_used_at": reading.last_used_at,
+        "idle_check_at": reading.idle_check_at,
+        "scope": Names(reading.model_id).scope if instance else None,
+        "pid": instance.pid if instance else None,
+        "typical_load_s": loads.typical_s,
+        "peak_bytes": loads.peak_bytes,
+        "failure": failure.message if failure else None,
+        "failures_in_a_row": failure.count if failure else 0,
+        "exit_code": reading.dead.exit_code if reading.dead else None,
+    }
+
+
+def _holders(world: World) -> list[dict[str, object]]:
+    return [
+        {
+            "pid": holder.pid,
+            "command": holder.command,
+            "exclusive": holder.exclusive,
+            "model": holder.model_id,
+        }
+        for holder in world.holders
+    ]
+
+
+def _queued(model_id: str, entry: Entry) -> dict[str, object]:
+    now_s = time.monotonic()
+    ages = sorted((round(now_s - since_s, 3) for since_s in entry.waiters.values()), reverse=True)
+    return {
+        "model": model_id,
+        "waiting": len(ages),
+        "oldest_s": ages[0],
+        "ages_s": ages[:20],
+        "loading": entry.task is not None,
+        "why": entry.why,
+    }
+
+
+def reference_state(described: Mapping[str, object], config: Config) -> dict[str, object]:
+    """The same for clients of the gateway that this one replaces (`/debug/state`)."""
+    settings = config.settings
+    models = [model for model in _list(described["models"]) if model["started_at"] is not None]
+    return {
+        "config": {
+            "IDLE_STOP_SECONDS": settings.idle_timeout_s,
+            "NO_STOP_BEFORE_SECONDS": settings.min_residency_s,
+            "HEALTH_TIMEOUT_MS": round(settings.load_timeout_s * 1000),
+            "BUSY_STATUS_CODE": 429,
+        },
+        "startAtMs": {model["id"]: _ms(model["started_at"]) for model in models},
+        "lastSeenMs": {model["id"]: _ms(model["last_used_at"]) for model in models},
+        "busyWith": next((model["id"] for model in models if model["in_use"]), None),
+        "now": _ms(described["now"]),
+        **described,
+    }
+
+
+def _list(value: object) -> list[dict[str, object]]:
+    return value if isinstance(value, list) else []
+
+
+def _ms(at: object) -> int | None:
+    return round(at * 1000) if isinstance(at, float) else None

@@ -1,0 +1,350 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Several models, one GPU: swaps that never fail, waiting that is visible, crashes that lose nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from .hosts import SETTINGS, Host, Stream, answer_of, chat_body, client
+
+MAIN = ("fake-a", "fake-b", "fake-c")
+FAULT_DROP_IN = "/run/systemd/system/sparkd.service.d/fault.conf"
+
+
+def resident(host: Host) -> set[str]:
+    """The models whose scopes are active."""
+    prefix, suffix = "sparkd-model-", ".scope"
+    states = host.user_unit_states()
+    return {
+        unit[len(prefix) : -len(suffix)]
+        for unit, state in states.items()
+        if unit.startswith(prefix) and state == "active"
+    }
+
+
+async def ask(key: str, model: str, text: str, **fields: object) -> str:
+    async with client(key, timeout_s=100) as http:
+        return answer_of(await http.post("/v1/chat/completions", json=chat_body(model, text, **fields)))
+
+
+def starts(host: Host, since: str) -> list[str]:
+    return [e["SPARKD_MODEL"] for e in host.journal("SPARKD_EVENT=model-starting", since=since)]
+
+
+@contextmanager
+def fault(host: Host, point: str) -> Iterator[None]:
+    """A daemon that dies when it reaches the point, for as long as the block lasts."""
+    host.run("systemctl", "stop", "sparkd.service")
+    host.sh(f"mkdir -p {FAULT_DROP_IN.rpartition('/')[0]}")
+    host.run("tee", FAULT_DROP_IN, input=f"[Service]\nEnvironment=SPARKD_FAULT={point}\n")
+    host.run("systemctl", "daemon-reload")
+    try:
+        yield
+    finally:
+        host.run("rm", "-f", FAULT_DROP_IN)
+        host.run("systemctl", "daemon-reload")
+        host.run("systemctl", "kill", "--signal=KILL", "sparkd.service", check=False)
+
+
+def test_two_stopped_models_asked_for_at_once_are_both_answered_and_never_both_resident(
+    host: Host,
+) -> None:
+    key = host.key
+
+    async def pair(number: int) -> list[str]:
+        return await asyncio.gather(
+            ask(key, "fake-b", f"b{number}"), ask(key, "fake-c", f"c{number}")
+        )
+
+    for number in range(10):
+        assert host.loop.run(pair(number)) == [f"echo: b{number}", f"echo: c{number}"]
+        assert len(resident(host) & set(MAIN)) == 1
+        host.stop_models()
+
+
+def test_clients_of_three_models_are_served_by_as_few_loads_as_batching_allows(host: Host) -> None:
+    key, cursor = host.key, host.cursor()
+
+    async def all_clients() -> list[str]:
+        return await asyncio.gather(*(ask(key, MAIN[i % 3], f"n{i}") for i in range(20)))
+
+    assert host.loop.run(all_clients()) == [f"echo: n{i}" for i in range(20)]
+    assert sorted(starts(host, cursor)) == sorted(MAIN)
+
+
+def test_busy_model_is_drained_once_the_other_has_waited_long_enough(host: Host) -> None:
+    key = host.key
+    stop_at_s = time.monotonic() + 20
+
+    async def hammer(number: int) -> int:
+        # Staggered, so that there is no instant in which nobody uses the model.
+        await asyncio.sleep(number * 0.14)
+        served = 0
+        while time.monotonic() < stop_at_s:
+            await ask(key, "fake-b", "on", fake={"tokens": 10, "pace_ms": 50})
+            served += 1
+        return served
+
+    async def starving() -> float:
+        await asyncio.sleep(2)
+        began_s = time.monotonic()
+        await ask(key, "fake-c", "me too")
+        return time.monotonic() - began_s
+
+    async def both() -> tuple[float, list[int]]:
+        waited, *served = await asyncio.gather(starving(), *(hammer(number) for number in range(4)))
+        return waited, served
+
+    waited_s, served = host.loop.run(both())
+    assert 5.0 <= waited_s < 15.0, "max_wait is 5 s, then a drain and a load"
+    assert min(served) > 2
+
+
+def test_hundred_clients_that_leave_the_queue_leave_nothing_behind(host: Host) -> None:
+    stream = Stream(host, "fake-b", tokens=60, pace_ms=100)
+    stream.wait_first()
+    cursor, key = host.cursor(), host.key
+    pid = int(host.sh("systemctl show -p MainPID --value sparkd.service"))
+    before = len(host.run("ls", f"/proc/{pid}/fd").stdout.split())
+
+    async def leave_early() -> None:
+        async def one(number: int) -> None:
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.5 + number % 10 / 10):
+                    await ask(key, "fake-c", "never mind")
+
+        await asyncio.gather(*(one(number) for number in range(100)))
+
+    host.loop.run(leave_early())
+    stream.wait()
+    assert stream.whole
+    host.wait_until(
+        lambda: len(host.run("ls", f"/proc/{pid}/fd").stdout.split()) <= before + 2,
+        "descriptors are back",
+    )
+    status = host.request("GET", "/status").json()
+    assert status["queue"] == []
+    assert starts(host, cursor) == []
+    assert resident(host) == {"fake-b"}
+
+
+def test_load_that_nobody_waits_for_any_more_is_taken_back(host: Host) -> None:
+    key = host.key
+
+    async def impatient() -> None:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(3):
+                await ask(key, "fake-slow", "quick")
+
+    host.loop.run(impatient())
+    host.wait_until(lambda: resident(host) == set(), "the load is taken back", timeout_s=10)
+    host.wait_until(lambda: host.containers() == [], "and its container", timeout_s=10)
+
+
+def test_waiting_stream_is_told_what_it_waits_for_and_then_answered(host: Host) -> None:
+    stream = Stream(host, "fake-slow", tokens=3, pace_ms=1)
+    stream.wait()
+    assert stream.whole, stream.text
+    comments = [line for line in stream.text.splitlines() if line.startswith(":")]
+    assert comments, stream.text
+    assert all("sparkd loading fake-slow" in line for line in comments)
+
+
+@pytest.mark.parametrize("path", ["chat/completions", "completions", "responses", "messages"])
+def test_error_after_the_first_notice_is_an_event_of_the_dialect(host: Host, path: str) -> None:
+    body = {
+        **chat_body("fake-hang", stream=True),
+        "prompt": "x",
+        "input": "x",
+        "max_tokens": 5,
+    }
+    response = host.request("POST", f"/v1/{path}", json=body)
+    assert response.status_code == 200
+    assert response.headers["content-type"].startswith("text/event-stream")
+    assert ": sparkd loading fake-hang" in response.text
+    data = [line[6:] for line in response.text.splitlines() if line.startswith("data: ")]
+    error = json.loads(data[-1])
+    assert "load timeout" in error["error"]["message"]
+    assert ("event: error" in response.text) == (path == "messages")
+
+
+def test_full_queue_refuses_with_a_true_retry_after_and_names_who_is_in_the_way(host: Host) -> None:
+    host.configure(SETTINGS.replace("max_wait: 5s", "max_wait: 60s") + "queue_limit: 1\n")
+    stream = Stream(host, "fake-b", tokens=80, pace_ms=100)
+    stream.wait_first()
+    waiting = Stream(host, "fake-c", tokens=1, pace_ms=1)
+    host.wait_until(lambda: host.request("GET", "/status").json()["queue"] != [], "one waits")
+    refused = host.chat("fake-a")
+    assert refused.status_code == 429
+    error = refused.json()["error"]
+    assert (error["code"], error["type"]) == ("queue_full", "rate_limit_error")
+    assert error["requested"] == "fake-a"
+    assert error["currentModel"]["name"] == "fake-b"
+    assert 1 <= int(refused.headers["retry-after"]) == error["retryAfterSec"] <= 60
+    assert refused.headers["x-busy-model"] == "fake-b"
+    stream.wait()
+    waiting.wait()
+    assert stream.whole
+    assert waiting.whole
+
+
+def test_busy_reject_refuses_at_once_and_loads_nothing(host: Host) -> None:
+    host.configure(SETTINGS + "busy: reject\n")
+    answer_of(host.chat("fake-b"))
+    refused = host.chat("fake-c")
+    assert refused.status_code == 429
+    assert refused.json()["error"]["code"] == "busy"
+    assert resident(host) == {"fake-b"}
+
+
+def test_utility_comes_back_after_the_exclusive_model_has_left(host: Host) -> None:
+    answer_of(host.chat("fake-util"))
+    answer_of(host.chat("fake-excl"))
+    assert resident(host) == {"fake-excl"}
+    host.run("systemctl", "--user", "stop", "sparkd-model-fake-excl.scope", user="sparkd")
+    host.wait_until(lambda: resident(host) == {"fake-util"}, "the utility is back")
+
+
+def test_failed_start_backs_off_with_its_reason_until_an_admin_tries_again(host: Host) -> None:
+    first = host.chat("fake-crash")
+    assert first.status_code == 502
+    cursor = host.cursor()
+    again = host.chat("fake-crash")
+    assert again.status_code == 502
+    error = again.json()["error"]
+    assert "code 3" in error["message"]
+    assert "failed 1 times in a row, tried again in" in error["message"]
+    assert 1 <= int(again.headers["retry-after"]) <= 60
+    assert starts(host, cursor) == []
+    host.run("sparkctl", "start", "fake-crash", check=False)
+    assert starts(host, cursor) == ["fake-crash"]
+
+
+def test_hung_model_is_killed_and_its_clients_are_told(host: Host) -> None:
+    host.configure(SETTINGS + "hang_timeout: 5s\n")
+    stream = Stream(host, "fake-b", tokens=100, pace_ms=20, stall_after_tokens=5)
+    stream.wait(40)
+    assert '"code": "upstream_lost"' in stream.text
+    assert host.journal("SPARKD_REASON=hung") != []
+    assert answer_of(host.chat("fake-b", "back")) == "echo: back"
+
+
+def test_collapse_of_memory_kills_the_load_at_the_floor(host: Host) -> None:
+    meminfo = "/run/sparkd/meminfo"
+    plenty = "MemTotal: 131072000 kB\nMemAvailable: 100000000 kB\n"
+    host.run("tee", meminfo, input=plenty)
+    host.sh("mkdir -p /run/systemd/system/sparkd.service.d")
+    drop_in = "/run/systemd/system/sparkd.service.d/meminfo.conf"
+    host.run("tee", drop_in, input=f"[Service]\nEnvironment=SPARKD_MEMINFO={meminfo}\n")
+    host.run("systemctl", "daemon-reload")
+    host.configure(SETTINGS.replace("memory_floor: 32MiB", "memory_floor: 2GiB"))
+    host.run("systemctl", "stop", "sparkd.service")
+    try:
+        stream = Stream(host, "fake-slow", tokens=1, pace_ms=1)
+        host.wait_until(lambda: resident(host) == {"fake-slow"}, "it loads")
+        collapsed = "MemTotal: 131072000 kB\nMemAvailable: 1000000 kB\n"
+        script = (
+            f"printf '{collapsed}' > {meminfo}.new; mv {meminfo}.new {meminfo}; date +%s.%N; "
+            "for i in $(seq 200); do flock -n /run/sparkd/gpu.lock true && break; "
+            "sleep 0.01; done; date +%s.%N"
+        )
+        began, ended = (float(line) for line in host.sh(script).splitlines())
+        assert ended - began < 0.5
+        stream.wait()
+        assert "976 MiB of memory were available, the floor is 2048 MiB" in stream.text
+    finally:
+        host.run("rm", "-f", drop_in, meminfo)
+        host.run("systemctl", "daemon-reload")
+        host.run("systemctl", "stop", "sparkd.service")
+
+
+def test_reload_keeps_unchanged_models_and_retires_changed_ones_once_idle(host: Host) -> None:
+    answer_of(host.chat("fake-util"))
+    stream = Stream(host, "fake-b", tokens=40, pace_ms=100)
+    stream.wait_first()
+    path = "/etc/sparkd/models.d/fake.yaml"
+    text = host.run("cat", path).stdout
+    entry = text.index("fake-b:")
+    changed = text[:entry] + text[entry:].replace("--fake-listen, late", "--fake-listen, early", 1)
+    assert changed != text
+    with host.file(path, changed):
+        host.run("systemctl", "reload", "sparkd.service")
+        stream.wait()
+        assert stream.whole
+        host.wait_until(lambda: resident(host) == {"fake-util"}, "the changed one left once idle")
+        answer_of(host.chat("fake-b"))
+    host.run("systemctl", "reload", "sparkd.service")
+
+
+def test_bad_configuration_is_refused_at_reload_and_the_old_one_stays(host: Host) -> None:
+    answer_of(host.chat("fake-b"))
+    cursor = host.cursor()
+    with host.file("/etc/sparkd/sparkd.yaml", "idle_exti: 5s\nmax_wait: soon\n"):
+        host.run("systemctl", "reload", "sparkd.service")
+        host.wait_until(
+            lambda: len(host.journal("_SYSTEMD_UNIT=sparkd.service", since=cursor)) >= 3,
+            "all problems are in the journal",
+        )
+        said = " ".join(
+            str(e["MESSAGE"]) for e in host.journal("_SYSTEMD_UNIT=sparkd.service", since=cursor)
+        )
+        assert "sparkd.yaml:1: idle_exti" in said
+        assert "sparkd.yaml:2: max_wait" in said
+        answer_of(host.chat("fake-b"))
+
+
+@pytest.mark.parametrize(
+    "point",
+    [
+        "start-armed",
+        "start-created",
+        "start-initialised",
+        "start-scoped",
+        "start-started",
+        "ready-healthy",
+        "ready-armed",
+        "swap-evicted",
+        "stop-begun",
+        "stop-ended",
+        "stop-removed",
+    ],
+)
+def test_daemon_killed_at_any_step_loses_nothing(host: Host, point: str) -> None:
+    answer_of(host.chat("fake-c"))
+    with fault(host, point):
+        response = None
+        try:
+            response = host.chat("fake-a", timeout_s=30)
+        except Exception as error:
+            assert type(error).__name__ in ("RemoteProtocolError", "ReadError"), error
+        assert response is None, "the fault point was not reached"
+    assert answer_of(host.chat("fake-a", "after")) == "echo: after"
+    host.wait_until(lambda: resident(host) == set(), "the idle timer ends it", timeout_s=20)
+    assert host.containers() == []
+    assert host.run("ls", "/run/sparkd/models").stdout == ""
+    timers = [unit for unit in host.user_unit_states() if unit.endswith(".timer")]
+    assert timers == []
+
+
+def test_killed_start_that_nobody_asks_for_again_leaves_nothing(host: Host) -> None:
+    """fake-hang: its load timer fires after 5 s of loading and its idle timeout."""
+    with fault(host, "start-started"):
+        with pytest.raises(Exception, match=r".*"):
+            host.chat("fake-hang", timeout_s=30)
+        host.run("systemctl", "stop", "sparkd.socket", "sparkd.service")
+        host.wait_until(lambda: resident(host) == set(), "its load timer ends it", timeout_s=60)
+        host.wait_until(lambda: host.run("ls", "/run/sparkd/models").stdout == "", "no directory")
+    host.run("systemctl", "start", "sparkd.socket")
+
+
+def test_request_at_the_instant_of_the_idle_stop_is_always_answered(host: Host) -> None:
+    for round_number in range(15):
+        answer_of(host.chat("fake-a"))
+        time.sleep(3.2 + round_number * 0.1)
+        assert answer_of(host.chat("fake-a", "again")) == "echo: again"
