@@ -84,6 +84,7 @@ class Daemon:
             runtime.systemd,
             runtime.starter,
             runtime.ensurer,
+            runtime.reaper,
         )
         runtime.scheduler.on_started.append(self._housekeeper.started)
         _log_problems(config)
@@ -93,6 +94,7 @@ class Daemon:
             loop.add_signal_handler(number, self._stop.set)
         loop.add_signal_handler(signal.SIGHUP, self._reload)
         await self._listen()
+        self._housekeeper.begin()
         self._notifier.ready(f"serving {len(config.models)} models")
         log.info(
             "sparkd %s serves %d models",

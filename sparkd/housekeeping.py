@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a running daemon does by itself, beside answering: nothing of it is needed for correctness.
 
+- What a killed process left of a model is removed at the start.
 - A utility that had to leave for an exclusive model comes back when that one has left.
 - After a reload, models whose entry changed or went are stopped as soon as nobody uses them.
 - A model that makes no step while requests are open is declared hung and killed.
@@ -26,6 +27,7 @@ from sparkd.core.model import Config, Instance, Lifecycle
 from sparkd.core.names import Names
 from sparkd.ensure import Ensurer
 from sparkd.leases import Leases
+from sparkd.reap import Reaper
 from sparkd.starter import Started, Starter
 from sparkd.world import WorldReader
 
@@ -45,6 +47,7 @@ class Housekeeper:
         systemd: UserManager,
         starter: Starter,
         ensurer: Ensurer,
+        reaper: Reaper,
     ) -> None:
         self._config = config
         self._leases = leases
@@ -52,6 +55,7 @@ class Housekeeper:
         self._systemd = systemd
         self._starter = starter
         self._ensurer = ensurer
+        self._reaper = reaper
         self._tasks: set[asyncio.Task[None]] = set()
         self._steps: dict[str, tuple[Steps | None, float]] = {}
 
@@ -59,6 +63,10 @@ class Housekeeper:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def begin(self) -> None:
+        """At the start of the daemon."""
+        self._spawn(self._sweep())
 
     def started(self, started: Started) -> None:
         """Told by the scheduler about every model that became ready."""
@@ -88,6 +96,12 @@ class Housekeeper:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    async def _sweep(self) -> None:
+        try:
+            await self._reaper.sweep(self._config())
+        except SparkdError as error:
+            log.warning("leftovers are not looked for: %s", error)
 
     async def _bring_back(self, model_id: str, exclusive: Instance) -> None:
         with contextlib.suppress(ProcessLookupError):

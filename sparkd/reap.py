@@ -17,11 +17,15 @@ from sparkd.adapters.journal import NOTICE, Event, fields
 from sparkd.adapters.podman import ContainerReading, Podman
 from sparkd.adapters.systemd import UserManager
 from sparkd.core.model import Config, ModelSpec
-from sparkd.core.names import Names
+from sparkd.core.names import SCOPE_PATTERN, Names, model_of_scope, unescape
 from sparkd.launch import Launcher
 from sparkd.leases import Leases
 
 log = logging.getLogger(__name__)
+
+
+_ENDED_AS_ASKED = (0, 130, 143)
+"""Exit codes of a server that was told to stop, by SIGINT or SIGTERM: nothing to be read there."""
 
 
 class Outcome(StrEnum):
@@ -72,6 +76,26 @@ class Reaper:
         )
         return Outcome.STOPPED
 
+    async def sweep(self, config: Config) -> None:
+        """Remove what a process that was killed while it started or stopped models left behind.
+
+        An endpoint directory is the first thing a start makes and the last a stop removes, so one
+        without a running model is the sign; looking for it costs nothing where there is none.
+        """
+        left = self._endpoint_directories()
+        if not left:
+            return
+        units = await self.systemd.units([SCOPE_PATTERN])
+        running = {model_of_scope(unit.name) or "" for unit in units if unit.active}
+        for model_id in left - running:
+            await self.idle_pass(config, model_id)
+
+    def _endpoint_directories(self) -> set[str]:
+        try:
+            return {unescape(path.name) for path in self.launcher.layout.endpoints_dir.iterdir()}
+        except FileNotFoundError:
+            return set()
+
     def _deadline_at(
         self,
         spec: ModelSpec | None,
@@ -91,8 +115,9 @@ class Reaper:
         return last_used_at + (spec.idle_timeout_s if spec else settings.idle_timeout_s)
 
     async def _tidy(self, names: Names, container: ContainerReading | None) -> None:
-        """Remove what a start or a crash left, but not the dead container that tells why."""
-        if container is not None and container.status in ("exited", "stopped"):
+        """Remove what a start or a crash left, but not a dead container that tells why."""
+        dead = container is not None and container.status in ("exited", "stopped")
+        if container is not None and dead and container.exit_code not in _ENDED_AS_ASKED:
             await self.launcher.remove_all_but_container(names)
         else:
             await self.launcher.remove(names)

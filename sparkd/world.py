@@ -75,7 +75,8 @@ class WorldReader:
         if running:
             # Whether it is healthy is only known by asking; until then it counts as starting.
             state = State.STARTING
-            instance = _instance(container) if container else None
+            # One that was killed before its start has a waiting payload that will never serve.
+            instance = _instance(container) if container and container.started_at else None
         elif container is not None and container.status in ("exited", "stopped"):
             dead = _dead(container)
             state = State.FAILED

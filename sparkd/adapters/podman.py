@@ -122,29 +122,15 @@ class Podman:
 
     async def inspect(self, container: str) -> ContainerReading | None:
         """One container by id or name, or None when there is no such container."""
-
-        def inspect(client: PodmanClient) -> ContainerReading | None:
-            from podman.errors import NotFound
-
-            try:
-                return _reading(client.containers.get(container).inspect())
-            except NotFound:
-                return None
-
-        return await self._call(inspect)
+        return await self._call(lambda client: _inspected(client, container))
 
     async def models(self) -> list[ContainerReading]:
         """Every container that carries our label, running or not."""
 
         def models(client: PodmanClient) -> list[ContainerReading]:
-            from podman.errors import NotFound
-
-            readings = []
-            for container in _labelled(client):
-                # It may be removed between the list and the look at it.
-                with contextlib.suppress(NotFound):
-                    readings.append(_reading(container.inspect()))
-            return readings
+            # One may be removed between the list and the look at it.
+            found = (_inspected(client, str(container.id)) for container in _labelled(client))
+            return [reading for reading in found if reading is not None]
 
         return await self._call(models)
 
@@ -209,6 +195,19 @@ def _no_image(text: str) -> Misconfigured:
 def _labelled(client: PodmanClient) -> list[Container]:
     found = client.containers.list(all=True, filters={"label": LABEL_MODEL}, sparse=True)
     return list(found)
+
+
+def _inspected(client: PodmanClient, container: str) -> ContainerReading | None:
+    """One container, or None when it is gone, also when it goes while Podman looks at it."""
+    from podman.errors import APIError
+
+    try:
+        return _reading(client.containers.get(container).inspect())
+    except APIError as error:
+        # Podman answers 404, or 500 when it found the id but not the container any more.
+        if error.status_code == 404 or "no such container" in str(error.explanation or error):
+            return None
+        raise
 
 
 def _create(client: PodmanClient, spec: ContainerSpec) -> str:

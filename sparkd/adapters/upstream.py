@@ -7,6 +7,7 @@ Nothing is decided here: `ConnectFailed` means that the server saw nothing of th
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator, Mapping
 
 import httpx
@@ -81,7 +82,8 @@ class Upstream:
         )
         try:
             response = await self._transport.handle_async_request(request)
-            await response.aread()
+            async with contextlib.aclosing(response):
+                await response.aread()
         except httpx.HTTPError:
             return False
         return response.status_code == httpx.codes.OK

@@ -16,6 +16,7 @@ from sparkd.commands.exits import Exit
 from sparkd.core.model import Config, Instance, ModelSpec
 from sparkd.core.names import Names
 from sparkd.runtime import Runtime, build
+from sparkd.scheduler import OnWait, Progress
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,17 +35,30 @@ def run(options: Options) -> Exit:
     journaling.configure()
     runtime = build()
     endpoint_dir = runtime.layout.endpoint_dir(Names(spec.model_id))
+    told: list[Progress] = []
+
+    async def note(latest: Progress) -> None:
+        told[:] = [latest]
 
     def doing() -> str:
         # The directory is there from the first step of a start to the end of the model.
-        return f"{spec.model_id}: {'loading' if endpoint_dir.exists() else 'waiting'}"
+        return doing_text(spec.model_id, told[-1] if told else None, loading=endpoint_dir.exists())
 
-    started = progress.run(_start(runtime, config, spec), doing)
+    started = progress.run(_start(runtime, config, spec, note), doing)
     if options.json:
         output.print_json(as_json(spec.model_id, started))
     else:
         print(text(spec.model_id, started))
     return Exit.OK
+
+
+def doing_text(model_id: str, told: Progress | None, *, loading: bool) -> str:
+    """What is going on, to be followed by for how long; `told` is the queue's last word on it."""
+    if loading:
+        typical = f"typically {output.age(told.typical_s)}, " if told and told.typical_s else ""
+        return f"{model_id}: {typical}loading"
+    why = f"{told.why}, " if told and not told.loading else ""
+    return f"{model_id}: {why}waiting"
 
 
 def text(model_id: str, started: Started) -> str:
@@ -66,10 +80,12 @@ def as_json(model_id: str, started: Started) -> dict[str, object]:
     }
 
 
-async def _start(runtime: Runtime, config: Config, spec: ModelSpec) -> Started:
+async def _start(runtime: Runtime, config: Config, spec: ModelSpec, on_wait: OnWait) -> Started:
     began_at, began_s = time.time(), time.monotonic()
+    # Somebody who asks by hand has seen the failure, or mended it: no back-off for him.
+    runtime.records.clear_failure(spec.model_id)
     try:
-        grant = await runtime.ensurer.grant(config, spec)
+        grant = await runtime.ensurer.grant(config, spec, on_wait)
         # While it is lent to us nobody stops it, so what is read now is what was granted.
         with grant.lease:
             took_s = time.monotonic() - began_s

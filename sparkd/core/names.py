@@ -136,8 +136,12 @@ class Layout:
     def activity_lock(self, names: Names) -> Path:
         return self.locks_dir / f"{names.escaped}.activity"
 
+    @property
+    def endpoints_dir(self) -> Path:
+        return self.runtime_dir / "models"
+
     def endpoint_dir(self, names: Names) -> Path:
-        return self.runtime_dir / "models" / names.escaped
+        return self.endpoints_dir / names.escaped
 
     def endpoint_socket(self, names: Names) -> Path:
         return self.endpoint_dir(names) / "api.sock"

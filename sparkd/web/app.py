@@ -16,6 +16,7 @@ from sparkd.core.errors import BodyTooLarge, NotFound, RequestError, SparkdError
 from sparkd.web import admin, openai
 from sparkd.web.context import Context
 from sparkd.web.render import Shape, error_body, error_headers
+from sparkd.web.requestid import name_answer
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +43,7 @@ def create_app(context: Context) -> Sanic[Any, Any]:
     app.add_route(healthz, "/healthz", methods=["GET", "HEAD"])
     openai.add_routes(app)
     admin.add_routes(app)
+    app.register_middleware(name_answer, "response")
     return app
 
 

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
 import time
-import uuid
 from typing import Any
 from urllib.parse import unquote
 
@@ -19,13 +17,13 @@ from sanic import HTTPResponse, Request, Sanic
 from sparkd.core import routing
 from sparkd.core.errors import SparkdError
 from sparkd.core.model import Dialect, ModelSpec
+from sparkd.core.rewrite import rewrite
 from sparkd.proxy import Outgoing, request_headers
 from sparkd.web.admission import admitted
 from sparkd.web.context import Context
 from sparkd.web.exchange import Exchange
 from sparkd.web.render import Shape
-
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+from sparkd.web.requestid import request_id
 
 
 def add_routes(app: Sanic[Any, Any]) -> None:
@@ -50,7 +48,7 @@ async def infer(request: Request, rest: str) -> None:
     """One inference request, from the key to the last byte of the answer."""
     context: Context = request.app.ctx.sparkd
     started_s = time.monotonic()
-    exchange = Exchange(request, _request_id(request))
+    exchange = Exchange(request, request_id(request))
     with context.open_requests.one():
         try:
             admitted(request)
@@ -75,20 +73,16 @@ async def _infer(context: Context, request: Request, exchange: Exchange) -> None
     body = routing.parse_body(raw)
     spec = routing.find(config, routing.model_of(route, body), route.operation.dialect)
     exchange.model_id = spec.model_id
+    rewritten = rewrite(spec, route.operation.dialect, body) if route.operation.rewritten else body
     outgoing = Outgoing(
         method="POST",
         path=route.operation.upstream_path,
         headers=request_headers(request.headers, exchange.request_id),
-        body=routing.upstream_body(raw, body, spec.model_id),
+        body=routing.upstream_body(raw, body, spec.model_id, rewritten),
     )
     on_wait = exchange.notice if body.get("stream") is True else None
     async with context.proxy.answer(config, spec, outgoing, on_wait) as answer:
         await exchange.relay(answer)
-
-
-def _request_id(request: Request) -> str:
-    given = request.headers.get("x-request-id", "")
-    return given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
 
 
 def _listed(spec: ModelSpec) -> dict[str, object]:

@@ -8,7 +8,7 @@ the median of the rounds. Nothing here judges a figure.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from statistics import median
 from threading import Event, Thread
 from typing import Any
@@ -17,10 +17,22 @@ from .subject import MIB, BenchError, Subject
 
 Json = dict[str, Any]
 
-MODEL = "fake-c"
-"""Stays for 20 minutes, so no idle stop comes between."""
-SHORT_LIVED = "fake-b"
+MODEL = "bench"
+SHORT_LIVED = "bench-short"
 SHORT_LIVED_IDLE_S = 5.0
+CATALOG_FILE = "/etc/sparkd/models.d/bench.yaml"
+CATALOG = f"""\
+defaults:
+  image: localhost/sparkd-fake-vllm:latest
+  weights: none
+  max_model_len: 8192
+  args: [--fake-load-seconds, 0.5]
+  dialects: [chat]
+models:
+  # No idle stop comes between.
+  {MODEL}: {{idle_timeout: 2h}}
+  {SHORT_LIVED}: {{idle_timeout: {SHORT_LIVED_IDLE_S:.0f}s}}
+"""
 
 ROUNDS = 3
 COLD_STARTS = 5
@@ -36,7 +48,7 @@ STREAM_PACE_MS = 20
 
 
 def cold_start(subject: Subject) -> Json:
-    """From connect, with the service inactive, to the first byte of /healthz."""
+    """From connect, with the service inactive, to the first byte of /healthz; the memory then."""
     taken_ms = []
     for _ in range(COLD_STARTS):
         stop_daemon(subject)
@@ -44,7 +56,8 @@ def cold_start(subject: Subject) -> Json:
         result = subject.ask_generator({**job, "request": subject.health_request()})
         taken_ms.append(result["first_byte_ms"])
     time.sleep(SETTLE_S)
-    return {"ms": taken_ms, "median_ms": median(taken_ms)}
+    rss_mib = subject.daemon_rss_bytes() / MIB
+    return {"ms": taken_ms, "median_ms": median(taken_ms), "rss_mib": rss_mib}
 
 
 def stop_daemon(subject: Subject) -> None:
@@ -88,7 +101,10 @@ def requests(subject: Subject, connections: int) -> Json:
         "expected": "echo: hello",
         "warm_s": WARM_S,
     }
-    job |= {"requests": SINGLE_REQUESTS} if connections == 1 else {"measure_s": BUSY_S}
+    if connections == 1:
+        job["requests"] = SINGLE_REQUESTS
+    else:
+        job["measure_s"] = BUSY_S
     rounds = [dict(_in_turns(subject, job, turn)) for turn in range(ROUNDS)]
     result: Json = {"rounds": rounds}
     for way in ("direct", "sparkd"):
@@ -153,11 +169,11 @@ def _in_turns(subject: Subject, job: Json, turn: int) -> Iterator[tuple[str, Jso
     for way in ways:
         direct = way == "direct"
         target = subject.direct(MODEL) if direct else subject.through_sparkd()
-        yield way, _watched(subject, lambda to=target: subject.ask_generator({**job, "target": to}))
+        yield way, _watched(subject, {**job, "target": target})
 
 
-def _watched(subject: Subject, work: Callable[[], Json]) -> Json:
-    """Do the work; add what it cost the daemon in CPU time and the most memory it had."""
+def _watched(subject: Subject, job: Json) -> Json:
+    """Run a job; add what it cost the daemon in CPU time and the most memory it had."""
     most, over = [subject.daemon_rss_bytes()], Event()
 
     def look() -> None:
@@ -168,7 +184,7 @@ def _watched(subject: Subject, work: Callable[[], Json]) -> Json:
     cpu_s = subject.daemon_cpu_s()
     watcher.start()
     try:
-        result = work()
+        result = subject.ask_generator(job)
     finally:
         over.set()
         watcher.join()

@@ -21,8 +21,9 @@ def rows(results: Json) -> list[Row]:
     cold, stop = results["cold_start"], results["idle_stop"]
     found: list[Row] = [
         ("cold start: connect to first byte of /healthz", "", f"{cold['median_ms']:.0f} ms"),
-        ("memory, idle", "", f"{idle['rss_mib']:.0f} MiB"),
-        (f"memory, {measure.STREAMS} streams", "", f"{streams['rss_max_mib']:.0f} MiB"),
+        ("memory, just started", "", f"{cold['rss_mib']:.0f} MiB"),
+        ("memory, idle with a model resident", "", f"{idle['rss_mib']:.0f} MiB"),
+        (f"memory, most during {measure.STREAMS} streams", "", f"{streams['rss_max_mib']:.0f} MiB"),
         (
             f"CPU in {idle['seconds']:.0f} idle seconds, a model resident",
             "",

@@ -15,7 +15,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,8 @@ def booted() -> Iterator[Host]:
         subprocess.run([HOST, "up", "--name", name, "--engine", "fake"], check=True)
         yield Host(name)
     finally:
-        subprocess.run([HOST, "down", "--name", name], check=False)
+        # In a session of its own: another Ctrl-C would leave the host behind.
+        subprocess.run([HOST, "down", "--name", name], check=False, start_new_session=True)
 
 
 def run(host: Host) -> dict[str, Any]:
@@ -72,22 +74,20 @@ def run(host: Host) -> dict[str, Any]:
     host.stop_models()
     subject = Subject(host)
     results: dict[str, Any] = {}
-    try:
-        results["cold_start"] = step("cold starts", lambda: measure.cold_start(subject))
-        results["load"] = step("load the model", lambda: measure.load_model(subject))
-        results["idle"] = step("idle", lambda: measure.idle_cost(subject))
-        results["requests"] = {}
-        for connections in (1, *measure.BUSY_CONNECTIONS):
-            results["requests"][str(connections)] = step(
-                f"requests on {connections} connection{'s' if connections > 1 else ''}",
-                lambda count=connections: measure.requests(subject, count),
+    with host.file(measure.CATALOG_FILE, measure.CATALOG), closing(subject):
+        results["cold_start"] = step("cold starts", partial(measure.cold_start, subject))
+        results["load"] = step("load the model", partial(measure.load_model, subject))
+        results["idle"] = step("idle", partial(measure.idle_cost, subject))
+        results["requests"] = {
+            str(count): step(
+                f"requests, {count} at once", partial(measure.requests, subject, count)
             )
-        results["streams"] = step("streams", lambda: measure.streams(subject))
-        results["idle_stop"] = step("idle stops", lambda: measure.idle_stop(subject))
-    finally:
-        subject.close()
+            for count in (1, *measure.BUSY_CONNECTIONS)
+        }
+        results["streams"] = step("streams", partial(measure.streams, subject))
+        results["idle_stop"] = step("idle stops", partial(measure.idle_stop, subject))
         host.stop_models()
-        host.close()
+    host.close()
     results["machine"] = {**described, "load_after": machine.load_average()}
     return results
 

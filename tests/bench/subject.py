@@ -7,6 +7,7 @@ are read (from the kernel's own counters, from outside the host). It decides no 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -55,7 +56,8 @@ class Subject:
     def close(self) -> None:
         """End the load generator."""
         assert self._generator.stdin is not None
-        self._generator.stdin.close()
+        with contextlib.suppress(BrokenPipeError):
+            self._generator.stdin.close()
         self._generator.wait()
 
     # -- workloads ---------------------------------------------------------------------------

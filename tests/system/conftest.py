@@ -42,6 +42,12 @@ def bookworm() -> Iterator[Host]:
     yield from _booted(f"test-bookworm-{os.getpid()}", "bookworm", "fake")
 
 
+@pytest.fixture(scope="session")
+def vllm() -> Iterator[Host]:
+    """A Debian 13 host with real vLLM on the CPU and a real small model."""
+    yield from _booted(f"test-vllm-{os.getpid()}", "trixie", "vllm")
+
+
 @pytest.fixture
 def host(trixie: Host) -> Iterator[Host]:
     """A Debian 13 host at rest: socket listening, no model running, a daemon or none."""

@@ -80,6 +80,7 @@ def test_clients_of_three_models_are_served_by_as_few_loads_as_batching_allows(h
 
 def test_busy_model_is_drained_once_the_other_has_waited_long_enough(host: Host) -> None:
     key = host.key
+    answer_of(host.chat("fake-b"))
     stop_at_s = time.monotonic() + 20
 
     async def hammer(number: int) -> int:

@@ -29,6 +29,7 @@ from sparkd.core.model import (
     State,
     World,
 )
+from sparkd.scheduler import Progress
 
 DOCUMENTATION = (Path(__file__).resolve().parents[2] / "docs/reference/cli.md").read_text()
 NOW = 1_790_000_000.0
@@ -229,6 +230,25 @@ def test_units_are_read_from_what_systemctl_show_prints() -> None:
         ),
     }
     assert parse_show("") == {}
+
+
+@pytest.mark.parametrize(
+    ("why", "typical_s", "loading", "text"),
+    [
+        ("fake-a is in use", 95.0, False, "large: fake-a is in use, waiting"),
+        ("loading", 95.0, True, "large: typically 1m35s, loading"),
+        ("loading", None, True, "large: loading"),
+        (None, None, True, "large: loading"),
+        (None, None, False, "large: waiting"),
+    ],
+)
+def test_start_says_what_it_waits_for_and_how_long_a_load_takes(
+    why: str | None, typical_s: float | None, loading: bool, text: str
+) -> None:
+    told = why and Progress(
+        model_id="large", loading=loading, why=why, elapsed_s=3.0, typical_s=typical_s
+    )
+    assert start.doing_text("large", told or None, loading=loading) == text
 
 
 def test_start_tells_whether_it_was_us_who_started_the_model() -> None:

@@ -20,7 +20,15 @@ from sparkd.core.containerspec import (
     parse_endpoint,
     spec_hash,
 )
-from sparkd.core.model import Dialect, Endpoint, Lifecycle, ModelSpec, Transport, Weights
+from sparkd.core.model import (
+    Dialect,
+    Endpoint,
+    Lifecycle,
+    ModelSpec,
+    Rewrite,
+    Transport,
+    Weights,
+)
 from sparkd.core.names import Layout
 
 LAYOUT = Layout(runtime_dir=Path("/r"), state_dir=Path("/s"))
@@ -178,6 +186,8 @@ CHANGES: dict[str, Any] = {
 WITHOUT_EFFECT: dict[str, Any] = {
     "dialects": (Dialect.EMBEDDINGS,),
     "max_model_len": 1,
+    "rewrite": tuple(Rewrite),
+    "context_buffer_tokens": 1,
     "load_timeout_s": 1.0,
     "idle_timeout_s": 1.0,
     "memory_max_bytes": 1 << 30,

@@ -23,8 +23,8 @@ OPERATIONS = sorted(routing.OPERATIONS)
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_path_without_a_model_leaves_it_to_the_body(operation: str) -> None:
     found = routing.route(f"/v1/{operation}")
-    assert (found.operation, found.model_id) == (operation, None)
-    assert found.upstream_path == f"/v1/{operation}"
+    assert (found.name, found.model_id) == (operation, None)
+    assert found.operation is routing.OPERATIONS[operation]
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
@@ -34,13 +34,13 @@ def test_path_without_a_model_leaves_it_to_the_body(operation: str) -> None:
 )
 def test_path_may_name_the_model(operation: str, segment: str, model_id: str) -> None:
     found = routing.route(f"/v1/{segment}/{operation}")
-    assert (found.operation, found.model_id) == (operation, model_id)
-    assert found.upstream_path == f"/v1/{operation}"
+    assert (found.name, found.model_id) == (operation, model_id)
+    assert found.operation is routing.OPERATIONS[operation]
 
 
 def test_chat_completions_is_never_taken_for_completions_of_a_model_named_chat() -> None:
     found = routing.route("/v1/m/chat/completions")
-    assert (found.dialect, found.model_id) == (Dialect.CHAT, "m")
+    assert (found.operation.dialect, found.model_id) == (Dialect.CHAT, "m")
 
 
 @pytest.mark.parametrize(
@@ -70,12 +70,16 @@ def test_only_listed_operations_ever_reach_an_engine(rest: str) -> None:
         found = routing.route(f"/v1/{rest}")
     except NotFound:
         return
-    assert found.upstream_path.removeprefix("/v1/") in routing.OPERATIONS
+    assert found.operation is routing.OPERATIONS[found.name]
 
 
 @pytest.mark.parametrize(
     "raw",
-    [b"", b"{", b"no", b'{"model": }', b"\xff\xfe", b'{"a": "\xff"}', b"[" * 100_000, b"1" * 5000],
+    [
+        *(b"", b"{", b"no", b'{"model": }', b"\xff\xfe", b'{"a": "\xff"}', b'{"a": 1}{}'),
+        *(b'{"a": NaN}', b'{"a": [-Infinity]}', b'{"a": "\xed\xa0\x80"}'),
+        *(b"[" * 100_000, b"1" * 5000),
+    ],
 )
 def test_body_that_is_not_json_is_refused(raw: bytes) -> None:
     with pytest.raises(RequestError, match="not JSON") as caught:
@@ -158,7 +162,7 @@ def test_model_that_lacks_a_dialect_says_which_it_has() -> None:
 
 
 def test_body_that_names_the_model_is_forwarded_as_it_came() -> None:
-    raw = b' {"model":"m", "x": 1.0e3,\n"y":"\\u00e4", "x": NaN} '
+    raw = b' {"model":"m", "x": 1.0e3,\n"y":"\\u00e4", "x": 1e400} '
     assert routing.upstream_body(raw, routing.parse_body(raw), "m") is raw
 
 
@@ -166,3 +170,24 @@ def test_body_that_names_the_model_is_forwarded_as_it_came() -> None:
 def test_body_of_a_path_that_names_the_model_gets_that_name(body: dict[str, Any]) -> None:
     raw = json.dumps(body).encode()
     assert json.loads(routing.upstream_body(raw, body, "m")) == {**body, "model": "m"}
+
+
+def test_body_of_a_path_that_names_the_model_keeps_every_other_byte() -> None:
+    raw = b'{"model":"other", "seed":1.0e3, "messages":[ "\\u00e4" ]}'
+    sent = routing.upstream_body(raw, routing.parse_body(raw), "m")
+    assert sent == b'{"model":"m","seed":1.0e3,"messages":[ "\\u00e4" ]}'
+
+
+def test_rewritten_body_is_sent_under_the_name_of_the_model() -> None:
+    raw = b'{"seed":1.0e3}'
+    body = routing.parse_body(raw)
+    assert routing.upstream_body(raw, body, "m", {**body, "a": 1}) == (
+        b'{"seed":1.0e3,"a":1,"model":"m"}'
+    )
+    named = routing.parse_body(b'{"model":"m"}')
+    assert routing.upstream_body(raw, named, "m", named) is raw
+
+
+def test_rules_of_rewriting_apply_to_all_but_texts_and_tokens_as_they_are() -> None:
+    plain = {name for name, operation in routing.OPERATIONS.items() if not operation.rewritten}
+    assert plain == {"tokenize", "detokenize"}

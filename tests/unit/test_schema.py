@@ -20,6 +20,7 @@ from sparkd.core.model import (
     Lifecycle,
     ModelSpec,
     Problem,
+    Rewrite,
     Settings,
     Transport,
     Weights,
@@ -360,6 +361,8 @@ def test_every_key_of_an_entry_arrives_in_its_unit() -> None:
         "env: {B: 2, A: yes, NO: 'x'}\n"
         "dialects: [embeddings, score]\n"
         "max_model_len: 131_072\n"
+        "rewrite: [cap_tokens, text_content]\n"
+        "context_buffer: 4096\n"
         "transport: tcp\n"
         "network: on\n"
         "load_timeout: 1h30m\n"
@@ -382,6 +385,8 @@ def test_every_key_of_an_entry_arrives_in_its_unit() -> None:
         gpu="0",
         dialects=(Dialect.EMBEDDINGS, Dialect.SCORE),
         max_model_len=131072,
+        rewrite=(Rewrite.CAP_TOKENS, Rewrite.TEXT_CONTENT),
+        context_buffer_tokens=4096,
         transport=Transport.TCP,
         network=True,
         load_timeout_s=5400,
@@ -482,6 +487,18 @@ def test_image_without_registry_or_with_odd_name_is_refused(image: str) -> None:
         ("dialects: [chat, chta]", ".dialects[1]", "'chta' is not one of", "did you mean chat?"),
         ("dialects: [chat, chat]", ".dialects[1]", "'chat' stands here twice", "keep one"),
         ("dialects: []", ".dialects", "the list is empty", "some of chat"),
+        ("rewrite: [strip-tools]", ".rewrite[0]", "is not one of", "did you mean strip_tools?"),
+        ("rewrite: strip_tools", ".rewrite", "wanted a list", "write [strip_tools]"),
+        ("rewrite: [strip_tools, force_tools]", "", "undo each other", "keep one"),
+        ("rewrite: [cap_tokens]", "", "needs the context window", "add max_model_len"),
+        ("context_buffer: 5", "", "without cap_tokens says nothing", "rewrite: [cap_tokens]"),
+        ("context_buffer: -1", ".context_buffer", "'-1' is out of range", "0 to 100000000"),
+        (
+            "rewrite: [cap_tokens]\nmax_model_len: 4096\ncontext_buffer: 4096",
+            "",
+            "context_buffer 4096 leaves nothing of 4096 tokens",
+            "make it less",
+        ),
         ("max_model_len: '8'", ".max_model_len", "wanted a whole number, found text '8'", "digits"),
         ("max_model_len: 010", ".max_model_len", "found the number '010'", "digits"),
         ("max_model_len: 1:30", ".max_model_len", "found the number '1:30'", "digits"),
@@ -564,6 +581,20 @@ def test_context_window_follows_args_unless_it_is_given(args: str, expected: int
 def test_context_window_that_contradicts_args_is_a_problem() -> None:
     found = problem(entry("args: [--max-model-len, 8192]\nmax_model_len: 4096"))
     assert found.message == "max_model_len is 4096, but args say --max-model-len 8192"
+
+
+def test_rules_of_the_defaults_can_be_taken_away() -> None:
+    config = models_of(
+        "defaults: {image: localhost/x, rewrite: [strip_tools]}\n"
+        "models: {a: {}, b: {rewrite: []}, c: {rewrite: }}\n"
+    )
+    assert not config.problems
+    rules = [config.models[model_id].rewrite for model_id in "abc"]
+    assert rules == [(Rewrite.STRIP_TOOLS,), (), ()]
+
+
+def test_cap_takes_the_context_window_from_args() -> None:
+    assert spec("rewrite: [cap_tokens]\nargs: [--max-model-len, 8192]").max_model_len == 8192
 
 
 def test_entry_without_image_is_broken_and_stops_no_other() -> None:

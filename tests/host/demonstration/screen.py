@@ -23,7 +23,7 @@ class Screen:
 
     def __init__(self) -> None:
         self._is_terminal = sys.stdout.isatty()
-        self.in_colour = self._is_terminal and "NO_COLOR" not in os.environ
+        self._in_colour = self._is_terminal and "NO_COLOR" not in os.environ
         self.width = min(shutil.get_terminal_size((100, 24)).columns, _WIDEST) - len(_INDENT)
         self._began_s = time.monotonic()
         self._transient = False
@@ -99,4 +99,4 @@ class Screen:
             self._at_line_start = True
 
     def _paint(self, code: str, text: str) -> str:
-        return f"\x1b[{code}m{text}\x1b[0m" if self.in_colour else text
+        return f"\x1b[{code}m{text}\x1b[0m" if self._in_colour else text

@@ -12,7 +12,6 @@ import fcntl
 import os
 import pty
 import queue
-import re
 import signal
 import struct
 import subprocess
@@ -26,7 +25,6 @@ from .screen import Screen
 
 HOST = Path(__file__).resolve().parent.parent / "host"
 REPOSITORY = HOST.parents[2]
-_STYLE = re.compile(r"\x1b\[[0-9;:]*[A-Za-z]")
 _TICK_S = 0.5
 _END_GRACE_S = 60.0
 """A build that is broken off may have a host of its own to take down."""
@@ -73,8 +71,7 @@ class Stage:
             raise DemoError(f"the host '{self.name}' does not end: {done.stderr.strip()}")
 
     def show(self, command: str, *, status: int = 0) -> str:
-        """Show a command and run it on the host, on a terminal as a person would; its output,
-        without colours.
+        """Show a command and run it on the host, on a terminal as a person would; its output.
 
         Raises DemoError if it ends with another exit status.
         """
@@ -91,7 +88,7 @@ class Stage:
         self.screen.done_waiting()
         if process.returncode != status:
             raise DemoError(f"it ended with exit status {process.returncode} instead of {status}")
-        return _STYLE.sub("", text)
+        return text
 
     def quietly(self, command: str) -> str:
         """Run a command on the host without showing it; its output."""
@@ -118,14 +115,21 @@ class Stage:
         if process.returncode:
             raise DemoError(f"not within {limit_s:.0f} s: {what}")
 
-    def stream(self, command: str, on_silence: Callable[[], None]) -> Iterator[str]:
-        """Run a command that is shown already; yields what it prints, as it comes."""
+    def stream(self, command: str, on_silence: Callable[[], None], limit_s: float) -> Iterator[str]:
+        """Run a command that is shown already; yields what it prints, as it comes.
+
+        Raises DemoError if it is silent for longer than `limit_s`.
+        """
+        last_s = time.monotonic()
         with _started(self._inside(command)) as process:
             for piece in _pieces(process):
-                if piece is None:
-                    on_silence()
-                else:
+                if piece is not None:
+                    last_s = time.monotonic()
                     yield piece
+                elif time.monotonic() - last_s > limit_s:
+                    raise DemoError(f"nothing came within {limit_s:.0f} s")
+                else:
+                    on_silence()
         if process.returncode:
             raise DemoError(f"it ended with exit status {process.returncode}")
 
@@ -153,7 +157,10 @@ class Stage:
         environment = {
             "COLUMNS": str(self.screen.width),
             "SYSTEMD_PAGER": "cat",
-            "SYSTEMD_COLORS": "16" if self.screen.in_colour else "0",
+            # What is printed is looked at here too.
+            "NO_COLOR": "1",
+            "SYSTEMD_COLORS": "0",
+            "SYSTEMD_URLIFY": "0",
         }
         words = ["env", *(f"{name}={value}" for name, value in environment.items())]
         shell = ["bash", "-o", "pipefail", "-c", command]

@@ -15,13 +15,16 @@ from .stage import HOST, DemoError, Stage
 MODEL_IDLE_S = 12
 DAEMON_IDLE_S = 5
 _GONE_LIMIT_S = 60
+_ANSWER_LIMIT_S = 330
+"""A little more than the load timeout of the slowest model here."""
 _UNITS = "systemctl list-units --all --no-legend sparkd.socket sparkd.service"
 _ASK = """\
-curl -fsSN http://127.0.0.1:8009/v1/chat/completions \\
+curl --fail-with-body -sSN http://127.0.0.1:8009/v1/chat/completions \\
      -H "Authorization: Bearer $(sparkctl key show | tail -n1)" \\
      --json '{{"model": "{model}", "stream": true, "temperature": 0{limit},
              "messages": [{{"role": "user", "content": "{question}"}}]}}' |
-  sed -un 's/^data: {{/{{/p' | jq -j --unbuffered '.choices[0].delta.content // empty'"""
+  sed -u 's/^data: //' |
+  jq -Rj --unbuffered 'fromjson? | .choices[0].delta.content // .error.message // empty'"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +101,8 @@ def _ask(stage: Stage, cast: Cast, question: str) -> None:
     screen = stage.screen
     command = _ASK.format(model=cast.model, limit=cast.limit, question=question)
     screen.command(command)
-    follow = f"journalctl -f -n0 -o cat CONTAINER_NAME=sparkd-model-{cast.model} _COMM=conmon"
+    printed = f"CONTAINER_NAME=sparkd-model-{cast.model} _COMM=conmon"
+    follow = f"journalctl -f -n0 -o cat SYSLOG_IDENTIFIER=sparkd + {printed}"
     began_s = time.monotonic()
     first_s, answer = 0.0, ""
     with stage.last_line_of(follow) as last_line:
@@ -107,7 +111,7 @@ def _ask(stage: Stage, cast: Cast, question: str) -> None:
             if not answer:
                 screen.waiting(f"until {cast.model} is loaded", began_s, last_line())
 
-        for piece in stage.stream(command, tell):
+        for piece in stage.stream(command, tell, _ANSWER_LIMIT_S):
             first_s = first_s or time.monotonic() - began_s
             answer += piece
             screen.answer(piece)
@@ -125,7 +129,7 @@ def _look_around(stage: Stage, cast: Cast) -> None:
     _expect(cast.scope in tree, f"{cast.scope} in the tree")
 
     screen.heading("A timer will end it, whether or not the daemon lives")
-    timers = stage.show("systemctl --user -M sparkd@ list-timers")
+    timers = stage.show("systemctl --user -M sparkd@ list-timers --full --no-legend")
     _expect(f"sparkd-idle@{cast.model}.timer" in timers, "the model's idle timer")
 
     screen.heading("The engine itself holds the GPU lock; another program is refused")

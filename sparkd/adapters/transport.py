@@ -1,0 +1,277 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The connections to one server on this machine, under httpx's transport seam.
+
+Owns the sockets, who uses which, and what of an answer waits in memory: bytes are passed on as they
+come, and a slow reader stops the server. It sends again only what no server can have seen, and an
+answer that is not whole ends in an error, never as if it were.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import select
+import socket
+import time
+from collections.abc import AsyncIterator
+from typing import cast
+
+import httpx
+
+from sparkd.core.http1 import AnswerReader, Headers, request_head
+
+_HELD_BYTES = 64 * 1024
+"""The most to read at once; while more waits for a slow reader, nothing is read."""
+_WRITE_BYTES = 256 * 1024
+"""A body is written in pieces of this size; the write timeout is for each of them."""
+_IDLE_S = 4.0
+"""uvicorn closes what was idle for 5 s; a request that crosses with that would be lost."""
+_QUEUE_PAUSE_S = 0.005
+
+
+class Exchange(httpx.AsyncByteStream):
+    """One request on its connection, and its answer; iterate it for the body as it comes."""
+
+    def __init__(self, connection: _Connection, method: str, timeout: httpx.Timeout) -> None:
+        self.answer = AnswerReader(method)
+        self._connection: _Connection | None = connection
+        self._link = connection.link
+        self._timeout = timeout
+        self._sent = self._paused = False
+        self._error: httpx.TransportError | None = None
+        self._waiter: asyncio.Future[None] | None = None
+
+    async def ask(self, head: bytes, body: bytes) -> None:
+        """Send the request and return when the head of the answer is there."""
+        given = _WRITE_BYTES
+        self._link.write(head + body[:given])
+        if self._link.is_closing():
+            raise httpx.ConnectError("the server closed the connection before the request")
+        while not self.answer.status:
+            if self._connection is not None and self._connection.full:
+                await self._changed(self._timeout.write, httpx.WriteTimeout)
+            elif given < len(body) and self._error is None:
+                self._link.write(memoryview(body)[given : given + _WRITE_BYTES])
+                given += _WRITE_BYTES
+            else:
+                await self._changed(self._timeout.read, httpx.ReadTimeout)
+        # Who answers before it heard all will not listen to the rest.
+        self._sent = given >= len(body)
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        answer = self.answer
+        while not answer.parts:
+            if answer.whole:
+                self._leave()
+                raise StopAsyncIteration
+            await self._changed(self._timeout.read, httpx.ReadTimeout)
+        data = answer.take()
+        if answer.whole:
+            self._leave()
+        elif self._paused:
+            self._paused = False
+            self._link.resume_reading()
+        return data
+
+    async def aclose(self) -> None:
+        """Done with it; the connection closes too unless the whole answer had come."""
+        self.answer.parts.clear()
+        self._fail(httpx.ReadError("the answer was closed before its end"))
+        self._leave()
+        self.wake()
+
+    def received(self, data: memoryview) -> None:
+        answer = self.answer
+        answer.feed(data)
+        if answer.flaw is not None:
+            self._fail(httpx.RemoteProtocolError(f"the server broke HTTP: {answer.flaw}"))
+            self._link.abort()
+        elif answer.held_bytes > _HELD_BYTES and not answer.whole:
+            self._paused = True
+            self._link.pause_reading()
+        self.wake()
+
+    def lost(self, error: Exception | None) -> None:
+        """Nothing more will come."""
+        if error is None and self._error is None:
+            self.answer.feed_end()
+        where = "in the middle of" if self.answer.status else "before"
+        self._fail(httpx.ReadError(f"the server closed the connection {where} its answer"))
+        self.wake()
+
+    def wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def _changed(self, limit_s: float | None, late: type[httpx.TimeoutException]) -> None:
+        """Wait until something happened; raise what broke the exchange."""
+        if self._error is not None:
+            raise self._error
+        self._waiter = waiter = asyncio.get_running_loop().create_future()
+        if limit_s is None:
+            await waiter
+            return
+        try:
+            async with asyncio.timeout(limit_s):
+                await waiter
+        except TimeoutError:
+            raise late(f"nothing happened for {limit_s:g} s") from None
+
+    def _fail(self, error: httpx.TransportError) -> None:
+        if not self.answer.whole and self._error is None:
+            self._error = error
+
+    def _leave(self) -> None:
+        """Give the connection back, once."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.free(reusable=self._sent and self.answer.whole and self.answer.reusable)
+
+
+class _Connection(asyncio.BufferedProtocol):
+    """One connection; what comes while nothing was asked closes it."""
+
+    def __init__(self, owner: LocalTransport) -> None:
+        self.exchange: Exchange | None = None
+        self.full = False
+        self._owner = owner
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.link = cast(asyncio.Transport, transport)
+        self._poll = select.poll()
+        self._poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
+        self._owner.alive.add(self)
+
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002
+        return self._owner.buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        if self.exchange is None:
+            self.link.abort()
+        else:
+            self.exchange.received(self._owner.buffer[:nbytes])
+
+    def eof_received(self) -> None:
+        self.connection_lost(None)
+        self.link.abort()  # What is not written yet must not delay the end.
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._owner.alive.discard(self)
+        self._owner.idle.pop(self, None)
+        if self.exchange is not None:
+            self.exchange.lost(exc)
+
+    def pause_writing(self) -> None:
+        self.full = True
+
+    def resume_writing(self) -> None:
+        self.full = False
+        if self.exchange is not None:
+            self.exchange.wake()
+
+    def free(self, *, reusable: bool) -> None:
+        """The exchange is over."""
+        self.exchange = None
+        if reusable and not self.link.get_write_buffer_size() and not self.link.is_closing():
+            self._owner.idle[self] = time.monotonic()
+        else:
+            self.link.abort()
+
+    def quiet(self) -> bool:
+        """Whether it is open and the server said nothing, to the kernel's latest knowledge."""
+        return not self.link.is_closing() and not self._poll.poll(0)
+
+
+class LocalTransport(httpx.AsyncBaseTransport):
+    """The connections to the server at a unix socket, or at a host and port."""
+
+    def __init__(self, address: str | tuple[str, int]) -> None:
+        self._address = address
+        self.idle: dict[_Connection, float] = {}
+        """Since when; the last one was used last."""
+        self.alive: set[_Connection] = set()
+        # One for all: what was read is parsed, and copied from here, before the next read.
+        self.buffer = memoryview(bytearray(_HELD_BYTES))
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        limits = request.extensions.get("timeout")
+        timeout = httpx.Timeout(**limits) if limits else httpx.Timeout(None)
+        body = b"".join([part async for part in cast(httpx.AsyncByteStream, request.stream)])
+        target, headers = request.url.raw_path, request.headers.raw
+        exchange = await self.send(request.method, target, headers, body, timeout)
+        answer = exchange.answer
+        return httpx.Response(answer.status, headers=answer.headers, stream=exchange)
+
+    async def send(
+        self, method: str, target: bytes, headers: Headers, body: bytes, timeout: httpx.Timeout
+    ) -> Exchange:
+        """Send a request; returns when the head of its answer is there. Close what it returns.
+
+        A ConnectError means that the server saw nothing of the request.
+        """
+        try:
+            head = request_head(method, target, headers, len(body))
+        except ValueError as error:
+            raise httpx.LocalProtocolError(str(error)) from None
+        while True:
+            reused = self._warm()
+            connection = reused or await self._connect(timeout.connect)
+            connection.exchange = exchange = Exchange(connection, method, timeout)
+            try:
+                await exchange.ask(head, body)
+            except BaseException as error:
+                await exchange.aclose()
+                if reused is None or not isinstance(error, httpx.ConnectError):
+                    raise
+            else:
+                return exchange
+
+    async def aclose(self) -> None:
+        for connection in list(self.alive):
+            if connection.exchange is not None:
+                await connection.exchange.aclose()
+            connection.link.abort()
+        await asyncio.sleep(0)  # The loop closes the descriptors in its next turn.
+
+    def _warm(self) -> _Connection | None:
+        """The connection that was used last and can be used again."""
+        while self.idle:
+            connection, since_s = self.idle.popitem()
+            if time.monotonic() - since_s < _IDLE_S and connection.quiet():
+                return connection
+            connection.link.abort()
+        return None
+
+    async def _connect(self, limit_s: float | None) -> _Connection:
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(limit_s):
+                if isinstance(self._address, str):
+                    link = await _joined(self._address)
+                    made = await loop.create_unix_connection(lambda: _Connection(self), sock=link)
+                else:
+                    made = await loop.create_connection(lambda: _Connection(self), *self._address)
+        except TimeoutError:
+            raise httpx.ConnectTimeout(f"no connection within {limit_s} s") from None
+        except OSError as error:
+            raise httpx.ConnectError(str(error)) from error
+        return made[1]
+
+
+async def _joined(path: str) -> socket.socket:
+    """A connected socket; asyncio takes a full listen queue for a connection on its way."""
+    link = socket.socket(socket.AF_UNIX)
+    try:
+        link.settimeout(0)
+        while (code := link.connect_ex(path)) == errno.EAGAIN:  # noqa: ASYNC110
+            await asyncio.sleep(_QUEUE_PAUSE_S)
+        if code:
+            raise OSError(code, os.strerror(code), path)
+    except BaseException:
+        link.close()
+        raise
+    return link

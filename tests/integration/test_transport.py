@@ -1,0 +1,1012 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The transport against servers that say what a script tells them, on real sockets.
+
+Every test runs on asyncio's own loop and on uvloop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import os
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import httpx
+import pytest
+import uvloop
+
+from sparkd.adapters import transport as transport_module
+from sparkd.adapters.transport import Exchange, LocalTransport
+from sparkd.core.http1 import AnswerReader
+
+pytestmark = pytest.mark.integration
+
+OK = b"HTTP/1.1 200 OK\r\n"
+CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
+HELLO = OK + b"Content-Length: 5\r\n\r\nhello"
+HOST = [(b"host", b"model")]
+FOREVER = httpx.Timeout(None)
+DEADLINE_S = 10.0
+
+
+@pytest.fixture(params=["asyncio", "uvloop"])
+def event_loop_policy(request: pytest.FixtureRequest) -> asyncio.AbstractEventLoopPolicy:
+    if request.param == "uvloop":
+        return uvloop.EventLoopPolicy()
+    return asyncio.DefaultEventLoopPolicy()
+
+
+class Peer:
+    """The server's end of one connection."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader, self.writer = reader, writer
+        self.requests: list[bytes] = []
+        self.sent_bytes = 0
+
+    async def request(self) -> bytes:
+        """One whole request; IncompleteReadError when the client left."""
+        head = await self.reader.readuntil(b"\r\n\r\n")
+        size = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
+        self.requests.append(head + await self.reader.readexactly(size))
+        return self.requests[-1]
+
+    async def send(self, data: bytes, *, bytewise: bool = False) -> None:
+        for at in range(len(data)) if bytewise else ():
+            self.writer.write(data[at : at + 1])
+            # The client shares this loop: a turn or two and it has read the byte.
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+        if not bytewise:
+            self.writer.write(data)
+        self.sent_bytes += len(data)
+        await self.writer.drain()
+
+    async def gone(self) -> None:
+        """Wait until the client has closed the connection."""
+        async with asyncio.timeout(DEADLINE_S):
+            with contextlib.suppress(ConnectionError):
+                while await self.reader.read(65536):
+                    pass
+
+    def reset(self) -> None:
+        self.writer.transport.abort()
+
+
+Script = Callable[[Peer], Awaitable[None]]
+
+
+class Server:
+    """Runs the script on each connection, then closes it."""
+
+    def __init__(self, path: str, script: Script) -> None:
+        self.path = path
+        self.script = script
+        self.peers: list[Peer] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        self._server = await asyncio.start_unix_server(self._accept, self.path, limit=1 << 24)
+
+    async def stop(self) -> None:
+        self._server.close()
+        for task in self._tasks:
+            task.cancel()
+        results = await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._server.wait_closed()
+        assert [r for r in results if isinstance(r, AssertionError)] == []
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.peers.append(Peer(reader, writer))
+        self._tasks.add(asyncio.ensure_future(self._run(self.peers[-1])))
+
+    async def _run(self, peer: Peer) -> None:
+        try:
+            with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+                await self.script(peer)
+        finally:
+            peer.writer.close()
+            with contextlib.suppress(ConnectionError):
+                await peer.writer.wait_closed()
+
+    @property
+    def requests(self) -> list[bytes]:
+        return [request for peer in self.peers for request in peer.requests]
+
+
+Serve = Callable[[Script], Awaitable[Server]]
+
+
+@pytest.fixture
+async def serve(tmp_path: Path) -> AsyncIterator[Serve]:
+    servers: list[Server] = []
+
+    async def start(script: Script) -> Server:
+        server = Server(str(tmp_path / "api.sock"), script)
+        await server.start()
+        servers.append(server)
+        return server
+
+    yield start
+    for server in servers:
+        await server.stop()
+
+
+@pytest.fixture
+async def transport(tmp_path: Path) -> AsyncIterator[LocalTransport]:
+    transport = LocalTransport(str(tmp_path / "api.sock"))
+    yield transport
+    await transport.aclose()
+
+
+@pytest.fixture(autouse=True)
+async def no_descriptor_leaks() -> AsyncIterator[None]:
+    """After server and transport are closed there are the sockets of the loop itself again."""
+    before = sockets()
+    yield
+    await until(lambda: sockets() == before)
+
+
+def sockets() -> set[str]:
+    found = set()
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):
+            target = os.readlink(f"/proc/self/fd/{name}")
+            if target.startswith("socket:"):
+                found.add(target)
+    return found
+
+
+def always(answer: bytes, *, bytewise: bool = False) -> Script:
+    """A server that gives this answer to each request of a connection."""
+
+    async def script(peer: Peer) -> None:
+        while True:
+            await peer.request()
+            await peer.send(answer, bytewise=bytewise)
+
+    return script
+
+
+def once(answer: bytes, *, bytewise: bool = False) -> Script:
+    """A server that closes the connection after this answer, if it is one."""
+
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(answer, bytewise=bytewise)
+
+    return script
+
+
+async def ask(
+    transport: LocalTransport,
+    body: bytes = b"{}",
+    *,
+    method: str = "POST",
+    timeout: httpx.Timeout = FOREVER,
+) -> Exchange:
+    async with asyncio.timeout(DEADLINE_S):
+        return await transport.send(method, b"/v1/x", HOST, body, timeout)
+
+
+async def rest(exchange: Exchange) -> bytes:
+    async with asyncio.timeout(DEADLINE_S):
+        try:
+            return b"".join([chunk async for chunk in exchange])
+        finally:
+            await exchange.aclose()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(DEADLINE_S):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+both_ways = pytest.mark.parametrize("bytewise", [False, True], ids=["at once", "bytewise"])
+
+
+# What arrives.
+
+
+@both_ways
+@pytest.mark.parametrize(
+    ("method", "answer", "status", "body", "connections"),
+    [
+        pytest.param("POST", HELLO, 200, b"hello", 1, id="content-length"),
+        pytest.param(
+            "POST", CHUNKED + b"2\r\nhe\r\n3\r\nllo\r\n0\r\n\r\n", 200, b"hello", 1, id="chunked"
+        ),
+        pytest.param(
+            "POST",
+            CHUNKED + b"5;a=b\r\nhello\r\n0\r\nX-Late: 1\r\n\r\n",
+            200,
+            b"hello",
+            1,
+            id="chunked with trailers",
+        ),
+        pytest.param(
+            "POST", OK + b"Content-Length: 0\r\n\r\n", 200, b"", 1, id="empty content-length"
+        ),
+        pytest.param("POST", CHUNKED + b"0\r\n\r\n", 200, b"", 1, id="empty chunked"),
+        pytest.param(
+            "POST",
+            b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early\r\nLink: </>\r\n\r\n" + HELLO,
+            200,
+            b"hello",
+            1,
+            id="after interim answers",
+        ),
+        pytest.param(
+            "POST",
+            b"HTTP/1.1 500 No\r\nContent-Length: 5\r\n\r\nhello",
+            500,
+            b"hello",
+            1,
+            id="error status",
+        ),
+        pytest.param("POST", b"HTTP/1.1 204 No\r\n\r\n", 204, b"", 1, id="204"),
+        pytest.param(
+            "POST",
+            b"HTTP/1.1 304 No\r\nContent-Length: 5\r\n\r\n",
+            304,
+            b"",
+            2,
+            id="304 with a length",
+        ),
+        pytest.param(
+            "HEAD", OK + b"Content-Length: 5\r\n\r\n", 200, b"", 2, id="HEAD with a length"
+        ),
+        pytest.param(
+            "POST",
+            OK + b"Connection: close\r\nContent-Length: 5\r\n\r\nhello",
+            200,
+            b"hello",
+            2,
+            id="connection: close",
+        ),
+        pytest.param(
+            "POST",
+            b"HTTP/1.0 200 OK\r\nContent-Length: 5\r\n\r\nhello",
+            200,
+            b"hello",
+            2,
+            id="HTTP/1.0",
+        ),
+        pytest.param("POST", HELLO + b"trailing", 200, b"hello", 2, id="trailing data"),
+        pytest.param("POST", HELLO + HELLO, 200, b"hello", 2, id="a second answer"),
+    ],
+)
+async def test_answer_arrives_and_connection_serves_again_only_if_it_can(
+    serve: Serve,
+    transport: LocalTransport,
+    bytewise: bool,
+    method: str,
+    answer: bytes,
+    status: int,
+    body: bytes,
+    connections: int,
+) -> None:
+    server = await serve(always(answer, bytewise=bytewise))
+    for _ in range(2):
+        exchange = await ask(transport, method=method)
+        assert exchange.answer.status == status
+        assert await rest(exchange) == body
+        # What trails behind may take a moment more.
+        sent = server.peers[-1]
+        await until(lambda sent=sent: sent.sent_bytes == len(answer) * len(sent.requests))
+        await asyncio.sleep(0.01)
+    assert len(server.peers) == connections
+    assert len(server.requests) == 2
+
+
+@both_ways
+async def test_body_without_a_length_ends_when_the_server_closes(
+    serve: Serve, transport: LocalTransport, bytewise: bool
+) -> None:
+    server = await serve(once(OK + b"\r\nhello", bytewise=bytewise))
+    for _ in range(2):
+        assert await rest(await ask(transport)) == b"hello"
+    assert len(server.peers) == 2
+
+
+async def test_reset_connection_is_no_end_of_a_body_without_a_length(
+    serve: Serve, transport: LocalTransport
+) -> None:
+    async def script(peer: Peer) -> None:
+        await peer.reader.readuntil(b"\r\n\r\n")
+        await peer.send(OK + b"\r\nhello")
+        await asyncio.sleep(0.05)
+        peer.reset()  # With the request's body unread, so the client's end is reset.
+
+    await serve(script)
+    exchange = await ask(transport, b"x" * 100_000)
+    with pytest.raises(httpx.ReadError):
+        await rest(exchange)
+
+
+async def test_request_arrives_byte_for_byte(serve: Serve, transport: LocalTransport) -> None:
+    server = await serve(always(HELLO))
+    headers = [(b"host", b"model"), (b"X-Bytes", b"\xc3\xa9\xff"), (b"Content-Length", b"1")]
+    body = bytes(range(256))
+    await rest(await transport.send("POST", b"/v1/x?y=%20", headers, body, FOREVER))
+    assert server.requests == [
+        b"POST /v1/x?y=%20 HTTP/1.1\r\nhost: model\r\nX-Bytes: \xc3\xa9\xff\r\n"
+        b"content-length: 256\r\n\r\n" + body
+    ]
+
+
+@pytest.mark.parametrize("size", [0, 1, 262_143, 262_144, 262_145, 3_000_001])
+async def test_body_of_any_size_arrives_whole(
+    serve: Serve, transport: LocalTransport, size: int
+) -> None:
+    server = await serve(always(HELLO))
+    body = os.urandom(size)
+    for _ in range(2):
+        assert await rest(await ask(transport, body)) == b"hello"
+    assert [request.split(b"\r\n\r\n", 1)[1] for request in server.requests] == [body, body]
+    assert len(server.peers) == 1
+
+
+async def test_chunks_are_passed_on_as_they_come(serve: Serve, transport: LocalTransport) -> None:
+    go_on = asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(CHUNKED)
+        for word in (b"one", b"two", b"three"):
+            await go_on.wait()
+            go_on.clear()
+            await peer.send(b"%x\r\n%b\r\n" % (len(word), word))
+        await peer.send(b"0\r\n\r\n")
+
+    await serve(script)
+    exchange = await ask(transport)
+    got = []
+    go_on.set()
+    async for chunk in exchange:
+        got.append(chunk)
+        go_on.set()
+    assert got == [b"one", b"two", b"three"]
+
+
+async def test_pieces_that_arrived_together_are_passed_on_together(
+    serve: Serve, transport: LocalTransport
+) -> None:
+    await serve(once(CHUNKED + b"2\r\nhe\r\n" * 100 + b"0\r\n\r\n"))
+    exchange = await ask(transport)
+    assert [chunk async for chunk in exchange] == [b"he" * 100]
+
+
+async def test_port_of_this_machine_works_like_a_socket(tmp_path: Path) -> None:
+    server = Server("", always(HELLO))
+    listener = await asyncio.start_server(server._accept, "127.0.0.1", 0)
+    transport = LocalTransport(("127.0.0.1", listener.sockets[0].getsockname()[1]))
+    for _ in range(2):
+        assert await rest(await ask(transport)) == b"hello"
+    assert len(server.peers) == 1
+    await transport.aclose()
+    server._server = listener
+    await server.stop()
+    with pytest.raises(httpx.ConnectError):
+        await ask(transport)
+
+
+# Which connection is used.
+
+
+async def test_requests_one_after_another_use_one_connection(
+    serve: Serve, transport: LocalTransport
+) -> None:
+    server = await serve(always(HELLO))
+    for _ in range(50):
+        assert await rest(await ask(transport)) == b"hello"
+    assert len(server.peers) == 1
+
+
+async def test_connection_is_free_as_soon_as_the_last_byte_is_read(
+    serve: Serve, transport: LocalTransport
+) -> None:
+    server = await serve(always(HELLO))
+    first = await ask(transport)
+    assert await anext(aiter(first)) == b"hello"
+    second = await ask(transport)
+    assert await rest(first) == b""
+    assert await rest(second) == b"hello"
+    assert len(server.peers) == 1
+
+
+async def test_whole_answer_that_nobody_read_leaves_the_connection_usable(
+    serve: Serve, transport: LocalTransport
+) -> None:
+    server = await serve(always(HELLO))
+    for _ in range(3):
+        await (await ask(transport)).aclose()
+    assert len(server.peers) == 1
+
+
+async def test_exchange_that_ended_does_not_touch_the_next_one(
+    serve: Serve, transport: LocalTransport
+) -> None:
+    server = await serve(always(HELLO))
+    first = await ask(transport)
+    assert await rest(first) == b"hello"
+    second = await ask(transport)
+    await first.aclose()
+    assert await rest(second) == b"hello"
+    assert len(server.peers) == 1
+
+
+async def test_connection_that_the_server_closed_is_not_used(
+    serve: Serve, transport: LocalTransport
+) -> None:
+    server = await serve(once(HELLO))
+    for number in range(1, 4):
+        assert await rest(await ask(transport)) == b"hello"
+        await until(lambda number=number: server.peers[number - 1].writer.is_closing())
+    assert len(server.requests) == 3
+
+
+async def test_close_that_the_loop_has_not_seen_yet_is_seen(tmp_path: Path) -> None:
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(tmp_path / "api.sock"))
+    listener.listen()
+    transport = LocalTransport(str(tmp_path / "api.sock"))
+    for _ in range(2):
+        asking = asyncio.ensure_future(ask(transport))
+        await asyncio.sleep(0.02)
+        server, _ = listener.accept()
+        server.sendall(HELLO)
+        exchange = await asking
+        assert await rest(exchange) == b"hello"
+        # From here to the next request the loop does not turn.
+        server.close()
+    await transport.aclose()
+    listener.close()
+
+
+async def test_connection_on_which_the_server_spoke_unasked_is_not_used(
+    serve: Serve, transport: LocalTransport
+) -> None:
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(HELLO)
+        await asyncio.sleep(0.02)
+        await peer.send(HELLO)
+        await peer.gone()
+
+    server = await serve(script)
+    assert await rest(await ask(transport)) == b"hello"
+    await server.peers[0].gone()
+    exchange = await ask(transport)
+    assert await rest(exchange) == b"hello"
+    assert len(server.peers) == 2
+
+
+async def test_connection_that_was_idle_for_long_is_not_used(
+    serve: Serve, transport: LocalTransport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transport_module, "_IDLE_S", 0.1)
+    server = await serve(always(HELLO))
+    assert await rest(await ask(transport)) == b"hello"
+    assert await rest(await ask(transport)) == b"hello"
+    assert len(server.peers) == 1
+    await asyncio.sleep(0.15)
+    assert await rest(await ask(transport)) == b"hello"
+    assert len(server.peers) == 2
+    await server.peers[0].gone()
+
+
+async def test_request_that_the_server_may_have_seen_is_not_sent_again(
+    serve: Serve, transport: LocalTransport
+) -> None:
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(HELLO)
+        await peer.request()
+
+    server = await serve(script)
+    assert await rest(await ask(transport)) == b"hello"
+    with pytest.raises(httpx.ReadError):
+        await ask(transport)
+    assert len(server.peers) == 1
+    assert len(server.requests) == 2
+
+
+async def test_request_on_a_connection_that_closed_before_is_a_connect_error(
+    serve: Serve, transport: LocalTransport
+) -> None:
+    listening = socket.socket(socket.AF_UNIX)
+    listening.bind(transport._address)
+    listening.listen()
+    asking = asyncio.ensure_future(ask(transport))
+    # Connecting needs no turn of the loop, sending needs some.
+    await asyncio.sleep(0)
+    listening.accept()[0].close()
+    listening.close()
+    with pytest.raises(httpx.ConnectError):
+        await asking
+
+
+# What breaks.
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        HELLO,
+        CHUNKED + b"2\r\nhe\r\n3\r\nllo\r\n0\r\n\r\n",
+        b"HTTP/1.1 100 Continue\r\n\r\n" + HELLO,
+    ],
+    ids=["content-length", "chunked", "after 100"],
+)
+async def test_answer_cut_at_any_byte_is_an_error_and_never_ends_in_silence(
+    serve: Serve, transport: LocalTransport, answer: bytes
+) -> None:
+    size = 0
+
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(answer[:size])
+
+    await serve(script)
+    for size in range(len(answer)):
+        with pytest.raises(httpx.ReadError):
+            await rest(await ask(transport))
+
+
+async def test_what_came_before_the_break_is_passed_on(
+    serve: Serve, transport: LocalTransport
+) -> None:
+    await serve(once(CHUNKED + b"5\r\nhello\r\n"))
+    exchange = await ask(transport)
+    assert await anext(aiter(exchange)) == b"hello"
+    with pytest.raises(httpx.ReadError):
+        await anext(aiter(exchange))
+    await exchange.aclose()
+
+
+@both_ways
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"hello\r\n\r\n",
+        b"SSH-2.0-OpenSSH_9.2\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00",
+        b"HTTP/2.0 200 OK\r\n\r\n",
+        b"HTTP/1.1 2x0 OK\r\n\r\n",
+        b"HTTP/1.1 101 Switching\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n",
+        OK + b"no colon\r\n\r\n",
+        OK + b"X: \0\r\n\r\n",
+        OK + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",
+        OK + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\n",
+        OK + b"Transfer-Encoding: gzip\r\n\r\n",
+        OK + b"X: 1\r\n" * 257 + b"\r\n",
+    ],
+)
+async def test_malformed_head_is_a_protocol_error_and_closes_the_connection(
+    serve: Serve, transport: LocalTransport, garbage: bytes, bytewise: bool
+) -> None:
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(garbage, bytewise=bytewise)
+        await peer.gone()
+
+    server = await serve(script)
+    with pytest.raises(httpx.RemoteProtocolError):
+        await ask(transport)
+    await server.peers[0].gone()
+
+
+@both_ways
+async def test_malformed_chunk_is_a_protocol_error_after_what_came_before(
+    serve: Serve, transport: LocalTransport, bytewise: bool
+) -> None:
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(CHUNKED + b"5\r\nhello\r\nzz\r\n", bytewise=bytewise)
+        await peer.gone()
+
+    server = await serve(script)
+    exchange = await ask(transport)
+    got = b""
+    with pytest.raises(httpx.RemoteProtocolError):
+        async for chunk in exchange:
+            got += chunk
+    await exchange.aclose()
+    assert got == b"hello"
+    await server.peers[0].gone()
+
+
+@pytest.mark.parametrize(
+    ("begin", "more"),
+    [
+        (OK + b"X: ", b"a" * 8192),
+        (OK, b"X: 1\r\n" * 1000),
+        (b"", b"HTTP/1.1 100 Continue\r\n\r\n" * 100),
+        (CHUNKED + b"5;", b"a" * 8192),
+        (CHUNKED + b"0\r\nX: ", b"a" * 8192),
+    ],
+    ids=["header", "headers", "interim answers", "chunk extension", "trailer"],
+)
+async def test_what_never_becomes_an_answer_is_a_protocol_error(
+    serve: Serve, transport: LocalTransport, begin: bytes, more: bytes
+) -> None:
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(begin)
+        while True:
+            await peer.send(more)
+
+    server = await serve(script)
+    with pytest.raises(httpx.RemoteProtocolError):
+        await rest(await ask(transport))
+    await server.peers[0].gone()
+
+
+async def test_server_that_is_not_there_is_a_connect_error(
+    tmp_path: Path, transport: LocalTransport
+) -> None:
+    with pytest.raises(httpx.ConnectError, match=r"api\.sock"):
+        await ask(transport)
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind(str(tmp_path / "api.sock"))
+        with pytest.raises(httpx.ConnectError):
+            await ask(transport)
+
+
+async def test_full_listen_queue_is_waited_for_until_the_connect_timeout(
+    tmp_path: Path, transport: LocalTransport
+) -> None:
+    path = str(tmp_path / "api.sock")
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(path)
+    listener.listen(0)
+    filler = socket.socket(socket.AF_UNIX)
+    filler.connect(path)
+    with pytest.raises(httpx.ConnectTimeout):
+        await ask(transport, timeout=httpx.Timeout(None, connect=0.1))
+    asking = asyncio.ensure_future(ask(transport, timeout=httpx.Timeout(None, connect=5)))
+    await asyncio.sleep(0.05)
+    accepted, _ = listener.accept()
+    await asyncio.sleep(0.05)
+    server, _ = listener.accept()
+    server.sendall(HELLO)
+    assert await rest(await asking) == b"hello"
+    for end in (listener, filler, accepted, server):
+        end.close()
+
+
+@pytest.mark.parametrize("said", [b"", b"HTTP/1.1 200 OK\r\nX-Half", CHUNKED + b"5\r\nhel"])
+async def test_server_that_stalls_is_a_read_timeout_and_closes_the_connection(
+    serve: Serve, transport: LocalTransport, said: bytes
+) -> None:
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(said)
+        await peer.gone()
+
+    server = await serve(script)
+    with pytest.raises(httpx.ReadTimeout):
+        await rest(await ask(transport, timeout=httpx.Timeout(None, read=0.1)))
+    await server.peers[0].gone()
+
+
+async def test_read_timeout_is_for_each_wait_and_not_for_the_answer(
+    serve: Serve, transport: LocalTransport
+) -> None:
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(CHUNKED)
+        for _ in range(8):
+            await asyncio.sleep(0.05)
+            await peer.send(b"2\r\nhe\r\n")
+        await peer.send(b"0\r\n\r\n")
+
+    await serve(script)
+    exchange = await ask(transport, timeout=httpx.Timeout(None, read=0.3))
+    assert await rest(exchange) == b"he" * 8
+
+
+async def test_server_that_reads_nothing_is_a_write_timeout(
+    serve: Serve, transport: LocalTransport
+) -> None:
+    async def script(peer: Peer) -> None:
+        peer.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        await asyncio.sleep(DEADLINE_S)
+
+    await serve(script)
+    with pytest.raises(httpx.WriteTimeout):
+        await ask(transport, b"x" * (32 << 20), timeout=httpx.Timeout(None, write=0.2))
+
+
+async def test_server_that_reads_slowly_is_no_write_timeout(
+    serve: Serve, transport: LocalTransport
+) -> None:
+    async def script(peer: Peer) -> None:
+        left = 4 << 20
+        while left > 0:
+            left -= len(await peer.reader.read(1 << 17))
+            await asyncio.sleep(0.02)
+        await peer.send(HELLO)
+
+    await serve(script)
+    exchange = await ask(transport, b"x" * (4 << 20), timeout=httpx.Timeout(None, write=0.3))
+    assert await rest(exchange) == b"hello"
+
+
+async def test_answer_before_the_body_was_sent_is_taken_and_the_connection_closed(
+    serve: Serve, transport: LocalTransport
+) -> None:
+    async def script(peer: Peer) -> None:
+        await peer.reader.readuntil(b"\r\n\r\n")
+        peer.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        await peer.send(b"HTTP/1.1 413 Too Large\r\nContent-Length: 5\r\n\r\nhello")
+        await asyncio.sleep(0.1)
+        peer.writer.transport.resume_reading()  # type: ignore[attr-defined]
+        await peer.gone()
+
+    server = await serve(script)
+    exchange = await ask(transport, b"x" * (32 << 20))
+    assert exchange.answer.status == 413
+    assert await rest(exchange) == b"hello"
+    await server.peers[0].gone()
+    await rest(await ask(transport, b"x" * (32 << 20)))
+    assert len(server.peers) == 2
+
+
+async def test_server_that_closes_while_it_is_sent_a_body_is_an_error(
+    serve: Serve, transport: LocalTransport
+) -> None:
+    async def script(peer: Peer) -> None:
+        await peer.reader.readuntil(b"\r\n\r\n")
+        peer.reset()
+
+    await serve(script)
+    with pytest.raises(httpx.TransportError) as caught:
+        await ask(transport, b"x" * (32 << 20))
+    assert not isinstance(caught.value, httpx.ConnectError)
+
+
+async def test_half_closed_connection_is_an_error_though_the_body_is_not_sent(
+    serve: Serve, transport: LocalTransport
+) -> None:
+    async def script(peer: Peer) -> None:
+        peer.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        peer.writer.write_eof()
+        await asyncio.sleep(DEADLINE_S)
+
+    await serve(script)
+    with pytest.raises(httpx.ReadError):
+        await ask(transport, b"x" * (32 << 20))
+
+
+async def test_request_with_a_line_break_in_a_header_is_refused_and_nothing_sent(
+    serve: Serve, transport: LocalTransport
+) -> None:
+    server = await serve(always(HELLO))
+    with pytest.raises(httpx.LocalProtocolError):
+        await transport.send("POST", b"/", [(b"x", b"a\r\nhost: b")], b"", FOREVER)
+    assert server.peers == []
+
+
+# Who leaves.
+
+
+async def test_cancelled_wait_for_the_head_closes_the_connection(
+    serve: Serve, transport: LocalTransport
+) -> None:
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.gone()
+
+    server = await serve(script)
+    asking = asyncio.ensure_future(ask(transport))
+    await until(lambda: bool(server.requests))
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    await server.peers[0].gone()
+
+
+async def test_cancelled_sending_closes_the_connection(
+    serve: Serve, transport: LocalTransport
+) -> None:
+    async def script(peer: Peer) -> None:
+        await peer.reader.readuntil(b"\r\n\r\n")
+        peer.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        await asyncio.sleep(0.1)
+        peer.writer.transport.resume_reading()  # type: ignore[attr-defined]
+        await peer.gone()
+
+    server = await serve(script)
+    asking = asyncio.ensure_future(ask(transport, b"x" * (32 << 20)))
+    await until(lambda: bool(server.peers))
+    await asyncio.sleep(0.02)
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    await server.peers[0].gone()
+
+
+async def test_answer_closed_in_the_middle_closes_the_connection(
+    serve: Serve, transport: LocalTransport
+) -> None:
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(CHUNKED + b"5\r\nhello\r\n")
+        await peer.gone()
+
+    server = await serve(script)
+    exchange = await ask(transport)
+    assert await anext(aiter(exchange)) == b"hello"
+    await exchange.aclose()
+    await server.peers[0].gone()
+    with pytest.raises(httpx.ReadError):
+        await anext(aiter(exchange))
+
+
+async def test_cancelled_wait_for_a_chunk_leaves_the_exchange_closable(
+    serve: Serve, transport: LocalTransport
+) -> None:
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(CHUNKED + b"5\r\nhello\r\n")
+        await peer.gone()
+
+    server = await serve(script)
+    exchange = await ask(transport)
+    reading = asyncio.ensure_future(rest(exchange))
+    await asyncio.sleep(0.05)
+    reading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+    await server.peers[0].gone()
+
+
+async def test_closed_transport_ends_every_exchange_with_an_error(
+    serve: Serve, transport: LocalTransport
+) -> None:
+    async def script(peer: Peer) -> None:
+        if b"wait" not in await peer.request():
+            await peer.send(OK + b"\r\nhello")
+        await peer.gone()
+
+    server = await serve(script)
+    exchange = await ask(transport)
+    assert await anext(aiter(exchange)) == b"hello"
+    waiting = asyncio.ensure_future(ask(transport, b"wait"))
+    await until(lambda: len(server.requests) == 2)
+    await transport.aclose()
+    with pytest.raises(httpx.ReadError):
+        await anext(aiter(exchange))
+    with pytest.raises(httpx.ReadError):
+        await waiting
+    for peer in server.peers:
+        await peer.gone()
+
+
+# How much at once.
+
+
+async def test_slow_reader_stops_the_server_and_memory_does_not_grow(
+    serve: Serve, transport: LocalTransport
+) -> None:
+    chunk = b"10000\r\n" + b"x" * 65536 + b"\r\n"
+    size = 512
+
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(CHUNKED)
+        for _ in range(size):
+            await peer.send(chunk)
+        await peer.send(b"0\r\n\r\n")
+
+    server = await serve(script)
+    exchange = await ask(transport)
+    await asyncio.sleep(0.2)
+    stopped_at = server.peers[0].sent_bytes
+    await asyncio.sleep(0.1)
+    assert server.peers[0].sent_bytes == stopped_at < 1 << 20
+    largest = taken = 0
+    async for part in exchange:
+        largest = max(largest, len(part))
+        taken += len(part)
+        if taken < 4 << 20:
+            await asyncio.sleep(0.001)
+    assert taken == size * 65536
+    assert largest <= 128 * 1024
+    await exchange.aclose()
+
+
+async def test_server_that_dies_while_a_slow_reader_stops_it_is_an_error(
+    serve: Serve, transport: LocalTransport
+) -> None:
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(CHUNKED + b"10000\r\n" + b"x" * 65536 + b"\r\n" + b"40000\r\n" + b"y" * 999)
+        peer.writer.transport.write(b"y" * 100_000)
+
+    await serve(script)
+    exchange = await ask(transport)
+    await asyncio.sleep(0.1)
+    with pytest.raises(httpx.ReadError):
+        await rest(exchange)
+
+
+async def test_256_streams_at_once_get_each_its_own_answer(
+    serve: Serve, transport: LocalTransport
+) -> None:
+    async def script(peer: Peer) -> None:
+        while True:
+            name = (await peer.request()).split(b"\r\n\r\n", 1)[1]
+            await peer.send(CHUNKED)
+            for number in range(20):
+                word = b"%b:%d " % (name, number)
+                await peer.send(b"%x\r\n%b\r\n" % (len(word), word))
+                await asyncio.sleep(0)
+            await peer.send(b"0\r\n\r\n")
+
+    server = await serve(script)
+
+    async def one(number: int) -> None:
+        name = b"stream-%d" % number
+        body = await rest(await ask(transport, name))
+        assert body == b"".join(b"%b:%d " % (name, word) for word in range(20))
+
+    for _ in range(2):
+        await asyncio.gather(*(one(number) for number in range(256)))
+    assert len(server.peers) == 256
+
+
+# Under httpx.
+
+
+async def test_httpx_client_works_on_it(serve: Serve, transport: LocalTransport) -> None:
+    answer = b'{"a": 1}'
+    head = OK + b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(answer)
+    server = await serve(always(head + answer))
+    async with httpx.AsyncClient(transport=transport, trust_env=False) as client:
+        for _ in range(2):
+            response = await client.post("http://model/v1/x?y=1", json={"b": 2})
+            assert (response.status_code, response.json()) == (200, {"a": 1})
+            assert response.headers["content-type"] == "application/json"
+        async with client.stream("GET", "http://model/v1/y") as response:
+            assert [part async for part in response.aiter_raw()] == [answer]
+        assert len(server.peers) == 1
+    assert server.requests[0].startswith(b"POST /v1/x?y=1 HTTP/1.1\r\n")
+    assert server.requests[0].count(b"ontent-") == 2
+
+
+async def test_httpx_timeouts_and_errors_are_those_of_httpx(
+    serve: Serve, transport: LocalTransport
+) -> None:
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.gone()
+
+    server = await serve(script)
+    limits = httpx.Timeout(None, read=0.1)
+    async with httpx.AsyncClient(transport=transport, timeout=limits, trust_env=False) as client:
+        with pytest.raises(httpx.ReadTimeout) as caught:
+            await client.get("http://model/")
+        assert caught.value.request.url == "http://model/"
+        await server.peers[0].gone()
+
+
+async def test_exchange_leaves_nothing_to_the_garbage_collector(
+    serve: Serve, transport: LocalTransport
+) -> None:
+    await serve(always(HELLO))
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(20):
+            assert await rest(await ask(transport)) == b"hello"
+        left = [thing for thing in gc.get_objects() if isinstance(thing, Exchange | AnswerReader)]
+        assert left == []
+    finally:
+        gc.enable()

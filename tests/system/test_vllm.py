@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The main job with nothing fake: real vLLM on the CPU answers, streams, and leaves when idle."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from .hosts import Host, answer_of, chat_body, client
+
+MODEL = "smollm2-135m"
+QUESTION = "What is the capital of France?"
+SETTINGS = "idle_exit: 3s\nmemory_reserve: 64MiB\nmemory_floor: 32MiB\ndrop_caches_below: 32MiB\n"
+
+
+@pytest.fixture(scope="module")
+def served(vllm: Host) -> Iterator[Host]:
+    vllm.configure(SETTINGS)
+    yield vllm
+    vllm.stop_models()
+
+
+@pytest.fixture(scope="module")
+def first_answer(served: Host) -> str:
+    """Waits for the cold start once for all tests here."""
+    response = served.chat(MODEL, QUESTION, temperature=0, max_tokens=20, timeout_s=240)
+    return answer_of(response)
+
+
+def test_real_model_answers_right(first_answer: str) -> None:
+    assert "Paris" in first_answer
+
+
+def test_real_model_runs_in_its_scope_without_a_network(served: Host, first_answer: str) -> None:
+    assert served.user_unit_states()[f"sparkd-model-{MODEL}.scope"] == "active"
+    inspected = served.run("podman", "inspect", f"sparkd-model-{MODEL}", user="sparkd").stdout
+    assert json.loads(inspected)[0]["HostConfig"]["NetworkMode"] == "none"
+    assert served.run("flock", "-n", "/run/sparkd/gpu.lock", "true", check=False).returncode == 1
+
+
+def test_real_stream_comes_in_pieces_and_ends_whole(served: Host, first_answer: str) -> None:
+    key = served.key
+
+    async def stream() -> list[str]:
+        body = chat_body(MODEL, QUESTION, stream=True, temperature=0, max_tokens=20)
+        lines = []
+        async with client(key) as http:
+            async with http.stream("POST", "/v1/chat/completions", json=body) as response:
+                assert response.status_code == 200
+                async for line in response.aiter_lines():
+                    if line.startswith("data: "):
+                        lines.append(line.removeprefix("data: "))
+        return lines
+
+    lines = served.loop.run(stream())
+    assert lines[-1] == "[DONE]"
+    pieces = [json.loads(line)["choices"][0]["delta"].get("content", "") for line in lines[:-1]]
+    assert "".join(pieces) == first_answer
+    assert len([piece for piece in pieces if piece]) > 3
+
+
+def test_real_engine_refuses_a_bad_request_in_its_own_words(served: Host, first_answer: str) -> None:
+    refused = served.chat(MODEL, QUESTION, temperature="warm")
+    assert refused.status_code == 400
+    assert "temperature" in refused.text
+
+
+def test_prompt_and_answer_of_the_real_model_reach_no_log(served: Host, first_answer: str) -> None:
+    cursor = served.cursor()
+    planted = "xylophone-marmalade-4711"
+    answer_of(served.chat(MODEL, f"Say {planted}", max_tokens=5))
+    said = json.dumps(served.journal(since=cursor))
+    assert "chat/completions" in said
+    assert planted not in said
+    assert served.key not in said
+
+
+def test_real_model_leaves_when_idle_and_the_daemon_after_it(
+    served: Host, first_answer: str
+) -> None:
+    catalog = "/etc/sparkd/models.d/smollm2.yaml"
+    text = served.run("cat", catalog).stdout
+    served.run("systemctl", "stop", "sparkd.service")
+    served.stop_models()
+    with served.file(catalog, text.replace("idle_timeout: 20s", "idle_timeout: 5s")):
+        assert "Paris" in answer_of(
+            served.chat(MODEL, QUESTION, temperature=0, max_tokens=20, timeout_s=240)
+        )
+        served.wait_until(
+            lambda: served.run("flock", "-n", "/run/sparkd/gpu.lock", "true", check=False).returncode
+            == 0,
+            "vLLM has left the GPU",
+            timeout_s=20,
+        )
+        served.wait_until(lambda: served.containers() == [], "its container is gone")
+        served.wait_until(
+            lambda: served.system_unit_states().get("sparkd.service", "inactive") == "inactive",
+            "the daemon has left too",
+            timeout_s=20,
+        )
+        assert served.system_unit_states()["sparkd.socket"] == "active"
