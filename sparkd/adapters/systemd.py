@@ -28,6 +28,7 @@ _MANAGER = "org.freedesktop.systemd1.Manager"
 _NO_SUCH_UNIT = "org.freedesktop.systemd1.NoSuchUnit"
 _CALL_TIMEOUT_S = 10.0
 """For one reply; the manager answers in milliseconds unless it is stuck."""
+_INFINITY_US = (1 << 64) - 1
 _JOB_SLACK_S = 10.0
 _CONNECT_PATIENCE_S = 15.0
 """A lingering user manager may still be starting when the first request after a boot arrives."""
@@ -102,7 +103,8 @@ class UserManager:
                 body = await _get(bus, path, "Timer", "NextElapseUSecMonotonic")
             except SystemdCallError:
                 return None
-        return int(body)
+        # A timer that has fired says infinity, all ones, until its service has ended.
+        return None if int(body) >= _INFINITY_US else int(body)
 
     async def control_group(self, scope: str) -> str | None:
         """The cgroup path of an active scope."""

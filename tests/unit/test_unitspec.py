@@ -51,7 +51,7 @@ def test_memory_limit_is_set_only_where_it_is_configured() -> None:
 )
 def test_timer_elapses_once_after_its_delay(delay_s: float, delay_us: int) -> None:
     properties = by_name(timer_properties(Names("m"), purpose="idle", delay_s=delay_s))
-    assert properties["TimersMonotonic"] == [("OnActiveSec", delay_us)]
+    assert properties["TimersMonotonic"] == [["OnActiveSec", delay_us]]
     assert properties["RemainAfterElapse"] is False
     assert properties["Description"] == "sparkd idle check of model m"
 
