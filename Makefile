@@ -12,7 +12,7 @@ help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 20
 
 .PHONY: demo
-demo: ## show it all on a booted host: ask a model, watch it start, answer and leave
+demo: deb ## show it all on a booted host: ask a model, watch it start, answer and leave
 	tests/host/demo
 
 .PHONY: deb
@@ -20,7 +20,7 @@ deb: ## build dist/sparkd_*.deb
 	packaging/build-deb.sh
 
 .PHONY: test
-test: venv ## everything, unit to system
+test: tools venv deb ## everything, unit to system
 	$(PYTEST) tests
 
 .PHONY: test-unit
@@ -28,16 +28,23 @@ test-unit: venv ## pure code, linters and types: seconds
 	$(PYTEST) tests/unit
 
 .PHONY: test-integration
-test-integration: venv ## real locks, sockets and processes on this machine
+test-integration: tools venv ## real locks, sockets and processes on this machine
 	$(PYTEST) tests/integration
 
 .PHONY: test-system
-test-system: venv ## the real thing on booted hosts
+test-system: tools venv deb ## the real thing on booted hosts
 	$(PYTEST) tests/system
 
 .PHONY: bench
-bench: venv ## measure against the fake engine, side by side; prints, asserts nothing
+bench: venv deb ## measure against the fake engine, side by side; prints, asserts nothing
 	$(VENV)/bin/python tests/bench/run.py
+
+.PHONY: tools
+tools: ## the programs that the tests call, by apt where they are missing
+	@for tool in git:git systemd-analyze:systemd dbus-daemon:dbus; do \
+	    command -v "$${tool%%:*}" >/dev/null || missing="$$missing $${tool##*:}"; done; \
+	if [ -n "$$missing" ]; then echo "tools: installing$$missing"; \
+	    apt-get update -qq && apt-get install -y -qq --no-install-recommends $$missing; fi
 
 .PHONY: venv
 venv: $(VENV)/.complete ## the pinned tools and libraries of the tests, in the cache

@@ -79,12 +79,12 @@ class Daemon:
         )
         self._housekeeper = Housekeeper(
             lambda: self._context.config,
-            runtime.leases,
-            runtime.world,
-            runtime.systemd,
-            runtime.starter,
-            runtime.ensurer,
-            runtime.reaper,
+            leases=runtime.leases,
+            world=runtime.world,
+            systemd=runtime.systemd,
+            starter=runtime.starter,
+            ensurer=runtime.ensurer,
+            reaper=runtime.reaper,
         )
         runtime.scheduler.on_started.append(self._housekeeper.started)
         _log_problems(config)

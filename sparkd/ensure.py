@@ -15,6 +15,7 @@ from sparkd.adapters.host import ProcessWatch
 from sparkd.core.containerspec import spec_hash
 from sparkd.core.model import Config, Instance, ModelSpec
 from sparkd.core.names import Layout, Names
+from sparkd.core.routing import check_enabled
 from sparkd.leases import Leases
 from sparkd.scheduler import Grant, OnWait, Scheduler
 from sparkd.starter import Started
@@ -42,8 +43,9 @@ class Ensurer:
     async def grant(self, config: Config, spec: ModelSpec, on_wait: OnWait | None = None) -> Grant:
         """Wait until the model is healthy and lent to the caller.
 
-        Raises what `Scheduler.wait` raises. Cancel to stop waiting.
+        Raises what `Scheduler.wait` raises, and Disabled. Cancel to stop waiting.
         """
+        check_enabled(spec)
         grant = self._try_fast(spec)
         return grant if grant is not None else await self._scheduler.wait(config, spec, on_wait)
 

@@ -42,6 +42,7 @@ class Housekeeper:
     def __init__(
         self,
         config: Callable[[], Config],
+        *,
         leases: Leases,
         world: WorldReader,
         systemd: UserManager,
@@ -139,15 +140,14 @@ class Housekeeper:
     async def _retire(self, model_id: str, outdated_hash: str) -> None:
         """Stop one outdated instance once idle; a newer one that took its place is left alone."""
         names = Names(model_id)
-        while (right := self._leases.try_stop(names)) is None:
+        # Locks of other processes have no events.
+        while (right := self._leases.try_stop(names)) is None:  # noqa: ASYNC110
             await asyncio.sleep(_RETIRE_PAUSE_S)
         with right:
             world = await self._world.read(self._config())
             reading = world.models.get(model_id)
             if reading and reading.instance and reading.instance.spec_hash == outdated_hash:
-                await self._starter.evict(
-                    self._config(), world, model_id, "because its configuration changed"
-                )
+                await self._starter.evict(self._config(), world, model_id)
 
     async def _look_at(self, instance: Instance) -> None:
         model_id = instance.model_id

@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import shutil
 import time
 from collections.abc import Coroutine
@@ -71,10 +72,11 @@ class Launcher:
 
         `extra_args` are computed for this start and not part of what the model is configured as.
 
-        Raises Misconfigured (image, weights) or HostError; then nothing is left.
+        Raises Misconfigured (image, weights, files) or HostError; then nothing is left.
         """
         names = Names(spec.model_id)
         _check_weights(spec)
+        _check_files(spec, self.layout)
         await self.remove(names)
         try:
             await self.arm_load_timer(names, spec.load_timeout_s + spec.idle_timeout_s)
@@ -289,6 +291,20 @@ def _check_weights(spec: ModelSpec) -> None:
             hint=f"put them there, readable by the user sparkd: ls -l {spec.weights.path}",
             code="weights_missing",
         )
+
+
+def _check_files(spec: ModelSpec, layout: Layout) -> None:
+    for file in spec.files:
+        path = layout.host_path(file.path)
+        if not os.access(path, os.R_OK):
+            fetched = file.url or file.repo
+            raise Misconfigured(
+                f"model {spec.model_id!r} needs {path}, which is not there",
+                hint=f"get it from {fetched}: sparkctl pull {spec.model_id}"
+                if fetched
+                else f"put it there, readable by the user sparkd: ls -l {path}",
+                code="files_missing",
+            )
 
 
 def _readable(path: Path) -> bool:

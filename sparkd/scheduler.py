@@ -206,11 +206,19 @@ class Scheduler:
             try:
                 waits = await self._turn(config)
             except HostError as error:
-                for entry in list(self._entries.values()):
-                    if entry.task is None:
-                        _fail(entry, error)
                 waits = []
+                self._fail_waiting(error)
+            except Exception as error:
+                # A defect must not leave anybody waiting for a loop that is no more.
+                log.exception("the scheduler failed")
+                waits = []
+                self._fail_waiting(SparkdError(f"the scheduler failed: {type(error).__name__}"))
             await self._until_change(waits)
+
+    def _fail_waiting(self, error: SparkdError) -> None:
+        for entry in list(self._entries.values()):
+            if entry.task is None:
+                _fail(entry, error)
 
     async def _turn(self, config: Config) -> list[policy.Wait]:
         """Decide about everybody once; the waits that came out of it."""

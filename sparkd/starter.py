@@ -74,20 +74,26 @@ class Starter:
             return await self._adopt(spec, world)
         return await self._start(config, spec, view, decision.evict)
 
-    async def evict(self, config: Config, world: World, model_id: str, reason: str) -> None:
-        """Stop a model. Call with its transition and activity held exclusively."""
+    async def evict(
+        self, config: Config, world: World, model_id: str, *, wanted: str | None = None
+    ) -> None:
+        """Stop a model, for the one that is wanted or else because its entry changed.
+
+        Call with its transition and activity held exclusively.
+        """
         reading = world.models.get(model_id)
         spec = config.models.get(model_id)
         grace_s = spec.stop_grace_s if spec else config.settings.stop_grace_s
         container_id = reading.instance.container_id if reading and reading.instance else None
         # Half stopped it would serve nobody and tell nothing.
         await to_the_end(self.launcher.stop(Names(model_id), container_id, grace_s))
+        reason = "evicted" if wanted else "reconfigured"
         log.log(
             NOTICE,
             "model %s was stopped %s",
             model_id,
-            reason,
-            extra=fields(Event.MODEL_STOPPED, model=model_id, reason=reason),
+            f"to make room for {wanted}" if wanted else "because its configuration changed",
+            extra=fields(Event.MODEL_STOPPED, model=model_id, reason=reason, wanted=wanted),
         )
 
     async def _adopt(self, spec: ModelSpec, world: World) -> Started | None:
@@ -120,7 +126,7 @@ class Starter:
                 if _newcomer(spec, world, evict):
                     return None
                 for model_id in evict:
-                    await self.evict(config, world, model_id, f"to make room for {spec.model_id}")
+                    await self.evict(config, world, model_id, wanted=spec.model_id)
                 if evict and need is not None:
                     reserve = config.settings.memory_reserve_bytes
                     await recovered(self.probe, need.peak_bytes + reserve)

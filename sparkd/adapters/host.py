@@ -70,11 +70,13 @@ class LockTable:
 
 
 def _command(pid: int) -> str:
+    # Imported here: it takes 20 ms, and only an answer that names a process needs it.
+    import psutil
+
     try:
-        raw = (_PROC / str(pid) / "cmdline").read_bytes()
-    except OSError:
+        return " ".join(psutil.Process(pid).cmdline())[:_COMMAND_MAX_CHARS]
+    except psutil.Error:
         return "(gone)"
-    return raw.replace(b"\0", b" ").decode(errors="replace").strip()[:_COMMAND_MAX_CHARS]
 
 
 def _model_of_process(pid: int) -> str | None:

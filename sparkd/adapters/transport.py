@@ -45,13 +45,14 @@ class Exchange(httpx.AsyncByteStream):
     async def ask(self, head: bytes, body: bytes) -> None:
         """Send the request and return when the head of the answer is there."""
         given = _WRITE_BYTES
-        self._link.write(head + body[:given])
+        if not self._link.is_closing():
+            self._link.write(head + body[:given])
         if self._link.is_closing():
             raise httpx.ConnectError("the server closed the connection before the request")
         while not self.answer.status:
             if self._connection is not None and self._connection.full:
                 await self._changed(self._timeout.write, httpx.WriteTimeout)
-            elif given < len(body) and self._error is None:
+            elif given < len(body) and not self._link.is_closing():
                 self._link.write(memoryview(body)[given : given + _WRITE_BYTES])
                 given += _WRITE_BYTES
             else:

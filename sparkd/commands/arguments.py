@@ -31,6 +31,7 @@ class Options:
     words: tuple[str, ...]
     """The whole command line as it was given, for hints."""
     json: bool = False
+    all: bool = False
     model: str = ""
     now: bool = False
     follow: bool = False
@@ -113,6 +114,9 @@ def _parser() -> _Parser:
     for name in _COMMANDS:
         if name != "key":
             _add_json(parsers[name])
+    parsers["models"].add_argument(
+        "--all", action="store_true", help="also those that the catalog has disabled, and why"
+    )
     for name in ("start", "stop", "logs"):
         parsers[name].add_argument("model", metavar="MODEL", help="its id, as in: sparkctl models")
     parsers["stop"].add_argument(

@@ -10,6 +10,7 @@ from enum import IntEnum
 from typing import Self
 
 from sparkd.core.errors import (
+    Disabled,
     HostError,
     Misconfigured,
     NotFound,
@@ -62,6 +63,7 @@ _BY_CLASS: tuple[tuple[type[SparkdError], Exit], ...] = (
     # A subclass before its base: the first that fits counts.
     (UsageError, Exit.USAGE),
     (NotPermittedError, Exit.NOT_PERMITTED),
+    (Disabled, Exit.CONFIGURATION),
     (Misconfigured, Exit.CONFIGURATION),
     (Unavailable, Exit.NOT_NOW),
     (StartFailed, Exit.START_FAILED),

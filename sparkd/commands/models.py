@@ -10,11 +10,11 @@ from sparkd.commands import catalog, identity, output, reading
 from sparkd.commands.arguments import Options
 from sparkd.commands.exits import Exit
 from sparkd.core.errors import SparkdError
-from sparkd.core.model import Config, State, World
+from sparkd.core.model import Config, State, Status, World
 
 UNKNOWN = "unknown"
 """Stands for a state that could not be read."""
-_HEADER = ("MODEL", "LIFECYCLE", "STATE", "DIALECTS", "CONTEXT")
+_HEADER = ("MODEL", "LIFECYCLE", "STATE", "STATUS", "CONTEXT", "DIALECTS")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +25,9 @@ class Listed:
     lifecycle: str | None
     """None, like all that the entry should have said, when the entry is broken."""
     state: str
+    status: str | None
+    """How far it has been proven."""
+    reason: str | None
     dialects: tuple[str, ...]
     max_model_len: int | None
     problem: str | None
@@ -36,10 +39,11 @@ def run(options: Options) -> Exit:
     config = catalog.load()
     world, error = reading.try_read_world(config, options.words)
     listed = listing(config, world)
+    shown = [one for one in listed if options.all or one.status != Status.DISABLED]
     if options.json:
-        output.print_json([asdict(one) for one in listed])
+        output.print_json([asdict(one) for one in shown])
     else:
-        print(text(listed))
+        print(text(shown, hidden=len(listed) - len(shown)))
     if error is not None:
         output.print_error(states_unknown(error))
     return Exit.OK
@@ -50,17 +54,18 @@ def listing(config: Config, world: World | None) -> list[Listed]:
     return [_listed(config, world, model_id) for model_id in catalog.names(config)]
 
 
-def text(listed: Sequence[Listed]) -> str:
-    """The table for people, with what is wrong below it."""
-    if not listed:
+def text(listed: Sequence[Listed], *, hidden: int = 0) -> str:
+    """The table for people, with what is wrong and what is not shown below it."""
+    if not listed and not hidden:
         return "the catalog is empty: put a file into /etc/sparkd/models.d"
     rows = [
         (
             one.id,
             one.lifecycle or output.NOTHING,
             one.state,
-            ",".join(one.dialects) or output.NOTHING,
+            one.status or output.NOTHING,
             str(one.max_model_len or output.NOTHING),
+            ",".join(one.dialects) or output.NOTHING,
         )
         for one in listed
     ]
@@ -69,7 +74,14 @@ def text(listed: Sequence[Listed]) -> str:
         for one in listed
         if one.problem
     ]
-    return "\n".join([output.table(_HEADER, rows), *problems])
+    disabled = [
+        f"{one.id} is disabled: {output.printable(one.reason or '')}"
+        for one in listed
+        if one.status == Status.DISABLED
+    ]
+    if hidden:
+        disabled = [f"{output.count_of(hidden, 'disabled model')} not shown: sparkctl models --all"]
+    return "\n".join([output.table(_HEADER, rows), *problems, *disabled])
 
 
 def states_unknown(error: SparkdError) -> SparkdError:
@@ -84,6 +96,8 @@ def _listed(config: Config, world: World | None, model_id: str) -> Listed:
         id=model_id,
         lifecycle=spec.lifecycle if spec else None,
         state=_state(world, model_id),
+        status=spec.status if spec else None,
+        reason=(spec.reason or None) if spec else None,
         dialects=spec.dialects if spec else (),
         max_model_len=spec.max_model_len if spec else None,
         problem=str(broken[0]) if broken else None,

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import assert_never
 
-from sparkd.core.model import Endpoint, Lifecycle, ModelSpec, Transport
+from sparkd.core.model import Endpoint, Lifecycle, ModelSpec, Placeholder, Transport
 from sparkd.core.names import LABEL_ENDPOINT, LABEL_MODEL, LABEL_SPEC, Layout, Names
 
 EXIT_GPU_TAKEN = 75
@@ -28,6 +29,13 @@ INSIDE_GPU_LOCK = Path("/run/sparkd/gpu.lock")
 INSIDE_LANE_LOCK = Path("/run/sparkd/lane.lock")
 INSIDE_CACHE = Path("/cache")
 INSIDE_TCP_PORT = 8000
+
+LOGGING_ARGS = ("--disable-uvicorn-access-log",)
+"""The daemon logs each request itself, and its own looks at /health and /metrics are no news.
+
+vLLM logs no prompts unless it is told to, which entries may not; its statistics stay on, because
+the daemon sees by them that an engine hangs.
+"""
 
 _STACK_BYTES = 64 << 20
 
@@ -152,11 +160,25 @@ def _unlabelled(spec: ModelSpec, layout: Layout, port: int | None) -> ContainerS
 
 def _serve_command(spec: ModelSpec) -> tuple[str, ...]:
     served = _inside_weights(spec) if spec.weights else spec.model_id
-    if spec.transport is Transport.TCP:
-        listen: tuple[str, ...] = ("--host", "0.0.0.0", "--port", str(INSIDE_TCP_PORT))
-    else:
-        listen = ("--uds", str(INSIDE_ENDPOINT / "api.sock"))
-    return ("vllm", "serve", served, "--served-model-name", spec.model_id, *listen, *spec.args)
+    port, socket = str(INSIDE_TCP_PORT), str(INSIDE_ENDPOINT / "api.sock")
+    if spec.engine is not None:
+        decided = {
+            Placeholder.WEIGHTS: served,
+            Placeholder.MODEL: spec.model_id,
+            Placeholder.PORT: port,
+            Placeholder.SOCKET: socket,
+        }
+        return tuple(_filled(word, decided) for word in spec.engine.command) + spec.args
+    tcp = spec.transport is Transport.TCP
+    listen = ("--host", "0.0.0.0", "--port", port) if tcp else ("--uds", socket)
+    name = ("--served-model-name", spec.model_id)
+    return ("vllm", "serve", served, *name, *listen, *LOGGING_ARGS, *spec.args)
+
+
+def _filled(word: str, decided: Mapping[Placeholder, str]) -> str:
+    for placeholder, value in decided.items():
+        word = word.replace(placeholder, value)
+    return word
 
 
 def _inside_weights(spec: ModelSpec) -> str:
@@ -170,6 +192,9 @@ def _environment(spec: ModelSpec) -> tuple[tuple[str, str], ...]:
         "HF_HOME": f"{INSIDE_CACHE}/huggingface",
         "HF_HUB_OFFLINE": "1",
         "VLLM_CACHE_ROOT": f"{INSIDE_CACHE}/vllm",
+        # FlashInfer compiles kernels at the first start, into .cache/flashinfer below this.
+        "FLASHINFER_WORKSPACE_BASE": str(INSIDE_CACHE),
+        "TORCH_EXTENSIONS_DIR": f"{INSIDE_CACHE}/torch_extensions",
         "TRITON_CACHE_DIR": f"{INSIDE_CACHE}/triton",
         "TORCHINDUCTOR_CACHE_DIR": f"{INSIDE_CACHE}/torchinductor",
         "VLLM_NO_USAGE_STATS": "1",
@@ -193,6 +218,10 @@ def _mounts(spec: ModelSpec, layout: Layout, names: Names) -> tuple[Mount, ...]:
     if spec.weights:
         weights = str(spec.weights.path)
         mounts.append(Mount(source=weights, target=_inside_weights(spec), read_only=True))
+    mounts.extend(
+        Mount(source=str(layout.host_path(file.path)), target=file.target, read_only=True)
+        for file in spec.files
+    )
     return tuple(mounts)
 
 

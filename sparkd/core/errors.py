@@ -11,6 +11,7 @@ docs/reference/errors.md; `web.render` turns an error into the body of the clien
     │   ├── Unauthorized      401  no key, or a wrong one
     │   ├── Forbidden         403  a right key that may not do this
     │   ├── NotFound          404  no such model, path or running instance
+    │   │   └── Disabled      404  a model that the catalog has switched off
     │   └── BodyTooLarge      413  the body is over the limit
     ├── Unavailable           503  right request, not now
     │   ├── GpuHeld           503  another program holds the GPU
@@ -77,6 +78,12 @@ class Forbidden(RequestError):
 class NotFound(RequestError):
     code = "not_found"
     http_status = 404
+
+
+class Disabled(NotFound):
+    """Not 503: clients try those again, and this one stays."""
+
+    code = "model_disabled"
 
 
 class BodyTooLarge(RequestError):

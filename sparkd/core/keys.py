@@ -2,7 +2,8 @@
 """The kinds of values a configuration key can have, and how a table of keys is read.
 
 A kind knows what it wants, which range it takes, how to read it and how to show it; parser,
-documentation and commented example all follow the same row. Which keys there are is `schema`'s.
+documentation and commented example all follow the same row. Which keys there are is `tables`'s, and
+the kinds that only a model's entry has are in `entrykinds`.
 """
 
 from __future__ import annotations
@@ -12,14 +13,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
 
 from sparkd.core.errors import RequestError
-from sparkd.core.model import Weights
 from sparkd.core.quantities import format_duration, format_size, parse_duration, parse_size
 from sparkd.core.yamlnodes import Place, shorten
-
-_EMPTY = 'write "" for an empty text'
 
 
 class Kind(ABC):
@@ -288,107 +285,3 @@ class AllOrNone(Text):
     def read(self, at: Place) -> str | None:
         text = Text.read(self, at)
         return None if text == "none" else text
-
-
-@dataclass(frozen=True, slots=True)
-class Arguments(Kind):
-    """A list of command-line words; those that sparkd decides itself are refused by name."""
-
-    reserved: Mapping[str, tuple[str, str]]
-    """Option without its dashes to the reason and the hint."""
-
-    @property
-    def wanted(self) -> str:
-        return "a list of words"
-
-    @property
-    def limits(self) -> str:
-        return f"not {', '.join(f'--{name}' for name in self.reserved)}"
-
-    def read(self, at: Place) -> tuple[str, ...]:
-        return tuple(self._word(item) for item in at.items())
-
-    def _word(self, at: Place) -> str:
-        word = at.scalar(hint_if_nothing=_EMPTY) or ""
-        # Only the option's name goes into a message: behind the = may be a secret.
-        option = re.match(r"--[A-Za-z0-9._-]+", word)
-        if option:
-            name = option[0][2:].replace("_", "-").lower()
-            rest = word[option.end() :]
-            if name in self.reserved:
-                reason, hint = self.reserved[name]
-                at.report(f"{option[0]!r} is decided by sparkd: {reason}", hint)
-            elif rest[:1].isspace():
-                at.report(
-                    f"{option[0]!r} and its value are one word here",
-                    f"make them two items, or write {option[0]}=VALUE",
-                )
-        return word
-
-
-@dataclass(frozen=True, slots=True)
-class Environment(Kind):
-    """A mapping of variable names to scalars; those that sparkd decides itself are refused."""
-
-    reserved: Mapping[str, tuple[str, str]]
-
-    @property
-    def wanted(self) -> str:
-        return "a mapping of names to values"
-
-    @property
-    def limits(self) -> str:
-        return f"not {', '.join(self.reserved)}"
-
-    def read(self, at: Place) -> dict[str, str]:
-        return {name: self._value(name, child) for name, child in at.entries()}
-
-    def _value(self, name: str, at: Place) -> str:
-        if not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", name):
-            at.report(f"{shorten(name)} is not a variable name", "letters, digits and _ only")
-        if name in self.reserved:
-            reason, hint = self.reserved[name]
-            at.report(f"{name!r} is decided by sparkd: {reason}", hint)
-        return at.scalar(hint_if_nothing=_EMPTY) or ""
-
-
-@dataclass(frozen=True, slots=True)
-class WeightsChoice(Kind):
-    """`none`, or a mapping with `path` or `repo`; a repository's path is left relative."""
-
-    keys: Mapping[str, Key]
-
-    @property
-    def wanted(self) -> str:
-        return "none or a mapping"
-
-    @property
-    def limits(self) -> str:
-        return f"keys {', '.join(self.keys)}"
-
-    def read(self, at: Place) -> Weights | None:
-        if not at.is_mapping:
-            self._read_none(at)
-            return None
-        inner = at.isolated()
-        values = read_keys(inner, self.keys)
-        at.problems.extend(inner.problems)
-        path, repo, revision = (values.get(name) for name in ("path", "repo", "revision"))
-        if not inner.problems and not path and not repo:
-            at.report("neither path nor repo is given", "add repo: ORG/NAME or path: /DIRECTORY")
-        if not inner.problems and revision and not repo:
-            at.report("a revision without a repo says nothing", "add repo: ORG/NAME")
-        return Weights(
-            path=Path(str(path or str(repo).replace("/", "--"))),
-            repo=str(repo) if repo else None,
-            revision=str(revision) if revision else None,
-        )
-
-    def _read_none(self, at: Place) -> None:
-        text = at.scalar("none or a mapping with path or repo")
-        if text is not None and text != "none":
-            key = "path" if text.startswith("/") else "repo"
-            at.report(
-                f"wanted none or a mapping with path or repo, found {at.found}",
-                f"write weights: {{{key}: {text}}}",
-            )

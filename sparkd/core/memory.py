@@ -83,9 +83,12 @@ class Verdict(StrEnum):
     KILL = "kill"
 
 
-def fits(need: Need, host: HostMemory, freed_bytes: Iterable[int]) -> bool:
-    """Whether the model fits now, once residents have given back `freed_bytes`."""
-    usable = host.available_bytes + sum(freed_bytes) - host.reserve_bytes
+def fits(need: Need, host: HostMemory, freed_bytes: Iterable[int], pledged_bytes: int = 0) -> bool:
+    """Whether the model fits, once residents have given back `freed_bytes`.
+
+    `pledged_bytes` are available, but others are about to take them.
+    """
+    usable = host.available_bytes + sum(freed_bytes) - pledged_bytes - host.reserve_bytes
     return need.peak_bytes <= min(usable, host.total_bytes - host.reserve_bytes)
 
 

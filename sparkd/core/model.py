@@ -79,6 +79,71 @@ class Rewrite(StrEnum):
     DEFAULT_NON_THINKING = "default_non_thinking"
 
 
+class Status(StrEnum):
+    """How far a model has been proven."""
+
+    VALIDATED = "validated"
+    EXPERIMENTAL = "experimental"
+    MANUAL = "manual"
+    """Served when it is named, and left out of what is offered to clients."""
+    DISABLED = "disabled"
+    """Listed, and refused with its reason."""
+
+
+class Client(StrEnum):
+    """For whom limits can be given; what holds for all is laid under what holds for one."""
+
+    ALL = "all"
+    OPENCODE = "opencode"
+    CLINE = "cline"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientLimits:
+    """What a client is configured with; None is what nobody said."""
+
+    context_tokens: int | None = None
+    output_tokens: int | None = None
+    options: tuple[tuple[str, float], ...] = ()
+    """Sampling options, by the names that the client has for them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostFile:
+    """A file or directory that the container sees read-only."""
+
+    target: str
+    """Where the container sees it."""
+    path: Path
+    """Where the host has it; relative to `Layout.files_dir` when it is fetched."""
+    url: str | None = None
+    sha256: str | None = None
+    repo: str | None = None
+    file: str | None = None
+    """Which file of the repository."""
+
+
+class Placeholder(StrEnum):
+    """What stands in the command of an engine for what sparkd decides."""
+
+    WEIGHTS = "{weights}"
+    """The directory of the weights, in the container."""
+    MODEL = "{model}"
+    """The id by which clients name the model."""
+    PORT = "{port}"
+    """With `transport: tcp`, where to listen, on every address."""
+    SOCKET = "{socket}"
+    """With `transport: unix`, the path of the socket to listen on."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Engine:
+    """A server that is not `vllm serve`."""
+
+    command: tuple[str, ...]
+    """Its command line before the entry's args, with placeholders."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Weights:
     """Where a model's weights are: a directory of the host, or a repository fetched to one."""
@@ -96,8 +161,11 @@ class ModelSpec:
     image: str
     lifecycle: Lifecycle = Lifecycle.NORMAL
     weights: Weights | None = None
+    engine: Engine | None = None
+    """None for vLLM."""
     args: tuple[str, ...] = ()
     env: tuple[tuple[str, str], ...] = ()
+    files: tuple[HostFile, ...] = ()
     gpu: str | None = "all"
     """CDI device name under nvidia.com/gpu, or None for no GPU."""
     dialects: tuple[Dialect, ...] = (Dialect.CHAT, Dialect.COMPLETIONS)
@@ -121,7 +189,16 @@ class ModelSpec:
     memory_max_bytes: int | None = None
     pinned: bool = False
     """Never stopped for being idle."""
+    status: Status = Status.EXPERIMENTAL
+    reason: str = ""
+    """Why it has this status; a disabled model always says it."""
+    vision: bool = False
+    """Whether it takes pictures."""
+    clients: tuple[tuple[Client, ClientLimits], ...] = ()
+    title: str = ""
     description: str = ""
+    facts: tuple[str, ...] = ()
+    """What is known about it: measurements, known issues."""
     family: str = ""
     """What the file calls its models together; for listings, not part of its identity."""
     source: str = ""

@@ -160,3 +160,12 @@ class Layout:
     @property
     def weights_dir(self) -> Path:
         return self.state_dir / "models"
+
+    @property
+    def files_dir(self) -> Path:
+        """Single files that models need and that were fetched."""
+        return self.state_dir / "files"
+
+    def host_path(self, path: Path) -> Path:
+        """Where a file of an entry is on the host; an absolute path stays as it is."""
+        return self.files_dir / path

@@ -3,22 +3,29 @@
 
 `decide` gives every queued model one decision. It looks at the models in the order of their oldest
 waiters, so the queue is first come, first served by model, and all who wait for one model are
-served by one load. For each model, the first rule that applies:
+served by one load; a model that is being brought up already comes before all others. For each
+model, the first rule that applies:
 
 1. It is resident as it is configured now, or as others still use it: use it. While it is being
-   drained or stopped: wait.
+   drained or stopped, or is about to be for one that comes first: wait.
 2. Its start failed lately: refuse with that failure, until its back-off ends.
 3. A program outside sparkd holds the GPU in a way that excludes it: refuse, and name the program.
 4. It needs more memory than the host can ever give: refuse, with the arithmetic.
-5. An older queued model that excludes it is not served yet: wait behind that one.
+5. A queued model that comes first and excludes it is not served yet: wait behind that one.
 6. Residents exclude it (by lifecycle, or as its own outdated instance):
    a. one of them is being started or stopped: wait for that to end;
-   b. one of them is in use: wait, until the oldest waiter has waited `max_wait`; from then on it is
-      drained, so that a model in constant use does not starve the others;
-   c. one of them became ready less than `min_residency` ago: wait for the rest of that time, or of
-      `max_wait`: a load must serve somebody before it is thrown away.
-7. Memory does not suffice beside what stays: idle residents go too, least recently used first; if
-   that is not enough, wait while others are in use, else refuse.
+   b. one of them became ready less than `min_residency` ago (or `max_wait`, if that is less): wait
+      for the rest of that time, however long the waiters have waited. Where loads take longer than
+      `max_wait` everybody has, and each load would be thrown away after one answer a client;
+   c. one of them is in use: wait, until the oldest waiter has waited `max_wait`; from then on it is
+      drained, so that a model in constant use does not starve the others.
+7. Memory does not suffice beside what stays, what others are still taking while they load, and
+   what those who come first will need:
+   a. further residents have to go, idle ones before those in use, least recently used first; 6b
+      and 6c hold for them too;
+   b. if not even that is enough, wait for those who load, leave or come first;
+   c. if there are none, something else has the memory. What was stopped may give it back late, so
+      refuse only once nothing has come back for a while.
 8. Nothing is in the way: start it.
 
 Residents are never stopped by this module for being idle; that is the timers' work (`reap`).
@@ -40,6 +47,13 @@ class Phase(StrEnum):
     READY = "ready"
     LEAVING = "leaving"
     """Being drained or stopped: it takes no new requests."""
+    ABANDONED = "abandoned"
+    """Not ready, and whoever was bringing it up is gone: it may be used, or stopped at once."""
+
+
+_MOVING = (Phase.STARTING, Phase.LEAVING)
+_MEMORY_LOOK_S = 1.0
+"""Nothing tells when memory comes back."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,8 +69,8 @@ class Resident:
     ready_at: float = 0.0
     """When it became ready, or the best that is known of it."""
     last_used_at: float = 0.0
-    held_bytes: int = 0
-    """What stopping it is expected to give back."""
+    held_bytes: int | None = None
+    """What it takes once it is loaded, and gives back when it is stopped; None: not known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,8 +105,12 @@ class View:
     setbacks: Mapping[str, Setback] = field(default_factory=dict)
     host: memory.HostMemory | None = None
     """None: memory is not checked."""
+    freed_at: float = float("-inf")
+    """When a model was last seen to be gone."""
     min_residency_s: float = 30.0
-    max_wait_s: float = 300.0
+    max_wait_s: float = 60.0
+    memory_patience_s: float = 20.0
+    """How long after that, or after the oldest waiter came, memory may still come back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,20 +142,39 @@ class Refuse:
 Decision = Use | Start | Wait | Refuse
 
 
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    """The view, and what was decided of it so far."""
+
+    view: View
+    ahead: list[Waiting] = field(default_factory=list)
+    """Those who come first and were not refused, in their order."""
+    leaving: set[str] = field(default_factory=set)
+    """Residents that will be stopped for them."""
+
+
 def decide(view: View, moving: frozenset[str] = frozenset()) -> dict[str, Decision]:
     """One decision for every model of the queue, in the order they were made.
 
     Models that are `moving` are being brought up already: they are to be used, and hold their
-    place before younger ones.
+    place before all others.
     """
     decisions: dict[str, Decision] = {}
-    unserved: list[Waiting] = []
-    for waiting in sorted(view.queue, key=lambda w: (w.since, w.model_id)):
-        underway = waiting.model_id in moving
-        decision = Use() if underway else _decide_one(view, waiting, unserved)
+    turn = _Turn(view)
+    for waiting in sorted(
+        view.queue, key=lambda w: (w.model_id not in moving, w.since, w.model_id)
+    ):
+        decision: Decision
+        if waiting.model_id in moving:
+            decision = Use()
+            turn.leaving.update(r.model_id for r in _excluded_by(view, waiting))
+        else:
+            decision = _decide_one(turn, waiting)
         decisions[waiting.model_id] = decision
+        if isinstance(decision, Start):
+            turn.leaving.update(decision.evict)
         if not isinstance(decision, Refuse):
-            unserved.append(waiting)
+            turn.ahead.append(waiting)
     return decisions
 
 
@@ -165,23 +202,38 @@ def gpu_held(model_id: str, holder: LockHolder) -> GpuHeld:
     )
 
 
-def _decide_one(view: View, waiting: Waiting, unserved: list[Waiting]) -> Decision:
-    own = next((r for r in view.residents if r.model_id == waiting.model_id), None)
+def _decide_one(turn: _Turn, waiting: Waiting) -> Decision:
+    view = turn.view
+    own = _own(view, waiting)
     if own is not None:  # 1
-        if own.phase is Phase.LEAVING:
+        if own.phase is Phase.LEAVING or own.model_id in turn.leaving:
             return Wait("it is being stopped", (own.model_id,))
         if own.current or own.in_use:
             return Use()
     refusal = _refusal(view, waiting)  # 2, 3, 4
     if refusal is not None:
         return Refuse(refusal)
-    for older in unserved:  # 5
-        if exclude_each_other(older.lifecycle, waiting.lifecycle):
-            return Wait(f"{older.model_id} is next", (older.model_id,))
-    blockers = tuple(
-        r for r in view.residents if r is own or exclude_each_other(r.lifecycle, waiting.lifecycle)
-    )
-    return _wait_for(view, waiting, blockers) or _with_memory(view, waiting, blockers)  # 6, 7, 8
+    for first in turn.ahead:  # 5
+        if exclude_each_other(first.lifecycle, waiting.lifecycle):
+            return Wait(f"{first.model_id} is next", (first.model_id,))
+    blockers = _excluded_by(view, waiting)
+    if own is not None:
+        blockers.append(own)
+    return _wait_for(view, waiting, blockers) or _with_memory(turn, waiting, blockers)  # 6, 7, 8
+
+
+def _own(view: View, waiting: Waiting) -> Resident | None:
+    return next((r for r in view.residents if r.model_id == waiting.model_id), None)
+
+
+def _excluded_by(view: View, waiting: Waiting) -> list[Resident]:
+    """The other residents that cannot run beside it."""
+    return [
+        resident
+        for resident in view.residents
+        if resident.model_id != waiting.model_id
+        and exclude_each_other(resident.lifecycle, waiting.lifecycle)
+    ]
 
 
 def _refusal(view: View, waiting: Waiting) -> SparkdError | None:
@@ -196,38 +248,99 @@ def _refusal(view: View, waiting: Waiting) -> SparkdError | None:
     return None
 
 
-def _wait_for(view: View, waiting: Waiting, blockers: tuple[Resident, ...]) -> Wait | None:
-    """Rule 6: the wait that the blockers ask for, or None when all may be stopped now."""
-    moving = tuple(r.model_id for r in blockers if r.phase is not Phase.READY)
+def _wait_for(view: View, waiting: Waiting, victims: list[Resident]) -> Wait | None:
+    """Rule 6: the wait that the victims ask for, or None when all may be stopped now."""
+    moving = tuple(r.model_id for r in victims if r.phase in _MOVING)
     if moving:  # a
         return Wait(f"{moving[0]} is on the move", moving)
+    settled_at = {r.model_id: _settled_at(view, waiting, r) for r in victims}
+    fresh = tuple(model_id for model_id, at in settled_at.items() if view.now < at)
+    if fresh:  # b
+        until = max(settled_at.values())
+        return Wait(f"{fresh[0]} has only just become ready", fresh, until)
     aged_at = waiting.since + view.max_wait_s
-    if view.now >= aged_at:
-        return None
-    busy = tuple(r.model_id for r in blockers if r.in_use)
-    if busy:  # b
+    busy = tuple(r.model_id for r in victims if r.in_use)
+    if busy and view.now < aged_at:  # c
         return Wait(f"{busy[0]} is in use", busy, aged_at)
-    settled_at = max((r.ready_at + view.min_residency_s for r in blockers), default=view.now)
-    if view.now < settled_at:  # c
-        fresh = tuple(r.model_id for r in blockers if r.ready_at + view.min_residency_s > view.now)
-        return Wait(f"{fresh[0]} has only just become ready", fresh, min(aged_at, settled_at))
     return None
 
 
-def _with_memory(view: View, waiting: Waiting, blockers: tuple[Resident, ...]) -> Decision:
+def _settled_at(view: View, waiting: Waiting, victim: Resident) -> float:
+    """Until when a victim stays for having just been loaded; its own waiters gain nothing by it."""
+    if victim.phase is Phase.ABANDONED or victim.model_id == waiting.model_id:
+        return view.now
+    return victim.ready_at + min(view.min_residency_s, view.max_wait_s)
+
+
+def _with_memory(turn: _Turn, waiting: Waiting, blockers: list[Resident]) -> Decision:
     """Rules 7 and 8."""
-    evict = list(blockers)
+    view = turn.view
+    victims = list(blockers)
     if view.host is not None and waiting.need is not None:
-        rest = [r for r in view.residents if r not in blockers]
-        idle = sorted(
-            (r for r in rest if not r.in_use and r.phase is Phase.READY),
-            key=lambda r: (r.last_used_at, r.model_id),
+        taken = {first.model_id for first in turn.ahead} | turn.leaving
+        spare = sorted(
+            (
+                r
+                for r in view.residents
+                if r not in victims and r.phase not in _MOVING and r.model_id not in taken
+            ),
+            key=lambda r: (r.in_use, r.last_used_at, r.model_id),
         )
-        while not memory.fits(waiting.need, view.host, [r.held_bytes for r in evict]) and idle:
-            evict.append(idle.pop(0))
-        if not memory.fits(waiting.need, view.host, [r.held_bytes for r in evict]):
-            staying = tuple(r.model_id for r in rest if r not in evict)
-            if staying:
-                return Wait("memory is short", staying)
-            return Refuse(memory.does_not_fit(waiting.model_id, waiting.need, view.host))
-    return Start(tuple(sorted(r.model_id for r in evict)))
+        while not (fits := _fits(turn, waiting.need, view.host, victims)) and spare:  # a
+            victims.append(spare.pop(0))
+        if not fits:  # b, c
+            return _without_memory(turn, waiting, victims, waiting.need, view.host)
+    evict = tuple(sorted(r.model_id for r in victims))
+    return _wait_for(view, waiting, victims) or Start(evict)
+
+
+def _fits(turn: _Turn, need: memory.Need, host: memory.HostMemory, victims: list[Resident]) -> bool:
+    freed = [victim.held_bytes for victim in victims]
+    if None in freed:
+        # A guess would refuse what may well fit; the guard watches the load.
+        return True
+    return memory.fits(need, host, [size or 0 for size in freed], _pledged(turn, victims))
+
+
+def _pledged(turn: _Turn, victims: list[Resident]) -> int:
+    """What those who load or come first will take, beyond what those whose place they take have.
+
+    All normal models share one place, for only one of them is resident at a time.
+    """
+    wanted: dict[str, float] = {}
+    held: dict[str, float] = {}
+    for first in turn.ahead:
+        if first.need is not None:
+            place = _place(first)
+            wanted[place] = max(wanted.get(place, 0), first.need.peak_bytes)
+    for resident in turn.view.residents:
+        if resident not in victims:
+            place = _place(resident)
+            if resident.phase in (Phase.STARTING, Phase.ABANDONED):
+                wanted[place] = max(wanted.get(place, 0), resident.held_bytes or 0)
+            else:
+                held[place] = float("inf") if resident.held_bytes is None else resident.held_bytes
+    return int(sum(max(0, size - held.get(place, 0)) for place, size in wanted.items()))
+
+
+def _place(model: Waiting | Resident) -> str:
+    return model.model_id if model.lifecycle is Lifecycle.UTILITY else "the main model"
+
+
+def _without_memory(
+    turn: _Turn,
+    waiting: Waiting,
+    victims: list[Resident],
+    need: memory.Need,
+    host: memory.HostMemory,
+) -> Decision:
+    """Rules 7b and 7c."""
+    view = turn.view
+    others = {r.model_id for r in view.residents if r not in victims}
+    others.update(first.model_id for first in turn.ahead)
+    if others:
+        return Wait("memory is short", tuple(sorted(others)))
+    patient_until = max(waiting.since, view.freed_at) + view.memory_patience_s
+    if view.now < patient_until:
+        return Wait("memory is short", (), min(patient_until, view.now + _MEMORY_LOOK_S))
+    return Refuse(memory.does_not_fit(waiting.model_id, need, host))

@@ -15,8 +15,8 @@ from typing import Any
 from urllib.parse import unquote
 
 from sparkd.core import jsontext
-from sparkd.core.errors import Misconfigured, NotFound, RequestError
-from sparkd.core.model import Config, Dialect, ModelSpec
+from sparkd.core.errors import Disabled, Misconfigured, NotFound, RequestError
+from sparkd.core.model import Config, Dialect, ModelSpec, Status
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,9 +129,21 @@ def lookup(config: Config, model_id: str) -> ModelSpec:
     )
 
 
+def check_enabled(spec: ModelSpec) -> None:
+    """Raises Disabled when the model may not be started."""
+    if spec.status is Status.DISABLED:
+        raise Disabled(
+            f"model {spec.model_id!r} is disabled: {spec.reason}",
+            hint="to try it all the same, copy its entry into /etc/sparkd/models.d with "
+            "status: experimental",
+            param="model",
+        )
+
+
 def find(config: Config, model_id: str, dialect: Dialect) -> ModelSpec:
-    """The configured model, if it speaks the dialect. Raises as `lookup`, and RequestError."""
+    """The model, if it may run and speaks the dialect. Raises as `lookup`, and RequestError."""
     spec = lookup(config, model_id)
+    check_enabled(spec)
     if dialect not in spec.dialects:
         spoken = ", ".join(spec.dialects)
         raise RequestError(

@@ -16,7 +16,16 @@ from typing import Any
 
 from sparkd.core.errors import RequestError
 from sparkd.core.keys import Key, Text, nearest, read_keys
-from sparkd.core.model import Config, ModelSpec, Problem, Rewrite, Settings
+from sparkd.core.model import (
+    Config,
+    ModelSpec,
+    Placeholder,
+    Problem,
+    Rewrite,
+    Settings,
+    Status,
+    Transport,
+)
 from sparkd.core.names import Layout, check_model_id
 from sparkd.core.tables import MODEL_KEYS, SETTINGS_KEYS
 from sparkd.core.yamlnodes import Place, compose, shorten
@@ -192,6 +201,8 @@ def _read_entry(model_id: str, place: Place, file: _File) -> _Entry:
         spec = replace(spec, weights=weights)
     spec = _with_context_window(spec, place)
     _check_rewriting(spec, place)
+    _check_standing(spec, place)
+    _check_engine(spec, place)
     return replace(entry, spec=None if place.problems else spec, problems=tuple(place.problems))
 
 
@@ -245,6 +256,40 @@ def _check_rewriting(spec: ModelSpec, place: Place) -> None:
         place.report(f"context_buffer {buffer} leaves nothing of {window} tokens", "make it less")
     if {Rewrite.STRIP_TOOLS, Rewrite.FORCE_TOOLS} <= set(spec.rewrite):
         place.report("strip_tools and force_tools undo each other", "keep one of the two")
+
+
+def _check_standing(spec: ModelSpec, place: Place) -> None:
+    """What clients are told must be true, and a model that is held back says why."""
+    if spec.status in (Status.MANUAL, Status.DISABLED) and not spec.reason:
+        place.report(f"it is {spec.status} without a reason", "add reason: WHY")
+    window = spec.max_model_len
+    for client, limits in spec.clients:
+        context = limits.context_tokens or window
+        if context is None:
+            continue
+        if window is not None and context > window:
+            place.report(
+                f"client {client} is told {context} tokens, the context window has {window}",
+                "make its context less",
+            )
+        if limits.output_tokens is not None and limits.output_tokens >= context:
+            place.report(
+                f"client {client} may ask for {limits.output_tokens} of {context} tokens",
+                "make its output less",
+            )
+
+
+def _check_engine(spec: ModelSpec, place: Place) -> None:
+    """The command of another server must say where it listens."""
+    if spec.engine is None:
+        return
+    tcp = spec.transport is Transport.TCP
+    needed = Placeholder.PORT if tcp else Placeholder.SOCKET
+    if not any(needed in word for word in spec.engine.command):
+        place.report(
+            f"the command of engine lacks {needed}",
+            f"say where it listens, or transport: {Transport.UNIX if tcp else Transport.TCP}",
+        )
 
 
 def _option_value(args: Iterable[str], options: tuple[str, ...]) -> str:

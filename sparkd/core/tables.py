@@ -2,30 +2,45 @@
 """Which keys sparkd.yaml and the files of models.d have: one row each.
 
 The parser, docs/reference/configuration.md and etc/sparkd.yaml follow these rows, so that a key
-is added here and nowhere else. How rows are read is `keys`, what is made of them `schema`.
+is added here and nowhere else; what stands below a key of an entry is in `entrytables`. How rows
+are read is `keys` and `entrykinds`, what is made of them `schema`.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
+from sparkd.core.entrykinds import (
+    Arguments,
+    Clients,
+    EngineChoice,
+    Environment,
+    Files,
+    Lines,
+    WeightsChoice,
+)
+from sparkd.core.entrytables import (
+    CLIENT_KEYS,
+    ENGINE_KEYS,
+    FILE_KEYS,
+    RESERVED_ARGS,
+    RESERVED_ENV,
+    WEIGHTS_KEYS,
+)
 from sparkd.core.keys import (
     AllOrNone,
-    Arguments,
     Choice,
     Choices,
     Count,
     Duration,
-    Environment,
     Flag,
     Key,
     Names,
     Size,
     Text,
-    WeightsChoice,
     table,
 )
-from sparkd.core.model import Dialect, Lifecycle, Rewrite, Transport, WhenBusy
+from sparkd.core.model import Dialect, Lifecycle, Rewrite, Status, Transport, WhenBusy
 
 _SECOND = 1.0
 _MINUTE = 60.0
@@ -136,57 +151,6 @@ SETTINGS_KEYS: Final = table(
     ),
 )
 
-WEIGHTS_KEYS: Final = table(
-    Key(
-        name="path",
-        field="path",
-        kind=Text(
-            wanted_text="an absolute path",
-            pattern=r"(?!.*/\.\.?(?:/|$))/[^\n/][^\n]*",
-            hint="start with / and leave out . and ..",
-        ),
-        doc="The directory of the host that holds the weights; user sparkd must be able to read "
-        "it.",
-        default="`/var/lib/sparkd/models/ORG--NAME`, for repo: ORG/NAME",
-    ),
-    Key(
-        name="repo",
-        field="repo",
-        kind=Text(
-            wanted_text="a repository",
-            pattern=r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*",
-            hint="write ORG/NAME as on the hub",
-            limits_text="ORG/NAME",
-        ),
-        doc="The repository from which the weights are fetched.",
-        default="none",
-    ),
-    Key(
-        name="revision",
-        field="revision",
-        kind=Text(
-            wanted_text="a revision",
-            pattern=r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._/-]*",
-            hint="a branch, a tag or a commit",
-            limits_text="branch, tag or commit",
-        ),
-        doc="Which revision of the repository.",
-        default="its main branch",
-    ),
-)
-
-_LISTENING = "it decides where the model listens"
-RESERVED_ARGS: Final = {
-    "host": (_LISTENING, "leave it out; transport: tcp for servers without unix sockets"),
-    "port": (_LISTENING, "leave it out; transport: tcp for servers without unix sockets"),
-    "uds": (_LISTENING, "leave it out"),
-    "served-model-name": ("a model is served under the id of its entry", "rename the entry"),
-    "api-key": ("only sparkd reaches the model, and checks keys itself", "leave it out"),
-    "model": ("the weights of the entry are what it serves", "write it under weights:"),
-    "download-dir": ("weights are fetched before the model starts", "write it under weights:"),
-}
-RESERVED_ENV: Final = {"VLLM_API_KEY": RESERVED_ARGS["api-key"]}
-
 MODEL_KEYS: Final = table(
     Key(
         name="image",
@@ -200,7 +164,7 @@ MODEL_KEYS: Final = table(
             "image built here",
             limits_text="REGISTRY/NAME, with :TAG or @sha256:DIGEST",
         ),
-        doc="The container image; it needs `flock` and `vllm` on its PATH.",
+        doc="The container image; it needs `flock` on its PATH, and `vllm` or what `engine` says.",
         default="required",
     ),
     Key(
@@ -208,6 +172,13 @@ MODEL_KEYS: Final = table(
         field="weights",
         kind=WeightsChoice(WEIGHTS_KEYS),
         doc="Where the weights are; `none` for a server that needs none.",
+    ),
+    Key(
+        name="engine",
+        field="engine",
+        kind=EngineChoice(ENGINE_KEYS),
+        doc="The server: vLLM, or the command of another one that speaks OpenAI's API.",
+        default="`vllm`",
     ),
     Key(
         name="lifecycle",
@@ -232,13 +203,20 @@ MODEL_KEYS: Final = table(
         name="args",
         field="args",
         kind=Arguments(RESERVED_ARGS),
-        doc="Words for the command line of `vllm serve`, one an item; numbers as they stand.",
+        doc="Words for the command line of the server, one an item; numbers as they stand.",
     ),
     Key(
         name="env",
         field="env",
         kind=Environment(RESERVED_ENV),
         doc="Environment variables of the container, laid over those of defaults.",
+        default="`{}`",
+    ),
+    Key(
+        name="files",
+        field="files",
+        kind=Files(FILE_KEYS),
+        doc="Further files that the container sees, read-only, by their path in it.",
         default="`{}`",
     ),
     Key(
@@ -334,10 +312,49 @@ MODEL_KEYS: Final = table(
         doc="Whether it stays when idle; another model may still replace it.",
     ),
     Key(
+        name="status",
+        field="status",
+        kind=Choice(Status),
+        doc="How far it has been proven: validated in long runs; experimental; manual, served and "
+        "not offered to clients; disabled, listed and refused.",
+    ),
+    Key(
+        name="reason",
+        field="reason",
+        kind=Text(),
+        doc="Why it has this status; a model that is manual or disabled must say it.",
+    ),
+    Key(
+        name="vision",
+        field="vision",
+        kind=Flag(),
+        doc="Whether it takes pictures.",
+    ),
+    Key(
+        name="clients",
+        field="clients",
+        kind=Clients(CLIENT_KEYS),
+        doc="What clients are configured with.",
+        default="`{}`",
+    ),
+    Key(
+        name="title",
+        field="title",
+        kind=Text(),
+        doc="Its name in the menus of clients.",
+        default="its id",
+    ),
+    Key(
         name="description",
         field="description",
         kind=Text(),
         doc="One line for people.",
+    ),
+    Key(
+        name="facts",
+        field="facts",
+        kind=Lines(),
+        doc="What is known about it: measurements, known issues.",
     ),
     Key(
         name="masked",

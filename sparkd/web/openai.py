@@ -16,7 +16,7 @@ from sanic import HTTPResponse, Request, Sanic
 
 from sparkd.core import routing
 from sparkd.core.errors import SparkdError
-from sparkd.core.model import Dialect, ModelSpec
+from sparkd.core.model import Dialect, ModelSpec, Status
 from sparkd.core.rewrite import rewrite
 from sparkd.proxy import Outgoing, request_headers
 from sparkd.web.admission import admitted
@@ -33,15 +33,18 @@ def add_routes(app: Sanic[Any, Any]) -> None:
 
 
 async def list_models(request: Request) -> HTTPResponse:
-    """Every configured model, in OpenAI's list. Starts nothing and counts as no use."""
+    """Every model that can be asked, in OpenAI's list. Starts nothing and counts as no use."""
     context = admitted(request)
-    data = [_listed(spec) for spec in context.config.models.values()]
+    models = context.config.models.values()
+    data = [_listed(spec) for spec in models if spec.status is not Status.DISABLED]
     return _json({"object": "list", "data": data})
 
 
 async def show_model(request: Request, model_id: str) -> HTTPResponse:
     context = admitted(request)
-    return _json(_listed(routing.lookup(context.config, unquote(model_id))))
+    spec = routing.lookup(context.config, unquote(model_id))
+    routing.check_enabled(spec)
+    return _json(_listed(spec))
 
 
 async def infer(request: Request, rest: str) -> None:
@@ -77,7 +80,11 @@ async def _infer(context: Context, request: Request, exchange: Exchange) -> None
     outgoing = Outgoing(
         method="POST",
         path=route.operation.upstream_path,
-        headers=request_headers(request.headers, exchange.request_id),
+        # What was read as JSON is sent on as JSON: `curl -d` alone says that it is a form.
+        headers={
+            **request_headers(request.headers, exchange.request_id),
+            "content-type": "application/json",
+        },
         body=routing.upstream_body(raw, body, spec.model_id, rewritten),
     )
     on_wait = exchange.notice if body.get("stream") is True else None

@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 import uuid
 
-from sanic import HTTPResponse, Request
+from sanic import Request
+from sanic.response import BaseHTTPResponse
 
 HEADER = "x-request-id"
 _PLAIN = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -25,6 +26,6 @@ def request_id(request: Request) -> str:
     return known
 
 
-async def name_answer(request: Request, response: HTTPResponse) -> None:
+async def name_answer(request: Request, response: BaseHTTPResponse) -> None:
     """Put the id on an answer, errors included."""
     response.headers.setdefault(HEADER, request_id(request))

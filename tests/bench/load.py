@@ -126,6 +126,8 @@ class ClosedLoop:
         self.wrong = Wrong()
         self.first_byte_ms: list[float] = []
         self.whole_ms: list[float] = []
+        self.total = 0
+        """Right answers since the start, those of the warm-up and the late ones too."""
 
     async def run(self, exchanges: list[Exchange], *, requests: int, limit_s: float) -> float:
         """Ask until that many requests were sent or the time is up; how long that took.
@@ -146,7 +148,9 @@ class ClosedLoop:
     def on_end(self, exchange: Exchange) -> None:
         if exchange.status != 200 or self._expected not in b"".join(exchange.parts):
             self.wrong.note(exchange)
-        elif exchange.ended_s <= self._ends_s:
+        else:
+            self.total += 1
+        if exchange.ended_s <= self._ends_s and not self.wrong.count:
             self.first_byte_ms.append((exchange.first_byte_s - exchange.sent_s) * 1e3)
             self.whole_ms.append((exchange.ended_s - exchange.sent_s) * 1e3)
         if self._left > 0 and exchange.ended_s < self._ends_s and not self.wrong.count:
@@ -174,6 +178,7 @@ async def closed_loop(job: Json) -> Json:
         exchange.close()
     return {
         "answers": len(loop.whole_ms),
+        "total": loop.total,
         "seconds": took_s,
         "per_s": len(loop.whole_ms) / took_s,
         "first_byte_ms": spread(loop.first_byte_ms),

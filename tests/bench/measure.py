@@ -113,6 +113,12 @@ def requests(subject: Subject, connections: int) -> Json:
             "p50_ms": median(each[way]["first_byte_ms"]["p50"] for each in rounds),
             "p99_ms": median(each[way]["first_byte_ms"]["p99"] for each in rounds),
         }
+    result["cpu_s_per_1000"] = median(
+        each["sparkd"]["daemon_cpu_s"] / each["sparkd"]["total"] * 1000 for each in rounds
+    )
+    result["kept_waiting_share"] = median(
+        each["sparkd"]["daemon_kept_waiting_s"] / each["sparkd"]["seconds"] for each in rounds
+    )
     for rank in ("p50", "p99"):
         result[f"added_{rank}_ms"] = median(
             each["sparkd"]["first_byte_ms"][rank] - each["direct"]["first_byte_ms"][rank]
@@ -147,6 +153,8 @@ def streams(subject: Subject) -> Json:
 
 def idle_stop(subject: Subject) -> Json:
     """From the moment at which an unused model's time is up to the end of its scope."""
+    # A model that must make room first stays for a while.
+    subject.host.stop_models()
     late_s = []
     for _ in range(ROUNDS):
         answer = subject.host.chat(SHORT_LIVED)
@@ -181,12 +189,16 @@ def _watched(subject: Subject, job: Json) -> Json:
             most.append(subject.daemon_rss_bytes())
 
     watcher = Thread(target=look)
-    cpu_s = subject.daemon_cpu_s()
+    cpu_s, kept_waiting_s = subject.daemon_cpu_s(), subject.daemon_kept_waiting_s()
     watcher.start()
     try:
         result = subject.ask_generator(job)
     finally:
         over.set()
         watcher.join()
-    cost = {"daemon_cpu_s": subject.daemon_cpu_s() - cpu_s, "rss_max_mib": max(most) / MIB}
-    return {**result, **cost}
+    return {
+        **result,
+        "daemon_cpu_s": subject.daemon_cpu_s() - cpu_s,
+        "daemon_kept_waiting_s": subject.daemon_kept_waiting_s() - kept_waiting_s,
+        "rss_max_mib": max(most) / MIB,
+    }

@@ -35,10 +35,15 @@ def rows(results: Json) -> list[Row]:
             for rank in ("p50", "p99")
         ),
     ]
+    share = f"{single['kept_waiting_share']:.0%} of the time"
+    found.append(("meanwhile kept from its core by others", "", share))
     for connections in measure.BUSY_CONNECTIONS:
         both = results["requests"][str(connections)]
         name = f"requests a second, {connections} connections"
         found.append((name, f"{both['direct']['per_s']:,.0f}", f"{both['sparkd']['per_s']:,.0f}"))
+    busy = results["requests"][str(measure.BUSY_CONNECTIONS[0])]
+    name = f"CPU for 1,000 requests, {measure.BUSY_CONNECTIONS[0]} connections"
+    found.append((name, "", f"{busy['cpu_s_per_1000']:.3f} s"))
     title = f"{measure.STREAMS} streams"
     for name, field in (
         ("first token p50", "ttft_p50_ms"),

@@ -20,6 +20,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import httpx
+
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
@@ -37,6 +39,9 @@ def main() -> int:
             results = run(host)
     except BenchError as error:
         print(f"bench: {error}", file=sys.stderr)
+        return 1
+    except httpx.HTTPError as error:
+        print(f"bench: sparkd did not answer: {error!r}", file=sys.stderr)
         return 1
     except subprocess.CalledProcessError as error:
         print(f"bench: {error}\n{error.stderr or ''}", file=sys.stderr)

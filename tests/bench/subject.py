@@ -124,6 +124,11 @@ class Subject:
         """CPU time of the daemon's control group since it was started."""
         return _cpu_s(self._service())
 
+    def daemon_kept_waiting_s(self) -> float:
+        """How long the daemon's loop has been ready to run while something else had its core."""
+        pid = self.daemon_pid()
+        return int(Path(f"/proc/{pid}/task/{pid}/schedstat").read_text().split()[1]) / 1e9
+
     def daemon_wakeups(self) -> int:
         """How often the daemon has gone to sleep, which is how often it had been woken."""
         text = Path(f"/proc/{self.daemon_pid()}/status").read_text()

@@ -41,7 +41,7 @@ class Host:
         *command: str,
         user: str | None = None,
         check: bool = True,
-        input: str | None = None,
+        input: str | None = None,  # noqa: A002 (subprocess has the same name for it)
         timeout_s: float = 120.0,
     ) -> subprocess.CompletedProcess[str]:
         """Run a command inside; its output as text."""
@@ -84,7 +84,13 @@ class Host:
         subprocess.run([str(HOST), "reboot", "--name", self.name], check=True)
 
     def request(
-        self, method: str, path: str, *, key: str | None = "", timeout_s: float = 90.0, **kwargs: Any
+        self,
+        method: str,
+        path: str,
+        *,
+        key: str | None = "",
+        timeout_s: float = 90.0,
+        **kwargs: Any,
     ) -> httpx.Response:
         """One request on a connection of its own; `key=None` sends none, "" the right one."""
 
@@ -98,7 +104,10 @@ class Host:
         """Ask a model once, not streaming; `fields` go into the body."""
         timeout_s = fields.pop("timeout_s", 90.0)
         return self.request(
-            "POST", "/v1/chat/completions", json=chat_body(model, text, **fields), timeout_s=timeout_s
+            "POST",
+            "/v1/chat/completions",
+            json=chat_body(model, text, **fields),
+            timeout_s=timeout_s,
         )
 
     def key_or(self, key: str | None) -> str | None:
@@ -220,13 +229,15 @@ class Stream:
 
     async def _read(self, key: str, body: dict[str, Any]) -> None:
         try:
-            async with client(key, timeout_s=120) as http:
-                async with http.stream("POST", "/v1/chat/completions", json=body) as response:
-                    self.status = response.status_code
-                    async for chunk in response.aiter_raw():
-                        self.chunks.append(chunk)
-                        if b'"content"' in chunk:
-                            self._first.set()
+            async with (
+                client(key, timeout_s=120) as http,
+                http.stream("POST", "/v1/chat/completions", json=body) as response,
+            ):
+                self.status = response.status_code
+                async for chunk in response.aiter_raw():
+                    self.chunks.append(chunk)
+                    if b'"content"' in chunk:
+                        self._first.set()
         except httpx.HTTPError as error:
             self.error = error
         finally:

@@ -232,7 +232,7 @@ def test_ten_first_requests_at_once_start_one_container(host: Host) -> None:
         return [answer_of(response) for response in responses]
 
     assert host.loop.run(ask()) == [f"echo: n{i}" for i in range(10)]
-    starts = [e for e in host.journal("SPARKD_EVENT=model-starting", since=cursor)]
+    starts = host.journal("SPARKD_EVENT=model-starting", since=cursor)
     assert len(starts) == 1
 
 

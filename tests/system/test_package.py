@@ -142,6 +142,7 @@ def test_install_makes_the_directories_and_locks(installed: Machine) -> None:
         "/run/sparkd/lane.lock": "640 sparkd:sparkd regular empty file",
         f"{HOME}/models": "755 sparkd:sparkd directory",
         f"{HOME}/cache": "750 sparkd:sparkd directory",
+        f"{HOME}/files": "755 sparkd:sparkd directory",
         f"{HOME}/stats": "750 sparkd:sparkd directory",
     }
     found = installed.out(f"stat -c '%n %a %U:%G %F' {' '.join(places)}")

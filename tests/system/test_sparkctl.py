@@ -68,6 +68,8 @@ def test_models_lists_the_catalog_as_json(host: Host) -> None:
         "id": "fake-util",
         "lifecycle": "utility",
         "state": "stopped",
+        "status": "experimental",
+        "reason": None,
         "dialects": ["chat", "completions", "embeddings"],
         "max_model_len": 2048,
         "problem": None,

@@ -46,12 +46,14 @@ def test_real_stream_comes_in_pieces_and_ends_whole(served: Host, first_answer: 
     async def stream() -> list[str]:
         body = chat_body(MODEL, QUESTION, stream=True, temperature=0, max_tokens=20)
         lines = []
-        async with client(key) as http:
-            async with http.stream("POST", "/v1/chat/completions", json=body) as response:
-                assert response.status_code == 200
-                async for line in response.aiter_lines():
-                    if line.startswith("data: "):
-                        lines.append(line.removeprefix("data: "))
+        async with (
+            client(key) as http,
+            http.stream("POST", "/v1/chat/completions", json=body) as response,
+        ):
+            assert response.status_code == 200
+            async for line in response.aiter_lines():
+                if line.startswith("data: "):
+                    lines.append(line.removeprefix("data: "))
         return lines
 
     lines = served.loop.run(stream())
@@ -61,7 +63,9 @@ def test_real_stream_comes_in_pieces_and_ends_whole(served: Host, first_answer: 
     assert len([piece for piece in pieces if piece]) > 3
 
 
-def test_real_engine_refuses_a_bad_request_in_its_own_words(served: Host, first_answer: str) -> None:
+def test_real_engine_refuses_a_bad_request_in_its_own_words(
+    served: Host, first_answer: str
+) -> None:
     refused = served.chat(MODEL, QUESTION, temperature="warm")
     assert refused.status_code == 400
     assert "temperature" in refused.text
@@ -89,7 +93,9 @@ def test_real_model_leaves_when_idle_and_the_daemon_after_it(
             served.chat(MODEL, QUESTION, temperature=0, max_tokens=20, timeout_s=240)
         )
         served.wait_until(
-            lambda: served.run("flock", "-n", "/run/sparkd/gpu.lock", "true", check=False).returncode
+            lambda: served.run(
+                "flock", "-n", "/run/sparkd/gpu.lock", "true", check=False
+            ).returncode
             == 0,
             "vLLM has left the GPU",
             timeout_s=20,

@@ -193,12 +193,35 @@ def test_models_without_a_user_manager_are_listed_with_unknown_state_and_a_remar
             "id": "a",
             "lifecycle": "normal",
             "state": "unknown",
+            "status": "experimental",
+            "reason": None,
             "dialects": ["chat", "completions"],
             "max_model_len": 4096,
             "problem": None,
         }
     ]
     assert printed.err.startswith("sparkctl: states are unknown: the user manager of sparkd")
+
+
+def test_disabled_models_are_hidden_unless_all_are_asked_for(
+    config_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_catalog(
+        config_dir,
+        f"defaults: {{image: {IMAGE}}}\n"
+        "models: {a: {}, b: {status: disabled, reason: garbage}, c: {status: manual, reason: r}}\n",
+    )
+    assert cli.main(["models"]) == Exit.OK
+    shown = capsys.readouterr().out
+    assert [line.split()[0] for line in shown.splitlines()] == ["MODEL", "a", "c", "1"]
+    assert shown.splitlines()[-1] == "1 disabled model not shown: sparkctl models --all"
+    assert cli.main(["models", "--all"]) == Exit.OK
+    assert capsys.readouterr().out.splitlines()[-1] == "b is disabled: garbage"
+    assert cli.main(["models", "--json"]) == Exit.OK
+    assert [one["id"] for one in json.loads(capsys.readouterr().out)] == ["a", "c"]
+    assert cli.main(["models", "--all", "--json"]) == Exit.OK
+    listed = {one["id"]: one for one in json.loads(capsys.readouterr().out)}
+    assert (listed["b"]["status"], listed["b"]["reason"]) == ("disabled", "garbage")
 
 
 @pytest.mark.usefixtures("config_dir")

@@ -115,10 +115,10 @@ def test_an_error_is_one_line_that_cannot_steer_a_terminal_and_a_hint() -> None:
 def test_models_lists_the_catalog_with_the_states_of_the_world() -> None:
     listed = models.listing(CONFIG, WORLD)
     assert models.text(listed).splitlines() == [
-        "MODEL  LIFECYCLE  STATE    DIALECTS          CONTEXT",
-        "bad    -          stopped  -                 -",
-        "large  normal     ready    chat              131072",
-        "small  utility    failed   chat,completions  -",
+        "MODEL  LIFECYCLE  STATE    STATUS        CONTEXT  DIALECTS",
+        "bad    -          stopped  -             -        -",
+        "large  normal     ready    experimental  131072   chat",
+        "small  utility    failed   experimental  -        chat,completions",
         "bad cannot be started: /etc/x.yaml:7: models.bad.gup: unknown key 'gup'",
     ]
 

@@ -21,11 +21,16 @@ from sparkd.core.containerspec import (
     spec_hash,
 )
 from sparkd.core.model import (
+    Client,
+    ClientLimits,
     Dialect,
     Endpoint,
+    Engine,
+    HostFile,
     Lifecycle,
     ModelSpec,
     Rewrite,
+    Status,
     Transport,
     Weights,
 )
@@ -73,9 +78,9 @@ def test_lifecycle_that_nobody_thought_of_is_never_run_without_a_lock() -> None:
 
 
 def test_server_listens_on_the_socket_of_its_own_directory() -> None:
-    assert container(PLAIN).command[-7:] == (
+    assert container(PLAIN).command[-8:] == (
         *("vllm", "serve", "m", "--served-model-name", "m"),
-        *("--uds", "/run/sparkd/endpoint/api.sock"),
+        *("--uds", "/run/sparkd/endpoint/api.sock", "--disable-uvicorn-access-log"),
     )
     assert mount(PLAIN, "/run/sparkd/endpoint") == Mount(
         source="/r/models/m", target="/run/sparkd/endpoint", read_only=False
@@ -85,7 +90,7 @@ def test_server_listens_on_the_socket_of_its_own_directory() -> None:
 
 def test_server_without_unix_sockets_gets_one_published_port_and_a_network() -> None:
     spec = container(TCP, port=41000)
-    assert spec.command[-4:] == ("--host", "0.0.0.0", "--port", "8000")
+    assert spec.command[-5:-1] == ("--host", "0.0.0.0", "--port", "8000")
     assert (spec.network, spec.publish_port) == (True, 41000)
     assert mount(TCP, "/run/sparkd/endpoint") is None
     assert endpoint_of(TCP, LAYOUT, 41000) == Endpoint(port=41000)
@@ -98,6 +103,39 @@ def test_port_means_nothing_to_a_server_on_a_socket() -> None:
 def test_arguments_of_the_entry_come_last_and_unchanged() -> None:
     spec = replace(PLAIN, args=("--max-model-len", "8192", "--x={'a': 1}"))
     assert container(spec).command[-3:] == spec.args
+
+
+def test_another_server_is_started_by_its_own_command() -> None:
+    command = ("run", "--path={weights}", "--name", "{model}", "--port", "{port}", '{"a": 1}')
+    spec = replace(
+        SERVED, transport=Transport.TCP, engine=Engine(command=command), args=("--x", "{model}")
+    )
+    found = container(spec, port=41000)
+    assert found.command[-9:] == (
+        *("run", "--path=/models/m", "--name", "m", "--port", "8000", '{"a": 1}'),
+        *("--x", "{model}"),
+    )
+    assert found.command[: -len(command) - 2] == lock_command(spec.lifecycle)
+    on_socket = replace(spec, transport=Transport.UNIX, engine=Engine(command=("s", "{socket}")))
+    assert container(on_socket).command[-4:-2] == ("s", "/run/sparkd/endpoint/api.sock")
+
+
+def test_files_are_seen_read_only_and_fetched_ones_come_from_the_state() -> None:
+    spec = replace(
+        PLAIN,
+        files=(
+            HostFile(target="/media", path=Path("/srv/media")),
+            HostFile(target="/t/a", path=Path("abc"), url="https://h/a", sha256="abc"),
+        ),
+    )
+    assert mount(spec, "/media") == Mount(source="/srv/media", target="/media", read_only=True)
+    assert mount(spec, "/t/a") == Mount(source="/s/files/abc", target="/t/a", read_only=True)
+
+
+def test_what_engines_compile_is_kept_in_the_cache() -> None:
+    environment = dict(container(PLAIN).environment)
+    for name in ("VLLM_CACHE_ROOT", "FLASHINFER_WORKSPACE_BASE", "TORCH_EXTENSIONS_DIR"):
+        assert environment[name].startswith("/cache")
 
 
 def test_weights_are_seen_read_only_under_the_models_name() -> None:
@@ -175,7 +213,9 @@ CHANGES: dict[str, Any] = {
     "image": "localhost/i:2",
     "lifecycle": Lifecycle.EXCLUSIVE,
     "weights": Weights(path=Path("/w/other")),
+    "engine": Engine(command=("serve", "{socket}")),
     "args": ("--enforce-eager",),
+    "files": (HostFile(target="/media", path=Path("/srv/media")),),
     "env": (("A", "1"),),
     "gpu": "0",
     "transport": Transport.TCP,
@@ -190,7 +230,16 @@ WITHOUT_EFFECT: dict[str, Any] = {
     "context_buffer_tokens": 1,
     "load_timeout_s": 1.0,
     "idle_timeout_s": 1.0,
+    "memory_bytes": 1 << 30,
     "memory_max_bytes": 1 << 30,
+    "auto_utilization": True,
+    "pinned": True,
+    "status": Status.DISABLED,
+    "reason": "other",
+    "vision": True,
+    "clients": ((Client.ALL, ClientLimits(context_tokens=1)),),
+    "title": "other",
+    "facts": ("other",),
     "description": "other",
     "family": "other",
     "source": "other:1",

@@ -18,7 +18,7 @@ CLASSES = [
 
 
 def test_docstring_draws_every_class_with_its_status() -> None:
-    drawn = re.findall(r"─ (\w+) +(\d{3})", errors.__doc__ or "")
+    drawn = re.findall(r"─ (\w+)[\s│]+(\d{3})", errors.__doc__ or "")
     assert {name: int(status) for name, status in drawn} == {
         kind.__name__: kind.http_status for kind in CLASSES if kind is not SparkdError
     }

@@ -104,6 +104,8 @@ FLAWED = {
     "name with a space": OK + b"Content-Length : 5\r\n\r\nhello",
     "name with a zero": OK + b"X\0Y: 1\r\n\r\n",
     "value with a zero": OK + b"X: a\0b\r\n\r\n",
+    "value that is a zero": OK + b"X: \0\r\n\r\n",
+    "value with a delete": OK + b"X: a\x7fb\r\n\r\n",
     "both lengths": OK + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
     "both lengths, reversed": (
         OK + b"Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n"
@@ -296,9 +298,15 @@ def test_pieces_of_one_arrival_are_taken_together() -> None:
     assert (reader.take(), reader.take(), reader.held_bytes) == (b"hello", b"", 0)
 
 
-def test_name_with_a_space_is_a_flaw_also_where_the_parser_lets_it_pass() -> None:
-    # http_parser (httptools 0.1) does, and takes it for the name without the space.
-    assert _flaw(200, "1.1", [(b"Content-Length ", b"5")], [])
+@pytest.mark.parametrize(
+    "header",
+    [(b"Content-Length ", b"5"), (b"X", b"\0"), (b"X", b"a\r\nY: b"), (b"X", b"\n"), (b"", b"")],
+)
+def test_header_that_is_none_is_a_flaw_also_where_the_parser_lets_it_pass(
+    header: tuple[bytes, bytes],
+) -> None:
+    assert _flaw(200, "1.1", [(b"X-A", b"b"), header], [])
+    assert not _flaw(200, "1.1", [(b"X-A", b"b\t \xff"), (b"X-Empty", b"")], [])
 
 
 def test_second_flaw_does_not_replace_the_first() -> None:

@@ -18,9 +18,9 @@ LAYERS = {
     "L1": {"sparkd.adapters"},
     # Looks and acts.
     "L2": {
-        *("sparkd.ensure", "sparkd.guard", "sparkd.launch", "sparkd.leases", "sparkd.proxy"),
-        *("sparkd.reap", "sparkd.runtime", "sparkd.scheduler", "sparkd.starter", "sparkd.stop"),
-        *("sparkd.view", "sparkd.world"),
+        *("sparkd.ensure", "sparkd.guard", "sparkd.housekeeping", "sparkd.launch", "sparkd.leases"),
+        *("sparkd.proxy", "sparkd.reap", "sparkd.runtime", "sparkd.scheduler", "sparkd.starter"),
+        *("sparkd.status", "sparkd.stop", "sparkd.view", "sparkd.world"),
     },
     # By what people, programs and timers reach us.
     "web": {"sparkd.web"},

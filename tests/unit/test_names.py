@@ -155,3 +155,7 @@ def test_layout_keeps_to_its_two_roots() -> None:
     assert layout.endpoint_socket(names) == Path("/r/models/m/api.sock")
     assert layout.cache_dir(names) == Path("/s/cache/m")
     assert layout.weights_dir == Path("/s/models")
+    assert layout.stats_dir == Path("/s/stats")
+    assert layout.failures_dir == Path("/r/failures")
+    assert layout.host_path(Path("a.json")) == Path("/s/files/a.json")
+    assert layout.host_path(Path("/elsewhere/a.json")) == Path("/elsewhere/a.json")

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparkd.core import routing
-from sparkd.core.errors import Misconfigured, NotFound, RequestError
-from sparkd.core.model import Config, Dialect, ModelSpec, Problem
+from sparkd.core.errors import Disabled, Misconfigured, NotFound, RequestError
+from sparkd.core.model import Config, Dialect, ModelSpec, Problem, Status
 
 MODEL = ModelSpec(model_id="m", image="i", dialects=(Dialect.CHAT,))
 PROBLEM = Problem(source="models.d/x.yaml", line=3, path="models.bad", message="no image is given")
@@ -191,3 +192,19 @@ def test_rewritten_body_is_sent_under_the_name_of_the_model() -> None:
 def test_rules_of_rewriting_apply_to_all_but_texts_and_tokens_as_they_are() -> None:
     plain = {name for name, operation in routing.OPERATIONS.items() if not operation.rewritten}
     assert plain == {"tokenize", "detokenize"}
+
+
+def test_disabled_model_is_refused_with_its_reason_as_something_not_to_be_tried_again() -> None:
+    spec = replace(MODEL, status=Status.DISABLED, reason="its output is garbage")
+    config = Config(models={"m": spec})
+    with pytest.raises(Disabled) as refused:
+        routing.find(config, "m", Dialect.CHAT)
+    assert refused.value.message == "model 'm' is disabled: its output is garbage"
+    assert (refused.value.http_status, refused.value.retry_after_s) == (404, None)
+    assert routing.lookup(config, "m") is spec
+
+
+@pytest.mark.parametrize("status", set(Status) - {Status.DISABLED})
+def test_every_other_status_is_served(status: Status) -> None:
+    config = Config(models={"m": replace(MODEL, status=status)})
+    assert routing.find(config, "m", Dialect.CHAT).status is status

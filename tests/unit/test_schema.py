@@ -13,22 +13,36 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sparkd.core.entrytables import (
+    CLIENT_KEYS,
+    ENGINE_KEYS,
+    FILE_KEYS,
+    RESERVED_ARGS,
+    RESERVED_ENV,
+    WEIGHTS_KEYS,
+)
 from sparkd.core.keys import Key
 from sparkd.core.model import (
+    Client,
+    ClientLimits,
     Config,
     Dialect,
+    Engine,
+    HostFile,
     Lifecycle,
     ModelSpec,
     Problem,
     Rewrite,
     Settings,
+    Status,
     Transport,
     Weights,
 )
 from sparkd.core.schema import Source, SourceKind, default_text, parse
-from sparkd.core.tables import MODEL_KEYS, RESERVED_ARGS, SETTINGS_KEYS, WEIGHTS_KEYS
+from sparkd.core.tables import MODEL_KEYS, SETTINGS_KEYS
 from sparkd.core.yamlnodes import LOADER, Loader, compose
 
+SHA256 = "446a9538cb6c348e3516120d7c08b09f57c36495e2acfffe59a5bf8b0cfb1a2d"
 REPO = Path(__file__).resolve().parents[2]
 
 
@@ -75,6 +89,11 @@ def test_every_field_of_a_model_has_a_key() -> None:
     filled = {key.field for key in MODEL_KEYS.values()} - {"masked"}
     assert filled == {spec.name for spec in fields(ModelSpec)} - not_written
     assert {key.field for key in WEIGHTS_KEYS.values()} == {s.name for s in fields(Weights)}
+    assert {key.field for key in ENGINE_KEYS.values()} == {s.name for s in fields(Engine)}
+    assert {key.field for key in CLIENT_KEYS.values()} == {s.name for s in fields(ClientLimits)}
+    assert {*(key.field for key in FILE_KEYS.values()), "target"} == {
+        s.name for s in fields(HostFile)
+    }
 
 
 def test_models_inherit_the_defaults_that_settings_document() -> None:
@@ -113,6 +132,9 @@ def test_reference_documents_exactly_the_rows_of_the_tables() -> None:
         *(documented_row(key, Settings) for key in SETTINGS_KEYS.values()),
         *(documented_row(key, ModelSpec) for key in MODEL_KEYS.values()),
         *(documented_row(key, ModelSpec) for key in WEIGHTS_KEYS.values()),
+        *(documented_row(key, ModelSpec) for key in ENGINE_KEYS.values()),
+        *(documented_row(key, ModelSpec) for key in FILE_KEYS.values()),
+        *(documented_row(key, ModelSpec) for key in CLIENT_KEYS.values()),
     ]
 
 
@@ -120,6 +142,7 @@ def test_reference_names_every_argument_that_is_refused() -> None:
     text = (REPO / "docs/reference/configuration.md").read_text()
     section = text.partition("### args that sparkd decides")[2].partition("##")[0]
     assert {f"--{name}" for name in RESERVED_ARGS} == set(re.findall(r"`(--[a-z-]+)`", section))
+    assert set(RESERVED_ENV) == set(re.findall(r"`([A-Z_]+)`", section))
 
 
 def test_example_in_the_reference_parses() -> None:
@@ -140,6 +163,16 @@ def test_shipped_catalog_parses_without_a_problem() -> None:
     assert oss.weights.path == Path("/var/lib/sparkd/models/openai--gpt-oss-20b")
     assert oss.max_model_len == 131072
     assert oss.args[oss.args.index("--gpu-memory-utilization") + 1] == "0.70"
+
+
+def test_client_limits_are_held_against_no_window_that_nobody_knows() -> None:
+    limits = dict(spec("clients: {all: {context: 9000, output: 10}, cline: {output: 7}}").clients)
+    assert limits[Client.ALL] == ClientLimits(context_tokens=9000, output_tokens=10)
+    assert limits[Client.CLINE] == ClientLimits(output_tokens=7)
+
+
+def test_vllm_may_be_named() -> None:
+    assert spec("engine: vllm").engine is None
 
 
 # --- sparkd.yaml ---
@@ -357,6 +390,11 @@ def test_every_key_of_an_entry_arrives_in_its_unit() -> None:
         "weights: {path: /srv/w}\n"
         "lifecycle: utility\n"
         "gpu: 0\n"
+        "engine: {command: [serve, '{weights}', --port, '{port}']}\n"
+        "files:\n"
+        "  /media: {path: /srv/media}\n"
+        f"  /t/a.tiktoken: {{url: 'https://h/a', sha256: {SHA256}}}\n"
+        "  /t/b.jinja: {repo: o/n, file: sub/b.jinja}\n"
         "args: [--a, 1, 0.80, true, 2024-01-01, '', '=']\n"
         "env: {B: 2, A: yes, NO: 'x'}\n"
         "dialects: [embeddings, score]\n"
@@ -369,7 +407,18 @@ def test_every_key_of_an_entry_arrives_in_its_unit() -> None:
         "idle_timeout: 90s\n"
         "stop_grace: 1m\n"
         "shm_size: 16GiB\n"
+        "memory: 9GiB\n"
         "memory_max: 32GiB\n"
+        "auto_utilization: true\n"
+        "pinned: true\n"
+        "status: manual\n"
+        "reason: slow\n"
+        "vision: true\n"
+        "clients:\n"
+        "  all: {context: 100000, output: 4096, options: {temperature: 1, top_p: 0.95}}\n"
+        "  cline: {context: 131072}\n"
+        "title: M\n"
+        "facts: [one, 'two: 2']\n"
         "description: >\n"
         "  folded\n"
         "  line\n"
@@ -383,6 +432,14 @@ def test_every_key_of_an_entry_arrives_in_its_unit() -> None:
         args=("--a", "1", "0.80", "true", "2024-01-01", "", "="),
         env=(("A", "yes"), ("B", "2"), ("NO", "x")),
         gpu="0",
+        engine=Engine(command=("serve", "{weights}", "--port", "{port}")),
+        files=(
+            HostFile(target="/media", path=Path("/srv/media")),
+            HostFile(target="/t/a.tiktoken", path=Path(SHA256), url="https://h/a", sha256=SHA256),
+            HostFile(
+                target="/t/b.jinja", path=Path("o--n/sub/b.jinja"), repo="o/n", file="sub/b.jinja"
+            ),
+        ),
         dialects=(Dialect.EMBEDDINGS, Dialect.SCORE),
         max_model_len=131072,
         rewrite=(Rewrite.CAP_TOKENS, Rewrite.TEXT_CONTENT),
@@ -393,7 +450,26 @@ def test_every_key_of_an_entry_arrives_in_its_unit() -> None:
         idle_timeout_s=90,
         stop_grace_s=60,
         shm_bytes=16 << 30,
+        memory_bytes=9 << 30,
         memory_max_bytes=32 << 30,
+        auto_utilization=True,
+        pinned=True,
+        status=Status.MANUAL,
+        reason="slow",
+        vision=True,
+        clients=(
+            (
+                Client.ALL,
+                ClientLimits(
+                    context_tokens=100000,
+                    output_tokens=4096,
+                    options=(("temperature", 1), ("top_p", 0.95)),
+                ),
+            ),
+            (Client.CLINE, ClientLimits(context_tokens=131072)),
+        ),
+        title="M",
+        facts=("one", "two: 2"),
         description="folded line",
         family="m",
         source="m.yaml:2",
@@ -484,6 +560,71 @@ def test_image_without_registry_or_with_odd_name_is_refused(image: str) -> None:
         ("env: {A: }", ".env.A", "found nothing", 'write ""'),
         ("env: {1A: x}", ".env.1A", "'1A' is not a variable name", "letters"),
         ("env: {VLLM_API_KEY: x}", ".env.VLLM_API_KEY", "is decided by sparkd", "leave it out"),
+        ("args: [--no-disable-log-stats]", ".args[0]", "is decided by sparkd", "leave it out"),
+        ("engine: sglang", ".engine", "'sglang' is not vllm", "write engine: {command:"),
+        ("engine: {}", ".engine", "no command is given", "add command"),
+        ("engine: {command: [a], x: 1}", ".engine.x", "unknown key 'x'", "known here: command"),
+        (
+            "engine: {command: ['{uds}']}",
+            ".engine.command[0]",
+            "'{uds}' is not a placeholder",
+            "known here: {model}, {port}, {socket}, {weights}",
+        ),
+        (
+            "engine: {command: [serve, --port, '{port}']}",
+            "",
+            "the command of engine lacks {socket}",
+            "transport: tcp",
+        ),
+        (
+            "engine: {command: [serve]}\ntransport: tcp",
+            "",
+            "the command of engine lacks {port}",
+            "transport: unix",
+        ),
+        ("files: {media: {path: /srv}}", ".files.media", "'media' is not a path", "start with /"),
+        ("files: {/a/: {path: /srv}}", ".files./a/", "'/a/' is not a path", "start with /"),
+        ("files: {/a/../b: {path: /srv}}", ".files./a/../b", "is not a path", "start with /"),
+        ("files: {/models/x: {path: /srv}}", ".files./models/x", "/models in the", "another"),
+        ("files: {/tmp: {path: /srv}}", ".files./tmp", "/tmp in the container", "another path"),
+        ("files: {/a: {}}", ".files./a", "found nothing", "sparkctl pull"),
+        ("files: {/a: {url: 'https://h/a'}}", ".files./a", "found url", "sparkctl pull"),
+        ("files: {/a: {path: /b, repo: o/n}}", ".files./a", "found path, repo", "sparkctl pull"),
+        ("files: {/a: {path: b}}", ".files./a.path", "'b' is not an absolute path", "start"),
+        ("files: {/a: {url: h}}", ".files./a.url", "is not an address", "https://"),
+        ("files: {/a: /srv}", ".files./a", "wanted a mapping", ""),
+        ("status: broken", ".status", "'broken' is not one of validated", ""),
+        ("status: disabled", "", "it is disabled without a reason", "add reason"),
+        ("status: manual", "", "it is manual without a reason", "add reason"),
+        ("clients: {opncode: {}}", ".clients.opncode", "unknown client", "did you mean opencode?"),
+        ("clients: {all: {ctx: 1}}", ".clients.all.ctx", "unknown key 'ctx'", "did you mean"),
+        ("clients: {all: {context: 0}}", ".clients.all.context", "out of range", "1 to"),
+        (
+            "clients: {all: {options: {top_p: [1]}}}",
+            ".clients.all.options.top_p",
+            "wanted a number, found a list",
+            "",
+        ),
+        (
+            "clients: {all: {options: {top_p: high}}}",
+            ".clients.all.options.top_p",
+            "'high' is not a number",
+            "write it like 0.95",
+        ),
+        (
+            "max_model_len: 4096\nclients: {cline: {context: 8192}}",
+            "",
+            "client cline is told 8192 tokens, the context window has 4096",
+            "make its context less",
+        ),
+        (
+            "max_model_len: 4096\nclients: {all: {output: 4096}}",
+            "",
+            "client all may ask for 4096 of 4096 tokens",
+            "make its output less",
+        ),
+        ("facts: one", ".facts", "wanted a list, found text 'one'", "write [one]"),
+        ("facts: [{a: b}]", ".facts[0]", "wanted one line of text, found a mapping", ""),
         ("dialects: [chat, chta]", ".dialects[1]", "'chta' is not one of", "did you mean chat?"),
         ("dialects: [chat, chat]", ".dialects[1]", "'chat' stands here twice", "keep one"),
         ("dialects: []", ".dialects", "the list is empty", "some of chat"),

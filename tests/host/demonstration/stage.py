@@ -106,7 +106,7 @@ class Stage:
     def wait_until(self, condition: str, what: str, limit_s: float) -> None:
         """Wait on the host until a command succeeds. Raises DemoError when the time is up."""
         began_s = time.monotonic()
-        loop = f"timeout {limit_s:.0f} bash -c 'until {condition}; do sleep 0.1; done'"
+        loop = f"timeout --foreground {limit_s:.0f} bash -c 'until {condition}; do sleep 0.1; done'"
         with _started(self._inside(loop)) as process:
             for piece in _pieces(process):
                 if piece is None:
