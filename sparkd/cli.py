@@ -58,6 +58,7 @@ _COMMANDS = {
     "start": ("sparkd.commands.start", "run"),
     "stop": ("sparkd.commands.stop", "run"),
     "status": ("sparkd.commands.status", "run"),
+    "preload": ("sparkd.commands.preload", "run"),
     "logs": ("sparkd.commands.logs", "run"),
     "check": ("sparkd.commands.check", "run"),
     "key show": ("sparkd.commands.key", "show"),

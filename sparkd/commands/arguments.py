@@ -81,6 +81,7 @@ _COMMANDS = {
     "start": "start a model and wait until it is ready",
     "stop": "stop a model, after the requests it serves",
     "status": "show the socket, the service, the GPU and what runs",
+    "preload": "start the models that preload in sparkd.yaml names",
     "logs": "show what a model printed, also when it is gone",
     "check": "check the configuration as the daemon reads it",
     "key": "show or replace the API key",

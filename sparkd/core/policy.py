@@ -84,6 +84,8 @@ class Waiting:
     count: int = 1
     need: memory.Need | None = None
     """None: its memory is not checked."""
+    short_since: float | None = None
+    """Since when it was told to wait with `Wait.short`, without an end; None: it was not."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,12 +107,10 @@ class View:
     setbacks: Mapping[str, Setback] = field(default_factory=dict)
     host: memory.HostMemory | None = None
     """None: memory is not checked."""
-    freed_at: float = float("-inf")
-    """When a model was last seen to be gone."""
     min_residency_s: float = 30.0
     max_wait_s: float = 60.0
     memory_patience_s: float = 20.0
-    """How long after that, or after the oldest waiter came, memory may still come back."""
+    """How long memory may take to come back before a model is refused for the lack of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +132,8 @@ class Wait:
     why: str
     blockers: tuple[str, ...] = ()
     until: float | None = None
+    short: bool = False
+    """Only memory is missing, and nobody known has it; say so in `Waiting.short_since`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -340,7 +342,10 @@ def _without_memory(
     others.update(first.model_id for first in turn.ahead)
     if others:
         return Wait("memory is short", tuple(sorted(others)))
-    patient_until = max(waiting.since, view.freed_at) + view.memory_patience_s
+    patient_until = view.memory_patience_s + (
+        view.now if waiting.short_since is None else waiting.short_since
+    )
     if view.now < patient_until:
-        return Wait("memory is short", (), min(patient_until, view.now + _MEMORY_LOOK_S))
+        look_at = min(patient_until, view.now + _MEMORY_LOOK_S)
+        return Wait("memory is short", (), look_at, short=True)
     return Refuse(memory.does_not_fit(waiting.model_id, need, host))
