@@ -41,7 +41,8 @@ bench: venv deb ## measure against the fake engine, side by side; prints, assert
 
 .PHONY: tools
 tools: ## the programs that the tests call, by apt where they are missing
-	@for tool in git:git systemd-analyze:systemd dbus-daemon:dbus; do \
+	@python3 -c 'import ensurepip' 2>/dev/null || missing=python3-venv; \
+	for tool in git:git systemd-analyze:systemd dbus-daemon:dbus; do \
 	    command -v "$${tool%%:*}" >/dev/null || missing="$$missing $${tool##*:}"; done; \
 	if [ -n "$$missing" ]; then echo "tools: installing$$missing"; \
 	    apt-get update -qq && apt-get install -y -qq --no-install-recommends $$missing; fi

@@ -20,7 +20,7 @@ parts=(LICENSE README.md etc packaging sparkd units)
 list_inputs() {
     git -c safe.directory='*' ls-files -z --cached --others --exclude-standard -- "${parts[@]}" \
         2>/dev/null ||
-        find "${parts[@]}" -type f -print0
+        find "${parts[@]}" \( -type f -o -type l \) -print0
 }
 
 # Files that git still lists but that were deleted are left out, bytecode always.

@@ -139,10 +139,11 @@ class Daemon:
             )
             if server is None:
                 raise HostError(f"Sanic made no server for {listening}")
-            await server.startup()
-            await server.before_start()
+            if not self._servers:
+                # Once an application, however many sockets it has.
+                await server.startup()
+                await server.before_start()
             await server.start_serving()
-            await server.after_start()
             self._servers.append(server)
 
     async def _keep_watchdog_fed(self) -> None:

@@ -8,9 +8,11 @@
                    EX    X is being stopped: nobody uses it, nobody may begin to
                    mtime when a use last began or ended
 
-Order: a model's own transition, then start, then the transitions of models to be evicted (tried,
-never waited for, so that two swaps cannot wait for each other), then activity. Taking EX where one
-holds SH is not atomic; the locks are released and taken anew, and the world is looked at again.
+Order: a model's own transition, then for each model to be evicted, by name, its transition and its
+activity, then start. Nobody waits in a circle: a model that is being started holds only its own
+transition while it waits for those of running ones, and running ones wait for nobody. Taking EX
+where one holds SH is not atomic; the locks are released and taken anew, and the world is looked at
+again.
 Every lock dies with its process.
 """
 

@@ -187,7 +187,7 @@ def _mapped_errors(api_socket: Path) -> Iterator[None]:
 def _no_image(text: str) -> Misconfigured:
     return Misconfigured(
         f"image is missing: {text}",
-        hint="sudo -u sparkd podman pull IMAGE, or load it with podman load",
+        hint="cd / && sudo -u sparkd podman pull IMAGE, or load it with podman load",
         code="image_missing",
     )
 
@@ -247,7 +247,9 @@ def _create(client: PodmanClient, spec: ContainerSpec) -> str:
         arguments["network_mode"] = "none"
     if spec.publish_port is not None:
         arguments["ports"] = {"8000/tcp": ("127.0.0.1", spec.publish_port)}
-    container = client.containers.create(spec.image, list(spec.command), **arguments)
+    # An entry point of the image would come before our flock, and its payload would hold no lock.
+    arguments["entrypoint"] = [spec.command[0]]
+    container = client.containers.create(spec.image, list(spec.command[1:]), **arguments)
     return str(container.id)
 
 

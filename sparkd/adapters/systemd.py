@@ -46,7 +46,7 @@ class SystemdCallError(HostError):
     """systemd refused a call; `name` is the D-Bus error name."""
 
     def __init__(self, name: str, message: str) -> None:
-        super().__init__(message, hint="journalctl --user -M sparkd@ -n 50", code="systemd_error")
+        super().__init__(message, hint="journalctl _UID=$(id -u sparkd) -n 50", code="systemd_error")
         self.name = name
 
 

@@ -298,3 +298,17 @@ def test_program_that_holds_the_gpu_is_named_in_the_error(host: Host) -> None:
     finally:
         host.run("systemctl", "stop", "train.service")
     answer_of(host.chat("fake-b"))
+
+
+def test_two_addresses_of_the_socket_are_both_served(host: Host) -> None:
+    drop_in = "/run/systemd/system/sparkd.socket.d"
+    host.sh(f"mkdir -p {drop_in}")
+    host.run("tee", f"{drop_in}/more.conf", input="[Socket]\nListenStream=127.0.0.1:8010\n")
+    try:
+        host.sh("systemctl daemon-reload; systemctl stop sparkd.service")
+        host.run("systemctl", "restart", "sparkd.socket")
+        for port in (8009, 8010):
+            assert host.sh(f"curl -s -m 10 http://127.0.0.1:{port}/healthz") == "ok"
+    finally:
+        host.sh(f"rm -r {drop_in}; systemctl daemon-reload; systemctl stop sparkd.service")
+        host.run("systemctl", "restart", "sparkd.socket")
