@@ -82,6 +82,7 @@ class Entry:
     task_since_s: float = 0.0
     why: str = "queued"
     not_before_s: float = 0.0
+    short_since_s: float | None = None
 
     @property
     def open(self) -> bool:
@@ -90,8 +91,13 @@ class Entry:
 
     @property
     def queued(self) -> Queued:
-        since_s = min(self.waiters.values(), default=time.monotonic())
-        return Queued(spec=self.spec, since_s=since_s, count=len(self.waiters))
+        now_s = time.monotonic()
+        return Queued(
+            spec=self.spec,
+            since_s=min(self.waiters.values(), default=now_s),
+            count=len(self.waiters),
+            short_since_s=now_s if self.short_since_s is None else self.short_since_s,
+        )
 
 
 class Scheduler:
@@ -240,6 +246,8 @@ class Scheduler:
         return waits
 
     def _act(self, entry: Entry, decision: policy.Decision) -> policy.Wait | None:
+        short = isinstance(decision, policy.Wait) and decision.short
+        entry.short_since_s = entry.queued.short_since_s if short else None
         rejecting = entry.config.settings.busy is WhenBusy.REJECT
         match decision:
             case policy.Refuse(error):

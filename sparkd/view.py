@@ -25,6 +25,8 @@ class Queued:
     spec: ModelSpec
     since_s: float
     count: int
+    short_since_s: float
+    """Since when memory alone has been missing; now, if it was not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,7 @@ class ViewMaker:
                     since=entry.since_s,
                     count=entry.count,
                     need=self.need(entry.spec, host),
+                    short_since=entry.short_since_s,
                 )
                 for entry in queued
             ),
@@ -115,9 +118,10 @@ class ViewMaker:
         last_used_at = reading.last_used_at or 0.0
         # A start notes a use at its very end, so a model is ready when it was used since it began.
         ready = last_used_at >= started_at
+        moved = reading.in_transition and not ours
         if not ready:
-            phase = Phase.STARTING
-        elif reading.in_transition and not ours:
+            phase = Phase.STARTING if moved else Phase.ABANDONED
+        elif moved:
             phase = Phase.LEAVING
         else:
             phase = Phase.READY
@@ -130,7 +134,7 @@ class ViewMaker:
             current=self._is_current(spec, reading),
             ready_at=ready_at_s.get(reading.model_id, _monotonic(started_at)),
             last_used_at=_monotonic(last_used_at),
-            held_bytes=self.records.loads(reading.model_id).peak_bytes or 0,
+            held_bytes=self.records.loads(reading.model_id).peak_bytes,
         )
 
     def _is_current(self, spec: ModelSpec | None, reading: ModelReading) -> bool:

@@ -46,7 +46,8 @@ class SystemdCallError(HostError):
     """systemd refused a call; `name` is the D-Bus error name."""
 
     def __init__(self, name: str, message: str) -> None:
-        super().__init__(message, hint="journalctl _UID=$(id -u sparkd) -n 50", code="systemd_error")
+        hint = "journalctl _UID=$(id -u sparkd) -n 50"
+        super().__init__(message, hint=hint, code="systemd_error")
         self.name = name
 
 

@@ -14,9 +14,10 @@ model, the first rule that applies:
 5. A queued model that comes first and excludes it is not served yet: wait behind that one.
 6. Residents exclude it (by lifecycle, or as its own outdated instance):
    a. one of them is being started or stopped: wait for that to end;
-   b. one of them became ready less than `min_residency` ago (or `max_wait`, if that is less): wait
-      for the rest of that time, however long the waiters have waited. Where loads take longer than
-      `max_wait` everybody has, and each load would be thrown away after one answer a client;
+   b. one of them, configured as it is, became ready less than `min_residency` ago (or `max_wait`,
+      if that is less): wait for the rest of that time, however long the waiters have waited. Where
+      loads take longer than `max_wait` everybody has, and each load would be thrown away after one
+      answer a client;
    c. one of them is in use: wait, until the oldest waiter has waited `max_wait`; from then on it is
       drained, so that a model in constant use does not starve the others.
 7. Memory does not suffice beside what stays, what others are still taking while they load, and
@@ -85,7 +86,7 @@ class Waiting:
     need: memory.Need | None = None
     """None: its memory is not checked."""
     short_since: float | None = None
-    """Since when it was told to wait with `Wait.short`, without an end; None: it was not."""
+    """Since when every decision was a `Wait` that is `short`, or now; None: since it came."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,7 +134,7 @@ class Wait:
     blockers: tuple[str, ...] = ()
     until: float | None = None
     short: bool = False
-    """Only memory is missing, and nobody known has it; say so in `Waiting.short_since`."""
+    """Only memory is missing, and no model has it: see `Waiting.short_since`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,7 +256,7 @@ def _wait_for(view: View, waiting: Waiting, victims: list[Resident]) -> Wait | N
     moving = tuple(r.model_id for r in victims if r.phase in _MOVING)
     if moving:  # a
         return Wait(f"{moving[0]} is on the move", moving)
-    settled_at = {r.model_id: _settled_at(view, waiting, r) for r in victims}
+    settled_at = {r.model_id: _settled_at(view, r) for r in victims}
     fresh = tuple(model_id for model_id, at in settled_at.items() if view.now < at)
     if fresh:  # b
         until = max(settled_at.values())
@@ -267,9 +268,9 @@ def _wait_for(view: View, waiting: Waiting, victims: list[Resident]) -> Wait | N
     return None
 
 
-def _settled_at(view: View, waiting: Waiting, victim: Resident) -> float:
-    """Until when a victim stays for having just been loaded; its own waiters gain nothing by it."""
-    if victim.phase is Phase.ABANDONED or victim.model_id == waiting.model_id:
+def _settled_at(view: View, victim: Resident) -> float:
+    """Until when a victim stays because it has just been loaded."""
+    if victim.phase is Phase.ABANDONED or not victim.current:
         return view.now
     return victim.ready_at + min(view.min_residency_s, view.max_wait_s)
 
@@ -342,9 +343,8 @@ def _without_memory(
     others.update(first.model_id for first in turn.ahead)
     if others:
         return Wait("memory is short", tuple(sorted(others)))
-    patient_until = view.memory_patience_s + (
-        view.now if waiting.short_since is None else waiting.short_since
-    )
+    short_since = waiting.since if waiting.short_since is None else waiting.short_since
+    patient_until = short_since + view.memory_patience_s
     if view.now < patient_until:
         look_at = min(patient_until, view.now + _MEMORY_LOOK_S)
         return Wait("memory is short", (), look_at, short=True)

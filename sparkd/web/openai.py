@@ -80,16 +80,19 @@ async def _infer(context: Context, request: Request, exchange: Exchange) -> None
     outgoing = Outgoing(
         method="POST",
         path=route.operation.upstream_path,
-        # What was read as JSON is sent on as JSON: `curl -d` alone says that it is a form.
-        headers={
-            **request_headers(request.headers, exchange.request_id),
-            "content-type": "application/json",
-        },
+        headers=_json_headers(request_headers(request.headers, exchange.request_id)),
         body=routing.upstream_body(raw, body, spec.model_id, rewritten),
     )
     on_wait = exchange.notice if body.get("stream") is True else None
     async with context.proxy.answer(config, spec, outgoing, on_wait) as answer:
         await exchange.relay(answer)
+
+
+def _json_headers(headers: dict[str, str]) -> dict[str, str]:
+    """What was read as JSON goes on as JSON: `curl -d` alone says that it is a form."""
+    if not headers.get("content-type", "").lower().startswith("application/json"):
+        headers["content-type"] = "application/json"
+    return headers
 
 
 def _listed(spec: ModelSpec) -> dict[str, object]:

@@ -65,7 +65,7 @@ def decision(of: View, model_id: str = "a", moving: frozenset[str] = frozenset()
     return decide(of, moving)[model_id]
 
 
-# Rule 1: it is resident.
+# Rule 1: it is resident: use it, or wait for it to be gone.
 
 
 @pytest.mark.parametrize("phase", [Phase.READY, Phase.STARTING, Phase.ABANDONED])
@@ -94,7 +94,7 @@ def test_model_that_has_to_go_for_an_earlier_request_takes_no_new_one() -> None:
     assert decisions == {"b": Start(("a",)), "a": Wait("it is being stopped", ("a",))}
 
 
-# Rules 2, 3 and 4: refusals.
+# Rule 2: its start failed lately.
 
 
 def test_failed_start_is_repeated_to_clients_until_its_back_off_ends() -> None:
@@ -108,6 +108,9 @@ def test_failed_start_does_not_keep_from_an_instance_that_runs() -> None:
     setbacks = {"a": Setback(until=NOW + 1, error=StartCrashed("it crashed"))}
     of = view(waiting("a"), residents=(resident("a"),), setbacks=setbacks)
     assert decision(of) == Use()
+
+
+# Rule 3: a program of others holds the GPU.
 
 
 @pytest.mark.parametrize(
@@ -142,6 +145,9 @@ def test_our_own_models_are_no_program_of_others() -> None:
     assert excluding_program([own, other], NORMAL) is other
 
 
+# Rule 4: it is larger than the host.
+
+
 def test_model_that_can_never_fit_is_refused_with_the_arithmetic() -> None:
     decided = decision(view(waiting("a", peak=91), host=HOST))
     assert isinstance(decided, Refuse)
@@ -154,7 +160,7 @@ def test_refused_model_is_in_nobodys_way() -> None:
     assert decision(view(*queue, host=HOST)) == Start()
 
 
-# Rule 5: the order of the queue.
+# Rule 5: those who come first.
 
 
 @pytest.mark.parametrize(
@@ -220,6 +226,9 @@ def test_idle_resident_makes_room() -> None:
     assert decision(view(exclusive, residents=residents)) == Start(("b", "u"))
 
 
+# Rule 6a: one of them is being started or stopped.
+
+
 @pytest.mark.parametrize("phase", [Phase.STARTING, Phase.LEAVING])
 def test_resident_on_the_move_is_waited_for_however_long_it_takes(phase: Phase) -> None:
     of = view(waiting("a", since=LONG_AGO), residents=(resident("b", phase=phase),))
@@ -229,6 +238,9 @@ def test_resident_on_the_move_is_waited_for_however_long_it_takes(phase: Phase) 
 def test_load_that_was_abandoned_is_stopped_at_once() -> None:
     abandoned = resident("b", phase=Phase.ABANDONED, ready_at=NOW)
     assert decision(view(waiting("a"), residents=(abandoned,))) == Start(("b",))
+
+
+# Rule 6b: minimum residency.
 
 
 @pytest.mark.parametrize("since", [NOW, LONG_AGO])
@@ -248,6 +260,14 @@ def test_residency_is_never_longer_than_the_longest_wait() -> None:
     assert decision(replace(of, max_wait_s=5)) == Start(("b",))
 
 
+def test_resident_whose_configuration_changed_has_no_right_to_stay() -> None:
+    outdated = resident("b", ready_at=NOW, current=False)
+    assert decision(view(waiting("a"), residents=(outdated,))) == Start(("b",))
+
+
+# Rule 6c: aging.
+
+
 def test_busy_resident_is_waited_for_until_the_oldest_waiter_has_waited_enough() -> None:
     busy = (resident("b", in_use=True),)
     assert decision(view(waiting("a", since=NOW - 59), residents=busy)) == Wait(
@@ -262,6 +282,9 @@ def test_busy_resident_is_waited_for_until_the_oldest_waiter_has_waited_enough()
 def test_memory_that_is_not_known_is_not_checked() -> None:
     assert decision(view(waiting("a", peak=10_000))) == Start()
     assert decision(view(waiting("a"), host=replace(HOST, available_bytes=0))) == Start()
+
+
+# Rule 7a: further residents have to go.
 
 
 def test_idle_residents_go_for_memory_the_least_recently_used_first() -> None:
@@ -296,6 +319,23 @@ def test_resident_of_unknown_size_is_given_the_benefit_of_the_doubt() -> None:
     assert decision(of) == Start(("b",))
 
 
+def test_resident_that_goes_for_memory_has_its_minimum_residency() -> None:
+    fresh = resident("u", lifecycle=UTILITY, held_bytes=50, ready_at=NOW - 29)
+    of = view(waiting("a", peak=60), residents=(fresh,), host=replace(HOST, available_bytes=50))
+    assert decision(of) == Wait("u has only just become ready", ("u",), NOW + 1)
+    assert decision(replace(of, now=NOW + 1)) == Start(("u",))
+
+
+def test_resident_that_an_earlier_request_is_about_to_use_does_not_go_for_memory() -> None:
+    queue = (waiting("u", lifecycle=UTILITY, since=NOW - 1), waiting("a", peak=60))
+    wanted = resident("u", lifecycle=UTILITY, held_bytes=50)
+    of = view(*queue, residents=(wanted,), host=replace(HOST, available_bytes=50))
+    assert decide(of) == {"u": Use(), "a": Wait("memory is short", ("u",))}
+
+
+# Rule 7b: others load, leave or come first.
+
+
 def test_memory_that_a_load_has_not_taken_yet_is_not_given_away() -> None:
     loading = resident("u", lifecycle=UTILITY, phase=Phase.STARTING, held_bytes=50)
     of = view(waiting("a", peak=50), residents=(loading,), host=HOST)
@@ -328,19 +368,33 @@ def test_place_of_the_main_model_is_counted_once() -> None:
     assert decide(of) == {"b": Start(("a",)), "u": Start()}
 
 
-def test_memory_that_others_have_may_come_back_for_a_while_and_is_then_refused() -> None:
+# Rule 7c: something else has the memory.
+
+
+def test_memory_that_nobody_known_has_may_come_back_for_a_while_and_is_then_refused() -> None:
     full = replace(HOST, available_bytes=20)
-    fields: dict[str, Any] = {"host": full, "memory_patience_s": 20}
-    early = view(waiting("a", peak=50, since=NOW - 5), **fields)
-    assert decision(early) == Wait("memory is short", (), NOW + 1)
-    nearly = view(waiting("a", peak=50, since=NOW - 19.5), **fields)
-    assert decision(nearly) == Wait("memory is short", (), NOW + 0.5)
-    late = view(waiting("a", peak=50, since=NOW - 20), **fields)
-    decided = decision(late)
+    for short_since, until in [(NOW, NOW + 1), (NOW - 19.5, NOW + 0.5)]:
+        of = view(waiting("a", peak=50, since=LONG_AGO, short_since=short_since), host=full)
+        assert decision(of) == Wait("memory is short", (), until, short=True)
+    decided = decision(view(waiting("a", peak=50, short_since=NOW - 20), host=full))
     assert isinstance(decided, Refuse)
     assert decided.error.code == "insufficient_memory"
-    freed = replace(late, freed_at=NOW - 1)
-    assert decision(freed) == Wait("memory is short", (), NOW + 1)
+
+
+def test_who_does_not_say_since_when_memory_is_short_has_missed_it_since_he_came() -> None:
+    full = replace(HOST, available_bytes=20)
+    assert decision(view(waiting("a", peak=50, since=NOW - 19), host=full)) == Wait(
+        "memory is short", (), NOW + 1, short=True
+    )
+    late = decision(view(waiting("a", peak=50, since=NOW - 20), host=full))
+    assert isinstance(late, Refuse)
+
+
+def test_idle_residents_stay_when_even_all_of_them_would_not_do() -> None:
+    useless = resident("x", lifecycle=UTILITY, held_bytes=1)
+    full = replace(HOST, available_bytes=20)
+    of = view(waiting("a", peak=50, short_since=NOW - 99), residents=(useless,), host=full)
+    assert isinstance(decision(of), Refuse)
 
 
 # Rule 8, and all of them.
