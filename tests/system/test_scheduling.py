@@ -111,7 +111,7 @@ def test_busy_model_is_drained_once_the_other_has_waited_long_enough(host: Host)
 
 
 def test_hundred_clients_that_leave_the_queue_leave_nothing_behind(host: Host) -> None:
-    stream = Stream(host, "fake-b", tokens=60, pace_ms=100)
+    stream = Stream(host, "fake-b", tokens=120, pace_ms=100)
     stream.wait_first()
     cursor, key = host.cursor(), host.key
     pid = int(host.sh("systemctl show -p MainPID --value sparkd.service"))
