@@ -149,7 +149,11 @@ class Host:
         return json.loads(out)
 
     def stop_models(self) -> None:
-        """Stop whatever runs, and remove dead containers."""
+        """Stop whatever runs, and remove dead containers.
+
+        The daemon first: it would bring a utility back that had to leave for another model.
+        """
+        self.run("systemctl", "stop", "sparkd.service")
         self.sh(
             "systemctl --user stop 'sparkd-model-*.scope' 'sparkd-idle@*.timer' "
             "'sparkd-load@*.timer'; podman rm --all --force >/dev/null; "
