@@ -12,7 +12,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from sparkd.adapters.files import config_paths, load_config
-from sparkd.core.errors import Misconfigured, NotFound
+from sparkd.core import routing
+from sparkd.core.errors import NotFound
 from sparkd.core.model import Config, ModelSpec
 from sparkd.core.names import Layout
 
@@ -35,16 +36,10 @@ def layout() -> Layout:
 
 def find(config: Config, model_id: str) -> ModelSpec:
     """The model's entry. Raises NotFound, or Misconfigured when the entry is broken."""
-    spec = config.models.get(model_id)
-    if spec is not None:
-        return spec
-    if model_id in config.broken:
-        raise Misconfigured(
-            f"the entry of model {model_id!r} is wrong: {config.broken[model_id][0]}",
-            hint="sparkctl check",
-            code="model_misconfigured",
-        )
-    raise unknown(model_id, names(config))
+    try:
+        return routing.lookup(config, model_id)
+    except NotFound:
+        raise unknown(model_id, names(config)) from None
 
 
 def names(config: Config) -> list[str]:
