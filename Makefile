@@ -35,6 +35,10 @@ test-integration: tools venv ## real locks, sockets and processes on this machin
 test-system: tools venv deb ## the real thing on booted hosts
 	$(PYTEST) tests/system
 
+.PHONY: soak
+soak: tools venv deb ## half an hour of random use and random kills (SPARKD_SOAK_S sets the time)
+	SPARKD_SOAK_S=$${SPARKD_SOAK_S:-1800} $(PYTEST) tests/system/test_soak.py --timeout 4000 -s
+
 .PHONY: bench
 bench: venv deb ## measure against the fake engine, side by side; prints, asserts nothing
 	$(VENV)/bin/python tests/bench/run.py

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from types import TracebackType
 from typing import Self
 
@@ -81,7 +82,8 @@ class Leases:
 
     def try_use(self, names: Names) -> UseLease | None:
         """A use lease, or None while the model is being started, stopped or drained."""
-        transition = FileLock.try_take(self.layout.transition_lock(names), Mode.SHARED)
+        transition_path, _ = _lock_paths(self.layout, names)
+        transition = FileLock.try_take(transition_path, Mode.SHARED)
         if transition is None:
             return None
         with transition:
@@ -160,8 +162,15 @@ class Leases:
             return None
 
     def _use(self, names: Names) -> UseLease | None:
-        activity = FileLock.try_take(self.layout.activity_lock(names), Mode.SHARED)
+        _, activity_path = _lock_paths(self.layout, names)
+        activity = FileLock.try_take(activity_path, Mode.SHARED)
         if activity is None:
             return None
         activity.touch()
         return UseLease(activity)
+
+
+@lru_cache(maxsize=1024)
+def _lock_paths(layout: Layout, names: Names) -> tuple[str, str]:
+    """Transition and activity as plain text: every request opens both, and building paths costs."""
+    return str(layout.transition_lock(names)), str(layout.activity_lock(names))

@@ -42,7 +42,7 @@ class FileLock:
         self._fd = fd
 
     @classmethod
-    def try_take(cls, path: Path, mode: Mode) -> FileLock | None:
+    def try_take(cls, path: Path | str, mode: Mode) -> FileLock | None:
         """The lock, or None when somebody holds it in a way that excludes `mode`."""
         fd = _open(path)
         try:
@@ -55,7 +55,7 @@ class FileLock:
         return cls(fd)
 
     @classmethod
-    async def take(cls, path: Path, mode: Mode) -> FileLock:
+    async def take(cls, path: Path | str, mode: Mode) -> FileLock:
         """Wait for the lock; cancel the task to stop waiting."""
         delay_s = _FIRST_DELAY_S
         while (lock := cls.try_take(path, mode)) is None:
@@ -85,7 +85,7 @@ class FileLock:
         self.close()
 
 
-def _open(path: Path) -> int:
+def _open(path: Path | str) -> int:
     try:
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError as error:

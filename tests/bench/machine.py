@@ -42,19 +42,6 @@ def load_average() -> float:
     return os.getloadavg()[0]
 
 
-def sentence(machine: dict[str, Any]) -> str:
-    """The description as one paragraph."""
-    kind = "virtual machine" if machine["virtual"] else "machine"
-    return (
-        f"{machine['cores']} cores of a {kind} ({machine['cpu']}, {machine['memory_gib']} GiB, "
-        f"Linux {machine['kernel']}); host {machine['host']}, {machine['systemd']}, "
-        f"{machine['podman']}, {machine['python']}; sparkd {machine['sparkd']} at "
-        f"{machine['commit']}, {machine['taken_at']}. "
-        f"Load average {machine['load_before']:.1f} before the run, {machine['load_after']:.1f} "
-        "after it."
-    )
-
-
 def _commit() -> str:
     """The commit that was measured, marked when the tree had changes; `unknown` outside git."""
     git = ["git", "-c", "safe.directory=*", "-C", str(ROOT), "describe", "--always", "--dirty=+"]

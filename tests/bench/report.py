@@ -1,11 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How results are shown: one table of rows, on the terminal and in docs/performance.md."""
+"""How results are shown: one table of rows, on the terminal and in docs/performance.md.
+
+Needs nothing but a file of results.
+"""
 
 from __future__ import annotations
 
+import textwrap
 from typing import Any
 
-from . import machine, measure
+from . import workload
 
 Json = dict[str, Any]
 Row = tuple[str, str, str]
@@ -23,7 +27,11 @@ def rows(results: Json) -> list[Row]:
         ("cold start: connect to first byte of /healthz", "", f"{cold['median_ms']:.0f} ms"),
         ("memory, just started", "", f"{cold['rss_mib']:.0f} MiB"),
         ("memory, idle with a model resident", "", f"{idle['rss_mib']:.0f} MiB"),
-        (f"memory, most during {measure.STREAMS} streams", "", f"{streams['rss_max_mib']:.0f} MiB"),
+        (
+            f"memory, most during {workload.STREAMS} streams",
+            "",
+            f"{streams['rss_max_mib']:.0f} MiB",
+        ),
         (
             f"CPU in {idle['seconds']:.0f} idle seconds, a model resident",
             "",
@@ -37,14 +45,14 @@ def rows(results: Json) -> list[Row]:
     ]
     share = f"{single['kept_waiting_share']:.0%} of the time"
     found.append(("meanwhile kept from its core by others", "", share))
-    for connections in measure.BUSY_CONNECTIONS:
+    for connections in workload.BUSY_CONNECTIONS:
         both = results["requests"][str(connections)]
         name = f"requests a second, {connections} connections"
         found.append((name, f"{both['direct']['per_s']:,.0f}", f"{both['sparkd']['per_s']:,.0f}"))
-    busy = results["requests"][str(measure.BUSY_CONNECTIONS[0])]
-    name = f"CPU for 1,000 requests, {measure.BUSY_CONNECTIONS[0]} connections"
+    busy = results["requests"][str(workload.BUSY_CONNECTIONS[0])]
+    name = f"CPU for 1,000 requests, {workload.BUSY_CONNECTIONS[0]} connections"
     found.append((name, "", f"{busy['cpu_s_per_1000']:.3f} s"))
-    title = f"{measure.STREAMS} streams"
+    title = f"{workload.STREAMS} streams"
     for name, field in (
         ("first token p50", "ttft_p50_ms"),
         ("first token p99", "ttft_p99_ms"),
@@ -75,4 +83,18 @@ def text_table(results: Json) -> str:
 def markdown(results: Json) -> str:
     """The part of docs/performance.md between its two marks, the marks included."""
     lines = [f"| {' | '.join(row)} |" for row in (HEAD, ("---", "---:", "---:"), *rows(results))]
-    return "\n".join((BEGIN, machine.sentence(results["machine"]), "", *lines, END))
+    about = textwrap.fill(sentence(results["machine"]), 100, break_on_hyphens=False)
+    return "\n".join((BEGIN, "", about, "", *lines, "", END))
+
+
+def sentence(machine: Json) -> str:
+    """The description as one paragraph."""
+    kind = "virtual machine" if machine["virtual"] else "machine"
+    return (
+        f"{machine['cores']} cores of a {kind} ({machine['cpu']}, {machine['memory_gib']} GiB, "
+        f"Linux {machine['kernel']}); host {machine['host']}, {machine['systemd']}, "
+        f"{machine['podman']}, {machine['python']}; sparkd {machine['sparkd']} at "
+        f"{machine['commit']}, {machine['taken_at']}. "
+        f"Load average {machine['load_before']:.1f} before the run, {machine['load_after']:.1f} "
+        "after it."
+    )

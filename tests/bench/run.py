@@ -25,7 +25,7 @@ import httpx
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from tests.bench import machine, measure, report  # noqa: E402 (the path is set above)
+from tests.bench import machine, measure, report, workload  # noqa: E402 (the path is set above)
 from tests.bench.subject import BenchError, Subject  # noqa: E402
 from tests.system.hosts import HOST, Host  # noqa: E402
 
@@ -51,7 +51,7 @@ def main() -> int:
     RESULTS.mkdir(parents=True, exist_ok=True)
     path = RESULTS / f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}.json"
     path.write_text(json.dumps(results, indent=1) + "\n")
-    print(f"\n{machine.sentence(results['machine'])}\n\n{report.text_table(results)}\n")
+    print(f"\n{report.sentence(results['machine'])}\n\n{report.text_table(results)}\n")
     print(f"{path.relative_to(ROOT)}\nInto docs/performance.md: tests/bench/render.py {path.name}")
     return 0
 
@@ -79,7 +79,7 @@ def run(host: Host) -> dict[str, Any]:
     host.stop_models()
     subject = Subject(host)
     results: dict[str, Any] = {}
-    with host.file(measure.CATALOG_FILE, measure.CATALOG), closing(subject):
+    with host.file(workload.CATALOG_FILE, workload.CATALOG), closing(subject):
         results["cold_start"] = step("cold starts", partial(measure.cold_start, subject))
         results["load"] = step("load the model", partial(measure.load_model, subject))
         results["idle"] = step("idle", partial(measure.idle_cost, subject))
@@ -87,7 +87,7 @@ def run(host: Host) -> dict[str, Any]:
             str(count): step(
                 f"requests, {count} at once", partial(measure.requests, subject, count)
             )
-            for count in (1, *measure.BUSY_CONNECTIONS)
+            for count in (1, *workload.BUSY_CONNECTIONS)
         }
         results["streams"] = step("streams", partial(measure.streams, subject))
         results["idle_stop"] = step("idle stops", partial(measure.idle_stop, subject))

@@ -21,7 +21,7 @@ _CLONE_NEWNET = 0x40000000
 
 class NetnsLoop:
     def __init__(self, pid: int) -> None:
-        self._loop = asyncio.new_event_loop()
+        self._loop = self.event_loop = asyncio.new_event_loop()
         entered: list[OSError | None] = []
         ready = threading.Event()
 

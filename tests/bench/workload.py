@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How much is asked, how often and of which models: every number that a run depends on."""
+
+MODEL = "bench"
+SHORT_LIVED = "bench-short"
+SHORT_LIVED_IDLE_S = 5.0
+CATALOG_FILE = "/etc/sparkd/models.d/bench.yaml"
+CATALOG = f"""\
+defaults:
+  image: localhost/sparkd-fake-vllm:latest
+  weights: none
+  max_model_len: 8192
+  args: [--fake-load-seconds, 0.5]
+  dialects: [chat]
+models:
+  # No idle stop comes between.
+  {MODEL}: {{idle_timeout: 2h}}
+  {SHORT_LIVED}: {{idle_timeout: {SHORT_LIVED_IDLE_S:.0f}s}}
+"""
+
+ROUNDS = 3
+COLD_STARTS = 5
+IDLE_S = 20.0
+SETTLE_S = 2.0
+SINGLE_REQUESTS = 1500
+BUSY_CONNECTIONS = (32, 256)
+BUSY_S = 3.0
+WARM_S = 0.5
+STREAMS = 64
+STREAM_TOKENS = 100
+STREAM_PACE_MS = 20

@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Random use and random violence over five models; every answer is right or a clear error.
+
+One minute in `make test`; SPARKD_SOAK_S makes it longer (`make soak`: half an hour), and
+SPARKD_SOAK_SEED repeats a run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import time
+from collections import Counter
+
+import httpx
+
+from .hosts import SETTINGS, Host, answer_of, chat_body, client
+from .test_scheduling import resident
+
+MODELS = ("fake-a", "fake-b", "fake-c", "fake-util", "fake-excl")
+CLIENTS = 8
+DURATION_S = float(os.environ.get("SPARKD_SOAK_S", "60"))
+SEED = int(os.environ.get("SPARKD_SOAK_SEED", str(random.SystemRandom().randrange(10**6))))
+VIOLENCE_EVERY_S = 6.0
+_EXPECTED_ERRORS = {"upstream_lost", "start_crashed", "unavailable", "upstream_unreachable"}
+"""What may be answered while daemons, models and their conmons are being killed."""
+
+
+class Soak:
+    def __init__(self, host: Host) -> None:
+        self.host = host
+        self.key = host.key
+        self.random = random.Random(SEED)
+        self.counts: Counter[str] = Counter()
+        self.wrong: list[str] = []
+        self.until_s = time.monotonic() + DURATION_S
+
+    async def clients(self) -> None:
+        await asyncio.gather(*(self._client(number) for number in range(CLIENTS)))
+
+    async def _client(self, number: int) -> None:
+        count = 0
+        while time.monotonic() < self.until_s:
+            count += 1
+            await self._request(f"c{number} n{count}")
+            await asyncio.sleep(self.random.random())
+
+    async def _request(self, text: str) -> None:
+        model = self.random.choice(MODELS)
+        impatient = self.random.random() < 0.2
+        try:
+            async with client(self.key, timeout_s=120) as http:
+                async with asyncio.timeout(self.random.random() * 2 if impatient else None):
+                    body = chat_body(model, text)
+                    response = await http.post("/v1/chat/completions", json=body)
+        except TimeoutError:
+            self.counts["left"] += 1
+        except httpx.HTTPError as error:
+            # The daemon was killed while it answered: the connection breaks.
+            self.counts[f"broken {type(error).__name__}"] += 1
+        else:
+            self._judge(response, text)
+
+    def _judge(self, response: httpx.Response, text: str) -> None:
+        if response.status_code == 200:
+            said = answer_of(response)
+            self.counts["right"] += 1
+            if said != f"echo: {text}":
+                self.wrong.append(f"{text!r} was answered by {said!r}")
+            return
+        code = response.json()["error"]["code"]
+        self.counts[code] += 1
+        if code not in _EXPECTED_ERRORS:
+            self.wrong.append(response.text)
+
+    def violence(self) -> None:
+        """Kill something every few seconds, until it is time."""
+        while time.monotonic() < self.until_s - VIOLENCE_EVERY_S:
+            time.sleep(VIOLENCE_EVERY_S * (0.5 + self.random.random()))
+            kind = self.random.choice(("daemon", "restart", "payload", "conmon", "scope"))
+            self.counts[f"killed {kind}"] += 1
+            self._kill(kind)
+
+    def _kill(self, kind: str) -> None:
+        if kind == "daemon":
+            self.host.run("systemctl", "kill", "--signal=KILL", "sparkd.service", check=False)
+        elif kind == "restart":
+            self.host.run("systemctl", "restart", "--no-block", "sparkd.service")
+        else:
+            victim = next(iter(sorted(resident(self.host))), None)
+            if victim is not None:
+                self._kill_model(kind, victim)
+
+    def _kill_model(self, kind: str, model: str) -> None:
+        if kind == "scope":
+            unit = f"sparkd-model-{model}.scope"
+            self.host.run("systemctl", "--user", "stop", unit, user="sparkd", check=False)
+            return
+        field = {"payload": ".State.Pid", "conmon": ".State.ConmonPid"}[kind]
+        name = f"sparkd-model-{model}"
+        form = "{{" + field + "}}"
+        pid = self.host.run("podman", "inspect", "-f", form, name, user="sparkd", check=False)
+        if pid.returncode == 0 and pid.stdout.strip() not in ("", "0"):
+            self.host.run("kill", "-9", pid.stdout.strip(), check=False)
+
+
+def test_soak_ends_with_right_answers_and_nothing_left(host: Host) -> None:
+    print(f"seed {SEED}, {DURATION_S:g} s")
+    host.configure(SETTINGS)
+    soak = Soak(host)
+    running = asyncio.run_coroutine_threadsafe(soak.clients(), host.loop.event_loop)
+    soak.violence()
+    running.result(DURATION_S + 200)
+    print(dict(soak.counts))
+    assert soak.wrong == []
+    assert soak.counts["right"] > DURATION_S / 10
+
+    for model in MODELS:
+        # One that was killed while it started backs off; an admin need not wait for that.
+        host.run("sparkctl", "start", model)
+        assert answer_of(host.chat(model, "still there", timeout_s=120)) == "echo: still there"
+    assert host.request("GET", "/status").json()["queue"] == []
+    pid = host.sh("systemctl show -p MainPID --value sparkd.service")
+    descriptors = len(host.run("ls", f"/proc/{pid}/fd").stdout.split())
+    assert descriptors < 60, "descriptors of requests that ended are still open"
+    host.stop_models()
+    assert resident(host) == set()
+    leftovers = [unit for unit in host.user_unit_states() if unit.endswith(".timer")]
+    assert leftovers == []
