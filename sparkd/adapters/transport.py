@@ -98,7 +98,7 @@ class Exchange(httpx.AsyncByteStream):
 
     def lost(self, error: Exception | None) -> None:
         """Nothing more will come."""
-        if error is None and self._error is None:
+        if error is None:
             self.answer.feed_end()
         where = "in the middle of" if self.answer.status else "before"
         self._fail(httpx.ReadError(f"the server closed the connection {where} its answer"))
@@ -157,8 +157,7 @@ class _Connection(asyncio.BufferedProtocol):
             self.exchange.received(self._owner.buffer[:nbytes])
 
     def eof_received(self) -> None:
-        self.connection_lost(None)
-        self.link.abort()  # What is not written yet must not delay the end.
+        self.connection_lost(None)  # asyncio would first wait until all is written.
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._owner.alive.discard(self)

@@ -86,7 +86,7 @@ class Waiting:
     need: memory.Need | None = None
     """None: its memory is not checked."""
     short_since: float | None = None
-    """Since when every decision was a `Wait` that is `short`, or now; None: since it came."""
+    """Since when it waits as `Wait.short` says, or now if it does not; None: since it came."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,7 +134,8 @@ class Wait:
     blockers: tuple[str, ...] = ()
     until: float | None = None
     short: bool = False
-    """Only memory is missing, and no model has it: see `Waiting.short_since`."""
+    """Only memory is missing, and stopping all the blockers would not give enough of it. Tell later
+    decisions since when that is so for the same blockers, in `Waiting.short_since`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -347,5 +348,6 @@ def _without_memory(
     patient_until = short_since + view.memory_patience_s
     if view.now < patient_until:
         look_at = min(patient_until, view.now + _MEMORY_LOOK_S)
-        return Wait("memory is short", (), look_at, short=True)
+        spared = tuple(sorted(r.model_id for r in victims))
+        return Wait("memory is short", spared, look_at, short=True)
     return Refuse(memory.does_not_fit(waiting.model_id, need, host))

@@ -461,25 +461,34 @@ async def test_connection_that_the_server_closed_is_not_used(
     for _ in range(3):
         assert await rest(await ask(transport)) == b"hello"
         await asyncio.sleep(0.02)
+        assert not transport.idle
+        assert not transport.alive
     assert len(server.requests) == len(server.peers) == 3
 
 
-async def test_close_that_the_loop_has_not_seen_yet_is_seen(tmp_path: Path) -> None:
+@pytest.mark.parametrize("stale", [b"", OK + b"Content-Length: 5\r\n\r\nstale"])
+async def test_what_the_loop_has_not_read_yet_is_never_taken_for_the_next_answer(
+    tmp_path: Path, transport: LocalTransport, stale: bytes
+) -> None:
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(str(tmp_path / "api.sock"))
     listener.listen()
-    transport = LocalTransport(str(tmp_path / "api.sock"))
-    for _ in range(2):
-        asking = asyncio.ensure_future(ask(transport))
-        await asyncio.sleep(0.02)
-        server, _ = listener.accept()
+    listener.setblocking(False)
+
+    async def accepted() -> socket.socket:
+        server, _ = await asyncio.get_running_loop().sock_accept(listener)
         server.sendall(HELLO)
-        exchange = await asking
-        assert await rest(exchange) == b"hello"
-        # From here to the next request the loop does not turn.
-        server.close()
-    await transport.aclose()
-    listener.close()
+        return server
+
+    accepting = asyncio.ensure_future(accepted())
+    assert await rest(await ask(transport)) == b"hello"
+    first = await accepting
+    accepting = asyncio.ensure_future(accepted())
+    # From here until the request is sent the loop does not turn.
+    first.sendall(stale) if stale else first.close()
+    assert await rest(await transport.send("POST", b"/", HOST, b"", FOREVER)) == b"hello"
+    for end in (listener, first, await accepting):
+        end.close()
 
 
 async def test_connection_on_which_the_server_spoke_unasked_is_not_used(
@@ -627,9 +636,9 @@ async def test_malformed_chunk_is_a_protocol_error_after_what_came_before(
     got: list[bytes] = []
     with pytest.raises(httpx.RemoteProtocolError):
         await take_all(exchange, got)
-    await exchange.aclose()
     assert b"".join(got) == b"hello"
     await left(server.peers[0])
+    await exchange.aclose()
 
 
 @pytest.mark.parametrize(
@@ -767,6 +776,39 @@ async def test_answer_before_the_body_was_sent_is_taken_and_the_connection_close
     await left(server.peers[0])
     await rest(await ask(transport, b"x" * (32 << 20)))
     assert len(server.peers) == 2
+
+
+async def test_connection_with_a_body_cut_off_is_not_used_again_though_all_was_written(
+    serve: Serve, transport: LocalTransport
+) -> None:
+    async def script(peer: Peer) -> None:
+        await peer.reader.readexactly(300_000)
+        await peer.send(HELLO)
+        await peer.read_on()
+
+    server = await serve(script)
+    exchange = await ask(transport, b"x" * (32 << 20))
+    await asyncio.sleep(0.1)
+    assert await rest(exchange) == b"hello"
+    await left(server.peers[0])
+
+
+async def test_connection_with_a_body_not_yet_written_is_not_used_again(
+    serve: Serve, transport: LocalTransport
+) -> None:
+    async def script(peer: Peer) -> None:
+        peer.stop_reading()
+        await peer.send(HELLO)
+        await asyncio.sleep(0.1)
+        peer.start_reading()
+        await peer.read_on()
+
+    server = await serve(script)
+    # More than a socket takes at once, and less than what makes the transport stop giving.
+    exchange = await ask(transport, b"x" * 400_000)
+    assert exchange._link.get_write_buffer_size() > 0
+    assert await rest(exchange) == b"hello"
+    await left(server.peers[0])
 
 
 async def test_server_that_closes_while_it_is_sent_a_body_is_an_error(
@@ -931,6 +973,18 @@ async def test_slow_reader_stops_the_server_and_memory_does_not_grow(
     assert taken == size * 65536
     assert largest <= 128 * 1024
     await exchange.aclose()
+
+
+@pytest.mark.parametrize("size", [65_000, 65_536, 100_000, 131_072, 300_000])
+async def test_connection_serves_again_after_a_slow_reader_took_all(
+    serve: Serve, transport: LocalTransport, size: int
+) -> None:
+    server = await serve(always(OK + b"Content-Length: %d\r\n\r\n" % size + b"x" * size))
+    for _ in range(3):
+        exchange = await ask(transport)
+        await asyncio.sleep(0.02)
+        assert await rest(exchange) == b"x" * size
+    assert len(server.peers) == 1
 
 
 async def test_server_that_dies_while_a_slow_reader_stops_it_is_an_error(

@@ -6,11 +6,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
-from tests.simulation.gateway import Asked, Count, End, Gateway
+from sparkd.core.policy import View
+from tests.simulation.gateway import Asked, End, Gateway
+from tests.simulation.house import Count
 from tests.simulation.virtual_time import Clock
 from tests.simulation.workload import Line, Request, Workload
 
+MEMORY_PATIENCE_S = View(now=0.0).memory_patience_s
 REFUSED_PAUSE_S = 1.0
 """A client that was refused asks for its next thing after this long."""
 
@@ -71,14 +75,16 @@ def longest_wait_s(workload: Workload) -> float:
     """What no request waits longer than: `max_wait`, then a turn of each model at worst.
 
     A turn is: what is in the way ends its requests and is stopped, its memory comes back, the
-    model loads and has its minimum residency. A load that is taken back is stopped once more.
+    model loads and has its minimum residency. A load that is taken back is stopped once more, and
+    where other programs have the memory, one waits a while before one is refused.
     """
     rules = workload.rules
     drain_s = max((r.service_s for line in workload.lines for r in line.requests), default=0.0)
     recovery_s = workload.host.recovery_s if workload.host else 0.0
+    patience_s = MEMORY_PATIENCE_S if workload.host else 0.0
     residency_s = min(rules.min_residency_s, rules.max_wait_s)
     turns_s = sum(
-        drain_s + 2 * model.stop_s + recovery_s + model.load_s + residency_s + 1.0
+        drain_s + 2 * model.stop_s + recovery_s + patience_s + model.load_s + residency_s + 1.0
         for model in workload.models
     )
     return rules.max_wait_s + turns_s
@@ -93,7 +99,7 @@ def run(workload: Workload, *, limit_s: float = 1e7) -> Result:
         for _ in range(line.clients):
             _Client(gateway, line, requests).begin()
     for at_s, model_id in workload.reloads:
-        clock.at(at_s, lambda model_id=model_id: gateway.reload(model_id))
+        clock.at(at_s, partial(gateway.reload, model_id))
     for at_s in workload.kills:
         clock.at(at_s, gateway.kill)
     clock.run(limit_s)
@@ -104,7 +110,7 @@ def run(workload: Workload, *, limit_s: float = 1e7) -> Result:
     return Result(
         workload=workload,
         asked=asked,
-        count=gateway.count,
+        count=gateway.house.count,
         took_s=last_s - first_s,
         left_over=open_ones + workload.requests - len(asked),
     )

@@ -12,7 +12,6 @@ import itertools
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 
-
 EVENTS_AT_ONCE_MAX = 100_000
 
 

@@ -393,8 +393,10 @@ def test_who_does_not_say_since_when_memory_is_short_has_missed_it_since_he_came
 def test_idle_residents_stay_when_even_all_of_them_would_not_do() -> None:
     useless = resident("x", lifecycle=UTILITY, held_bytes=1)
     full = replace(HOST, available_bytes=20)
-    of = view(waiting("a", peak=50, short_since=NOW - 99), residents=(useless,), host=full)
-    assert isinstance(decision(of), Refuse)
+    of = view(waiting("a", peak=50, short_since=NOW), residents=(useless,), host=full)
+    assert decision(of) == Wait("memory is short", ("x",), NOW + 1, short=True)
+    late = replace(of, queue=(waiting("a", peak=50, short_since=NOW - 20),))
+    assert isinstance(decision(late), Refuse)
 
 
 # Rule 8, and all of them.
