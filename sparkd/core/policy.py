@@ -35,7 +35,7 @@ Residents are never stopped by this module for being idle; that is the timers' w
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from sparkd.core import memory
@@ -53,6 +53,8 @@ class Phase(StrEnum):
 
 
 _MOVING = (Phase.STARTING, Phase.LEAVING)
+_TAKING = (Phase.STARTING, Phase.ABANDONED)
+"""Those who have not taken all of their memory yet."""
 _MEMORY_LOOK_S = 1.0
 """Nothing tells when memory comes back."""
 
@@ -301,8 +303,12 @@ def _with_memory(turn: _Turn, waiting: Waiting, blockers: list[Resident]) -> Dec
 def _fits(turn: _Turn, need: memory.Need, host: memory.HostMemory, victims: list[Resident]) -> bool:
     freed = [victim.held_bytes for victim in victims]
     if None in freed:
-        # A guess would refuse what may well fit; the guard watches the load.
-        return True
+        # Whoever holds an unknown amount may hold all that no other model is known to hold; a
+        # smaller guess would refuse what fits, and the guard watches the load.
+        stay = [r for r in turn.view.residents if r not in victims and r.phase not in _TAKING]
+        kept = sum(resident.held_bytes or 0 for resident in stay)
+        host = replace(host, available_bytes=host.total_bytes - kept)
+        freed = []
     return memory.fits(need, host, [size or 0 for size in freed], _pledged(turn, victims))
 
 
@@ -320,7 +326,7 @@ def _pledged(turn: _Turn, victims: list[Resident]) -> int:
     for resident in turn.view.residents:
         if resident not in victims:
             place = _place(resident)
-            if resident.phase in (Phase.STARTING, Phase.ABANDONED):
+            if resident.phase in _TAKING:
                 wanted[place] = max(wanted.get(place, 0), resident.held_bytes or 0)
             else:
                 held[place] = float("inf") if resident.held_bytes is None else resident.held_bytes

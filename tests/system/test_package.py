@@ -250,15 +250,29 @@ def test_first_connection_starts_the_service(listening: Machine) -> None:
 
 
 def test_socket_outlives_a_service_that_cannot_start(listening: Machine) -> None:
-    listening.shell("mv /etc/sparkd/api-key /root/api-key")
+    drop_in = "/run/systemd/system/sparkd.service.d"
+    listening.shell(f"mkdir -p {drop_in}")
+    listening.shell(f"printf '[Service]\\nExecStartPre=/bin/false\\n' >{drop_in}/broken.conf")
+    listening.shell("systemctl daemon-reload; systemctl stop sparkd.service 2>&1")
     refused = listening.shell("curl -sS -m 5 http://127.0.0.1:8009/healthz", check=False)
     # 28: it waited for an answer. A socket that had failed would refuse the connection: 7.
     assert refused.returncode == 28
     assert listening.states("sparkd.socket") == ["active"]
     attempts = int(listening.out("systemctl show -P NRestarts sparkd.service"))
     assert 1 <= attempts <= 5
-    listening.shell("mv /root/api-key /etc/sparkd/api-key")
+    listening.shell(f"rm -r {drop_in}; systemctl daemon-reload")
     listening.shell("curl -sSf -m 20 http://127.0.0.1:8009/healthz")
+
+
+def test_missing_key_file_is_told_to_who_asks(listening: Machine) -> None:
+    listening.shell("mv /etc/sparkd/api-key /root/api-key; systemctl stop sparkd.service 2>&1")
+    try:
+        listening.shell("curl -sSf -m 20 http://127.0.0.1:8009/healthz")
+        told = listening.out("curl -sS -m 20 http://127.0.0.1:8009/v1/models")
+        assert "api-key" in told
+        assert "sudo sparkctl key rotate" in told
+    finally:
+        listening.shell("mv /root/api-key /etc/sparkd/api-key; systemctl stop sparkd.service 2>&1")
 
 
 def test_service_reaches_the_user_manager_after_that_was_restarted(listening: Machine) -> None:

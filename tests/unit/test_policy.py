@@ -336,6 +336,15 @@ def test_resident_that_an_earlier_request_is_about_to_use_does_not_go_for_memory
 # Rule 7b: others load, leave or come first.
 
 
+def test_resident_of_unknown_size_has_no_more_than_all_that_others_are_not_known_to_have() -> None:
+    unknown = resident("x", lifecycle=UTILITY, last_used_at=1.0)
+    known = resident("y", lifecycle=UTILITY, held_bytes=60, last_used_at=2.0)
+    full = replace(HOST, available_bytes=0)
+    for peak, evicted in [(30, ("x",)), (31, ("x", "y"))]:
+        of = view(waiting("a", peak=peak), residents=(unknown, known), host=full)
+        assert decision(of) == Start(evicted)
+
+
 def test_memory_that_a_load_has_not_taken_yet_is_not_given_away() -> None:
     loading = resident("u", lifecycle=UTILITY, phase=Phase.STARTING, held_bytes=50)
     of = view(waiting("a", peak=50), residents=(loading,), host=HOST)
