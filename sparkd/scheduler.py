@@ -134,17 +134,18 @@ class Scheduler:
                 config, spec, f"{settings.queue_limit} requests wait already", "queue_full"
             )
         entry, waiter = self._join(config, spec)
+        told = False
         try:
             async with asyncio.timeout(settings.queue_timeout_s):
                 await self._told(entry, waiter, on_wait)
+            told = True
             return waiter.result()
         except TimeoutError:
             waited = f"it was not ready within {settings.queue_timeout_s:g} s, {entry.why}"
             raise self._busy(config, spec, waited, "queue_timeout") from None
-        except asyncio.CancelledError:
-            _give_back(waiter)
-            raise
         finally:
+            if not told:
+                _give_back(waiter)
             del entry.waiters[waiter]
             if not entry.waiters:
                 self._abandon(entry)
@@ -163,9 +164,11 @@ class Scheduler:
         if self._closed:
             raise Unavailable("sparkd is stopping", hint="send the request again")
         entry = self._entries.get(spec.model_id)
-        if entry is None or entry.spec is not spec:
-            # A reload may have changed the model while others waited; they keep their entry.
+        if entry is None:
             entry = self._entries[spec.model_id] = Entry(config, spec)
+        elif entry.task is None:
+            # A reload may have changed the model while others waited: all get the new one.
+            entry.config, entry.spec = config, spec
         waiter: asyncio.Future[Grant] = asyncio.get_running_loop().create_future()
         entry.waiters[waiter] = time.monotonic()
         self._wake.set()

@@ -1,35 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m tests.simulation`: replay the named traces and print what came of them."""
+"""`python -m tests.simulation [NAME...]`: play the named traces, or those whose names hold NAME."""
 
 from __future__ import annotations
 
-from tests.simulation.optimum import fewest_loads
-from tests.simulation.simulator import Result, run
-from tests.simulation.traces import named
+import sys
+import time
+
+from tests.simulation import report, traces
 
 
-def main() -> None:
-    print("| trace | requests | loads | fewest | refused | left | longest wait s | starved |")
-    print("|---|---|---|---|---|---|---|---|")
-    for workload in named():
-        print(_row(run(workload)))
-
-
-def _row(result: Result) -> str:
-    fewest = fewest_loads(result.workload)
-    longest_s = max((waits.max_s for waits in result.waits().values()), default=0.0)
-    cells = (
-        result.workload.name,
-        len(result.asked),
-        result.count.loads,
-        "-" if fewest is None else fewest,
-        sum(result.refused.values()),
-        result.left,
-        f"{longest_s:.0f}",
-        len(result.starved()) + result.left_over,
-    )
-    return "| " + " | ".join(str(cell) for cell in cells) + " |"
+def main(words: list[str]) -> int:
+    chosen = [w for w in traces.named() if not words or any(word in w.name for word in words)]
+    if not chosen:
+        print("no such trace; there are: " + "; ".join(w.name for w in traces.named()))
+        return 2
+    began_s = time.monotonic()
+    for line in report.lines(chosen):
+        print(line)
+    requests = sum(workload.requests for workload in chosen)
+    print(f"\n{requests} requests in {time.monotonic() - began_s:.1f} s")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main(sys.argv[1:]))

@@ -48,21 +48,23 @@ def fewest_loads(workload: Workload) -> int | None:
     return loads
 
 
-def loads_in_order(workload: Workload) -> int:
+def loads_in_order(workload: Workload) -> int | None:
     """How many loads strict first come, first served takes: every change of model is one.
 
-    Only for workloads whose requests all come at times of their own.
+    None when the order in which the requests come depends on how they are served.
     """
+    lines = sorted(workload.lines, key=lambda line: line.at_s)
+    if len(lines) > 1 and not all(_is_single(line) for line in lines):
+        return None
     lifecycles = {model.model_id: model.lifecycle for model in workload.models}
     residents: set[str] = set()
     loads = 0
-    for line in sorted(workload.lines, key=lambda line: line.at_s):
-        for request in line.requests:
-            if request.model_id not in residents:
-                mine = lifecycles[request.model_id]
-                residents = {m for m in residents if not _exclude_each_other(lifecycles[m], mine)}
-                residents.add(request.model_id)
-                loads += 1
+    for request in (request for line in lines for request in line.requests):
+        if request.model_id not in residents:
+            mine = lifecycles[request.model_id]
+            residents = {m for m in residents if not _exclude_each_other(lifecycles[m], mine)}
+            residents.add(request.model_id)
+            loads += 1
     return loads
 
 

@@ -18,7 +18,9 @@ def abc(
     models = tuple(Model(model_id=name, load_s=load_s) for name in "ABC")
     jobs = tuple(Request(model_id=name, service_s=2.0) for _ in range(rounds) for name in "ABC")
     lines = (Line(requests=jobs, clients=clients),)
-    return Workload(name="ABCABC", models=models, lines=lines, rules=rules or Rules())
+    return Workload(
+        name=f"ABCABC, {clients} clients", models=models, lines=lines, rules=rules or Rules()
+    )
 
 
 def conversations(*, rounds: int = 10, clients: int = 20) -> Workload:
@@ -35,7 +37,7 @@ def conversations(*, rounds: int = 10, clients: int = 20) -> Workload:
         )
         for start in range(clients)
     )
-    return Workload(name="ABC, each client by itself", models=models, lines=lines)
+    return Workload(name=f"ABCABC, {clients} clients alone", models=models, lines=lines)
 
 
 def busy_and_starving() -> Workload:
@@ -71,7 +73,7 @@ def mixed(*, seed: int = 1, requests: int = 1000) -> Workload:
         name = chance.choices(("embed", "chat", "big"), (70, 28, 2))[0]
         service_s = chance.expovariate(1 / (1.0 if name == "embed" else 15.0))
         lines.append(Line(requests=(Request(model_id=name, service_s=service_s),), at_s=at_s))
-    return Workload(name="utility + exclusive", models=models, lines=tuple(lines), host=Host())
+    return Workload(name="utility and exclusive", models=models, lines=tuple(lines), host=Host())
 
 
 def random_arrivals(*, seed: int = 1, requests: int = 5000, gap_s: float = 6.0) -> Workload:
@@ -104,7 +106,7 @@ def random_arrivals(*, seed: int = 1, requests: int = 5000, gap_s: float = 6.0) 
         )
         lines.append(Line(requests=(request,), at_s=at_s))
     return Workload(
-        name=f"{requests} random requests, 8 models",
+        name=f"{requests} at random",
         models=models,
         lines=tuple(lines),
         rules=Rules(queue_timeout_s=36000.0),

@@ -286,6 +286,24 @@ def test_reload_keeps_unchanged_models_and_retires_changed_ones_once_idle(host: 
     host.run("systemctl", "reload", "sparkd.service")
 
 
+def test_reload_while_requests_wait_answers_all_of_them(host: Host) -> None:
+    path = "/etc/sparkd/models.d/fake.yaml"
+    text = host.run("cat", path).stdout
+    changed = text.replace("--fake-workers, 2", "--fake-workers, 1")
+    assert changed != text
+    busy = Stream(host, "fake-b", tokens=80, pace_ms=100)
+    busy.wait_first()
+    before = Stream(host, "fake-c", tokens=3, pace_ms=1)
+    host.wait_until(lambda: host.request("GET", "/status").json()["queue"] != [], "one waits")
+    with host.file(path, changed):
+        host.run("systemctl", "reload", "sparkd.service")
+        after = Stream(host, "fake-c", tokens=3, pace_ms=1)
+        for stream in (busy, before, after):
+            stream.wait()
+            assert stream.whole, stream.text[-300:]
+    host.run("systemctl", "reload", "sparkd.service")
+
+
 def test_bad_configuration_is_refused_at_reload_and_the_old_one_stays(host: Host) -> None:
     answer_of(host.chat("fake-b"))
     cursor = host.cursor()
