@@ -259,7 +259,7 @@ def test_model_that_never_becomes_healthy_fails_at_its_own_load_timeout(host: Ho
     response = host.chat("fake-hang")
     assert response.status_code == 504
     assert response.json()["error"]["code"] == "start_timed_out"
-    assert 5.0 < time.monotonic() - began_s < 20.0
+    assert 4.0 <= time.monotonic() - began_s < 20.0, "its load timeout is 4 s"
     seen = table(host, "fake-hang")
     assert (seen.scope, seen.timer, seen.endpoint, seen.gpu_held) == ("-", "-", False, False)
 
