@@ -315,13 +315,19 @@ def _readable(path: Path) -> bool:
 
 
 async def to_the_end(cleanup: Coroutine[Any, Any, None]) -> None:
-    """Run a clean-up to its end even when this task is cancelled (again) meanwhile."""
+    """Run a clean-up to its end even when this task is cancelled (again) meanwhile; only then is
+    it cancelled."""
     task = asyncio.ensure_future(cleanup)
+    cancelled = False
     while not task.done():
-        with contextlib.suppress(asyncio.CancelledError):
+        try:
             await asyncio.wait([task])
+        except asyncio.CancelledError:
+            cancelled = True
     try:
         task.result()
     except SparkdError as error:
         # The error that led here matters more; the next start or idle pass cleans up again.
         log.warning("clean-up did not end well: %s", error)
+    if cancelled:
+        raise asyncio.CancelledError

@@ -82,7 +82,9 @@ class Entry:
     task_since_s: float = 0.0
     why: str = "queued"
     not_before_s: float = 0.0
-    short_since_s: float | None = None
+    short: tuple[str, ...] | None = None
+    """The blockers of a wait for nothing but memory, and since when they are these."""
+    short_since_s: float = 0.0
 
     @property
     def open(self) -> bool:
@@ -96,7 +98,7 @@ class Entry:
             spec=self.spec,
             since_s=min(self.waiters.values(), default=now_s),
             count=len(self.waiters),
-            short_since_s=now_s if self.short_since_s is None else self.short_since_s,
+            short_since_s=now_s if self.short is None else self.short_since_s,
         )
 
 
@@ -249,8 +251,10 @@ class Scheduler:
         return waits
 
     def _act(self, entry: Entry, decision: policy.Decision) -> policy.Wait | None:
-        short = isinstance(decision, policy.Wait) and decision.short
-        entry.short_since_s = entry.queued.short_since_s if short else None
+        short = decision if isinstance(decision, policy.Wait) and decision.short else None
+        blockers = short.blockers if short else None
+        if blockers is None or blockers != entry.short:
+            entry.short, entry.short_since_s = blockers, time.monotonic()
         rejecting = entry.config.settings.busy is WhenBusy.REJECT
         match decision:
             case policy.Refuse(error):
@@ -277,20 +281,26 @@ class Scheduler:
     def _send_off(self, entry: Entry) -> None:
         entry.why = "loading"
         entry.task_since_s = time.monotonic()
-        entry.task = asyncio.create_task(self._bring_up(entry))
+        before = [other.queued for other in self._entries.values() if other.task is not None]
+        entry.task = asyncio.create_task(self._bring_up(entry, before))
         self._tasks.add(entry.task)
         entry.task.add_done_callback(self._tasks.discard)
 
-    async def _bring_up(self, entry: Entry) -> None:
-        """Serve one entry: its model up, a lease for each waiter, the transition let go."""
+    async def _bring_up(self, entry: Entry, before: list[Queued]) -> None:
+        """Serve one entry: its model up, a lease for each waiter, the transition let go.
+
+        Those in `before` were sent off earlier.
+        """
         names = Names(entry.spec.model_id)
         try:
             with await self._leases.transition(names):
-                started = await self._starter.bring_up(entry.config, entry.queued, self._ready_at_s)
+                started = await self._starter.bring_up(
+                    entry.config, entry.queued, self._ready_at_s, before
+                )
                 if started is None:
                     entry.not_before_s = time.monotonic() + _RETRY_S
                     return
-                self._ready_at_s[names.model_id] = time.monotonic()
+                self._note_ready(started.instance)
                 for listener in self.on_started:
                     listener(started)
                 # With the transition still held nobody can stop it before its waiters have it.
@@ -303,6 +313,13 @@ class Scheduler:
         finally:
             entry.task = None
             self._wake.set()
+
+    def _note_ready(self, instance: Instance) -> None:
+        """When it became ready; finding it again is no reason to begin its residency anew."""
+        now_s = time.monotonic()
+        started_s = now_s - (time.time() - instance.started_at)
+        if self._ready_at_s.get(instance.model_id, started_s) <= started_s:
+            self._ready_at_s[instance.model_id] = now_s
 
     def _lend(self, entry: Entry, instance: Instance) -> None:
         names = Names(entry.spec.model_id)

@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sparkd.adapters.faults import reach
@@ -22,7 +22,7 @@ from sparkd.adapters.memory import MemoryProbe
 from sparkd.adapters.records import Failure, Records
 from sparkd.core import memory, policy
 from sparkd.core.containerspec import spec_hash
-from sparkd.core.errors import StartFailed
+from sparkd.core.errors import StartCrashed, StartFailed
 from sparkd.core.model import Config, Instance, ModelSpec, Settings, World
 from sparkd.core.names import Layout, Names
 from sparkd.guard import LoadGuard, recovered
@@ -53,19 +53,25 @@ class Starter:
     records: Records
 
     async def bring_up(
-        self, config: Config, queued: Queued, ready_at_s: Mapping[str, float]
+        self,
+        config: Config,
+        queued: Queued,
+        ready_at_s: Mapping[str, float],
+        before: Sequence[Queued],
     ) -> Started | None:
         """Make the model run and wait until it is healthy; None when it is not its turn after all.
 
+        Those in `before` are being brought up already: what memory they will take is theirs.
         Call with its transition held. Raises what `Launcher` raises, and the policy's refusals.
         When cancelled, a start of ours is taken back.
         """
         spec = queued.spec
         world = await self.world.read(config)
         view = await self.views.view(
-            config, world, [queued], ready_at_s=ready_at_s, ours=spec.model_id
+            config, world, [queued, *before], ready_at_s=ready_at_s, ours=spec.model_id
         )
-        decision = policy.decide(view)[spec.model_id]
+        moving = frozenset(other.spec.model_id for other in before)
+        decision = policy.decide(view, moving)[spec.model_id]
         if isinstance(decision, policy.Refuse):
             raise decision.error
         if isinstance(decision, policy.Wait):
@@ -104,7 +110,11 @@ class Starter:
             # A scope whose container is gone serves nobody; end what is left and look again.
             await self.launcher.stop(names, None, spec.stop_grace_s)
             return None
-        await self.launcher.wait_ready(spec, instance, adopted=True)
+        try:
+            await self.launcher.wait_ready(spec, instance, adopted=True)
+        except (LaneTaken, StartCrashed):
+            # It was on its way out, or its start failed unseen: a start of our own tells.
+            return None
         await self._settle(spec, instance, fresh=False)
         return Started(instance)
 
@@ -130,6 +140,8 @@ class Starter:
                 if evict and need is not None:
                     reserve = config.settings.memory_reserve_bytes
                     await recovered(self.probe, need.peak_bytes + reserve)
+                    if not memory.fits(need, await self.probe.host(reserve), []):
+                        return None
                 reach("swap-evicted")
                 arguments = await self._computed_arguments(spec, need, config.settings)
                 guard = self._guard(config.settings)

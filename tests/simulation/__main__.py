@@ -15,8 +15,10 @@ def main(words: list[str]) -> int:
         print("no such trace; there are: " + "; ".join(w.name for w in traces.named()))
         return 2
     began_s = time.monotonic()
-    for line in report.lines(chosen):
+    for line in report.of_traces(chosen):
         print(line)
+    if not words:
+        print("", *report.of_residency(), sep="\n")
     requests = sum(workload.requests for workload in chosen)
     print(f"\n{requests} requests in {time.monotonic() - began_s:.1f} s")
     return 0

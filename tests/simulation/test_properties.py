@@ -7,13 +7,13 @@ lock, no two transitions of one model at once, no memory promised twice, no wait
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sparkd.core.model import Lifecycle
-from tests.simulation import simulator
+from tests.simulation import optimum, simulator
 from tests.simulation.gateway import Asked, End
 from tests.simulation.simulator import Result
 from tests.simulation.workload import GIB, Host, Line, Model, Request, Rules, Workload
@@ -164,13 +164,29 @@ def reasons_to_refuse(workload: Workload) -> set[str]:
     return reasons
 
 
-@settings(CALM, max_examples=300)
+@settings(CALM, max_examples=500)
 @given(small())
 def test_every_request_of_a_small_workload_ends_in_time(workload: Workload) -> None:
     check(simulator.run(workload))
 
 
-@settings(CALM, max_examples=30)
+@settings(CALM, max_examples=40)
 @given(seeds)
 def test_every_request_of_a_large_workload_ends_in_time(seed: Seed) -> None:
     check(simulator.run(seed.grow()))
+
+
+@settings(CALM, max_examples=200)
+@given(small())
+def test_no_schedule_beats_the_optimum(workload: Workload) -> None:
+    patient = tuple(
+        replace(
+            line, requests=tuple(replace(r, patience_s=float("inf")) for r in line.requests[:3])
+        )
+        for line in workload.lines
+    )
+    calm = replace(workload, lines=patient, kills=(), reloads=(), host=None)
+    result = simulator.run(calm)
+    fewest = optimum.fewest_loads(calm)
+    assert fewest is not None
+    assert result.refused or result.count.loads >= fewest

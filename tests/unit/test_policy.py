@@ -377,6 +377,17 @@ def test_place_of_the_main_model_is_counted_once() -> None:
     assert decide(of) == {"b": Start(("a",)), "u": Start()}
 
 
+def test_main_models_that_come_first_need_the_memory_of_the_largest_of_them() -> None:
+    queue = (
+        waiting("b", peak=50, since=NOW - 2),
+        waiting("c", peak=60, since=NOW - 1),
+        waiting("u", peak=30, lifecycle=UTILITY),
+    )
+    assert decide(view(*queue, host=HOST))["u"] == Start()
+    larger = replace(queue[2], need=Need(peak_bytes=31, basis=Basis.MEASURED))
+    assert decide(view(*queue[:2], larger, host=HOST))["u"] == Wait("memory is short", ("b", "c"))
+
+
 # Rule 7c: something else has the memory.
 
 
