@@ -31,7 +31,6 @@ from sparkd.adapters.systemd import UserManager
 from sparkd.adapters.upstream import Upstream
 from sparkd.core.containerspec import EXIT_GPU_TAKEN, container_spec, endpoint_of, spec_hash
 from sparkd.core.errors import (
-    GpuHeld,
     HostError,
     Misconfigured,
     SparkdError,
@@ -233,13 +232,8 @@ class Launcher:
         foreign = excluding_program(table.holders(self.layout.gpu_lock), spec.lifecycle)
         if foreign is not None:
             return gpu_held(spec.model_id, foreign)
-        if table.held(self.layout.gpu_lock) or table.held(self.layout.lane_lock):
-            return LaneTaken(f"model {spec.model_id!r} found the GPU taken by another model")
-        return GpuHeld(
-            f"model {spec.model_id!r} found the GPU taken by a program that is gone by now",
-            hint="send the request again",
-            retry_after_s=1,
-        )
+        # Another model has it, or somebody who is gone by now: look again.
+        return LaneTaken(f"model {spec.model_id!r} found the GPU taken")
 
     async def _recorded_exit(self, container_id: str) -> ContainerReading | None:
         deadline = time.monotonic() + _EXIT_RECORD_TIMEOUT_S

@@ -49,16 +49,22 @@ class LockTable:
         )
 
     def holders(self, path: Path) -> tuple[LockHolder, ...]:
-        """The processes that hold a flock on the file, with what can be said of each."""
-        return tuple(
-            LockHolder(
-                pid=held.pid,
-                command=_command(held.pid),
-                exclusive=held.exclusive,
-                model_id=_model_of_process(held.pid),
-            )
-            for held in self._of(path)
-        )
+        """The processes that hold a flock on the file, with what can be said of each.
+
+        One that is gone by the time it is looked at holds nothing any more.
+        """
+        holders = []
+        for held in self._of(path):
+            # In this order: whose command can still be read had not ended when its model was.
+            model_id = _model_of_process(held.pid)
+            command = _command(held.pid)
+            if command is not None:
+                holders.append(
+                    LockHolder(
+                        pid=held.pid, command=command, exclusive=held.exclusive, model_id=model_id
+                    )
+                )
+        return tuple(holders)
 
     def _of(self, path: Path) -> list[_Held]:
         try:
@@ -69,14 +75,15 @@ class LockTable:
         return self._held.get(f"{major:02x}:{minor:02x}:{status.st_ino}", [])
 
 
-def _command(pid: int) -> str:
+def _command(pid: int) -> str | None:
     # Imported here: it takes 20 ms, and only an answer that names a process needs it.
     import psutil
 
     try:
-        return " ".join(psutil.Process(pid).cmdline())[:_COMMAND_MAX_CHARS]
+        # A process that is ending has no command line any more.
+        return " ".join(psutil.Process(pid).cmdline())[:_COMMAND_MAX_CHARS] or None
     except psutil.Error:
-        return "(gone)"
+        return None
 
 
 def _model_of_process(pid: int) -> str | None:
