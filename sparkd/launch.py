@@ -239,7 +239,7 @@ class Launcher:
         deadline = time.monotonic() + _EXIT_RECORD_TIMEOUT_S
         while time.monotonic() < deadline:
             reading = await self.podman.inspect(container_id)
-            if reading is None or reading.status in ("exited", "stopped"):
+            if reading is None or reading.dead:
                 return reading
             await asyncio.sleep(_EXIT_RECORD_PAUSE_S)
         return None

@@ -116,7 +116,7 @@ class Reaper:
 
     async def _tidy(self, names: Names, container: ContainerReading | None) -> None:
         """Remove what a start or a crash left, but not a dead container that tells why."""
-        dead = container is not None and container.status in ("exited", "stopped")
+        dead = container is not None and container.dead
         if container is not None and dead and container.exit_code not in _ENDED_AS_ASKED:
             await self.launcher.remove_all_but_container(names)
         else:

@@ -48,15 +48,9 @@ class Runtime:
 
 
 def build() -> Runtime:
-    """For the user we run as: his systemd and his Podman.
-
-    SPARKD_RUNTIME_DIR and SPARKD_STATE_DIR move the directories for development.
-    """
+    """For the user we run as: his systemd and his Podman."""
     user_dir = Path(os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.getuid()}")
-    layout = Layout(
-        runtime_dir=Path(os.environ.get("SPARKD_RUNTIME_DIR", "/run/sparkd")),
-        state_dir=Path(os.environ.get("SPARKD_STATE_DIR", "/var/lib/sparkd")),
-    )
+    layout = Layout.of(os.environ)
     leases = Leases(layout)
     systemd = UserManager(user_dir / "bus")
     podman = Podman(user_dir / "podman" / "podman.sock")

@@ -77,7 +77,7 @@ class WorldReader:
             state = State.STARTING
             # One that was killed before its start has a waiting payload that will never serve.
             instance = _instance(container) if container and container.started_at else None
-        elif container is not None and container.status in ("exited", "stopped"):
+        elif container is not None and container.dead:
             dead = _dead(container)
             state = State.FAILED
         return ModelReading(

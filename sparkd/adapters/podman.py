@@ -61,6 +61,11 @@ class ContainerReading:
     spec_hash: str
     endpoint: str
 
+    @property
+    def dead(self) -> bool:
+        """Whether its payload has ended and the end is recorded."""
+        return self.status in ("exited", "stopped")
+
 
 @dataclass(frozen=True, slots=True)
 class Podman:
@@ -133,9 +138,6 @@ class Podman:
             return [reading for reading in found if reading is not None]
 
         return await self._call(models)
-
-    async def image_exists(self, image: str) -> bool:
-        return await self._call(lambda client: bool(client.images.exists(image)))
 
     async def _call(self, work: Callable[[PodmanClient], T]) -> T:
         thread = asyncio.ensure_future(asyncio.to_thread(self._work, work))

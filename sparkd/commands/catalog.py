@@ -9,7 +9,6 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Iterable
-from pathlib import Path
 
 from sparkd.adapters.files import config_paths, load_config
 from sparkd.core import routing
@@ -26,12 +25,8 @@ def load() -> Config:
 
 
 def layout() -> Layout:
-    """Where sparkd's files are; the same variables move them as for the daemon."""
-    fixed = Layout()
-    return Layout(
-        runtime_dir=Path(os.environ.get("SPARKD_RUNTIME_DIR") or fixed.runtime_dir),
-        state_dir=Path(os.environ.get("SPARKD_STATE_DIR") or fixed.state_dir),
-    )
+    """Where sparkd's files are, for the daemon and for us."""
+    return Layout.of(os.environ)
 
 
 def find(config: Config, model_id: str) -> ModelSpec:

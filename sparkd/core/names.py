@@ -11,6 +11,7 @@ Podman refuses. Unlike systemd-escape(1), `-` stays as it is: nearly every id ha
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -108,6 +109,15 @@ class Layout:
 
     runtime_dir: Path = Path("/run/sparkd")
     state_dir: Path = Path("/var/lib/sparkd")
+
+    @classmethod
+    def of(cls, environ: Mapping[str, str]) -> Layout:
+        """The fixed paths; for development SPARKD_RUNTIME_DIR and SPARKD_STATE_DIR move them."""
+        fixed = cls()
+        return cls(
+            runtime_dir=Path(environ.get("SPARKD_RUNTIME_DIR") or fixed.runtime_dir),
+            state_dir=Path(environ.get("SPARKD_STATE_DIR") or fixed.state_dir),
+        )
 
     @property
     def gpu_lock(self) -> Path:
