@@ -61,6 +61,7 @@ _COMMANDS = {
     "preload": ("sparkd.commands.preload", "run"),
     "logs": ("sparkd.commands.logs", "run"),
     "check": ("sparkd.commands.check", "run"),
+    "integrate": ("sparkd.commands.integrate", "run"),
     "key show": ("sparkd.commands.key", "show"),
     "key rotate": ("sparkd.commands.key", "rotate"),
 }

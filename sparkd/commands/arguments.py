@@ -36,6 +36,10 @@ class Options:
     now: bool = False
     follow: bool = False
     lines: int | None = None
+    client: str = ""
+    models: tuple[str, ...] = ()
+    url: str = ""
+    with_key: bool = False
 
 
 class _Parser(argparse.ArgumentParser):
@@ -84,12 +88,17 @@ _COMMANDS = {
     "preload": "start the models that preload in sparkd.yaml names",
     "logs": "show what a model printed, also when it is gone",
     "check": "check the configuration as the daemon reads it",
+    "integrate": "print the configuration of a client, ready to use",
     "key": "show or replace the API key",
 }
 _KEY_COMMANDS = {
     "show": "print the API key, alone on the last line",
     "rotate": "make a new API key in place of the old ones, and print it",
 }
+
+
+CLIENTS = ("opencode", "cline", "openwebui", "continue", "env")
+"""What `integrate` can write for; `core.integrations` says how."""
 
 
 def _parser() -> _Parser:
@@ -125,6 +134,7 @@ def _parser() -> _Parser:
         action="store_true",
         help="end running requests, or the start that is in progress, instead of waiting",
     )
+    _add_integrate(parsers["integrate"])
     logs = parsers["logs"]
     logs.add_argument("-f", "--follow", action="store_true", help="go on with what it prints next")
     logs.add_argument(
@@ -135,6 +145,38 @@ def _parser() -> _Parser:
         help="only the last N lines (default: all, with -f the last 10)",
     )
     return parser
+
+
+def _add_integrate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("client", metavar="CLIENT", choices=CLIENTS, help=", ".join(CLIENTS))
+    parser.add_argument(
+        "models",
+        metavar="MODEL",
+        nargs="*",
+        action=_Tuple,
+        default=(),
+        help="only these models, the first one being the client's default (default: all)",
+    )
+    parser.add_argument(
+        "--url", default="", help="where the client finds the gateway (default: as on this host)"
+    )
+    parser.add_argument(
+        "--with-key", action="store_true", help="write the key down, instead of a placeholder"
+    )
+
+
+class _Tuple(argparse.Action):
+    """Keeps the words of an argument as what Options has."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[object] | None,
+        option_string: str | None = None,
+    ) -> None:
+        del parser, option_string
+        setattr(namespace, self.dest, tuple(values or ()))
 
 
 def _add_json(parser: argparse.ArgumentParser) -> None:

@@ -3,35 +3,18 @@
 
 from __future__ import annotations
 
-import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from sparkd._version import __version__
 from sparkd.adapters.host import LockTable
-from sparkd.commands import catalog, identity, output, ps, reading
+from sparkd.commands import catalog, identity, output, ps, reading, systemunits
 from sparkd.commands.arguments import Options
 from sparkd.commands.exits import Exit
 from sparkd.commands.models import states_unknown
+from sparkd.commands.systemunits import UNKNOWN, SystemUnit
 from sparkd.core.model import Config, LockHolder, ModelReading
-
-UNKNOWN = "unknown"
-_SOCKET, _SERVICE = "sparkd.socket", "sparkd.service"
-_PROPERTIES = ("Id", "ActiveState", "SubState", "UnitFileState", "MainPID", "Listen")
-_SYSTEMCTL_TIMEOUT_S = 10.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SystemUnit:
-    """What systemd says of one of the two system units."""
-
-    unit: str
-    state: str = UNKNOWN
-    """Its active state; `unknown` where systemd cannot be asked."""
-    enabled: str = UNKNOWN
-    pid: int | None = None
-    listen: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +30,7 @@ class Overview:
 
 
 def run(options: Options) -> Exit:
-    socket, service = _system_units()
+    socket, service = systemunits.read()
     identity.read_as_sparkd()
     config = catalog.load()
     world, error = reading.try_read_world(config, options.words)
@@ -106,45 +89,6 @@ def text(overview: Overview, now: float) -> str:
         ("config", _config_text(overview.config)),
     ]
     return "\n".join(f"{name:<8}  {value}" for name, value in rows)
-
-
-def parse_show(printed: str) -> dict[str, SystemUnit]:
-    """The units in what `systemctl show` printed, by name; blocks are separated by empty lines."""
-    units = {}
-    for block in printed.split("\n\n"):
-        lines = [line.partition("=") for line in block.splitlines()]
-        values = {name: value for name, _, value in lines}
-        if "Id" in values:
-            units[values["Id"]] = SystemUnit(
-                unit=values["Id"],
-                state=values.get("ActiveState") or UNKNOWN,
-                enabled=values.get("UnitFileState") or "not installed",
-                pid=int(values.get("MainPID") or 0) or None,
-                listen=tuple(
-                    value.removesuffix(" (Stream)") for name, _, value in lines if name == "Listen"
-                ),
-            )
-    return units
-
-
-def _system_units() -> tuple[SystemUnit, SystemUnit]:
-    """Socket and service, as far as there is a systemd to be asked."""
-    command = ["systemctl", "show", f"--property={','.join(_PROPERTIES)}", _SOCKET, _SERVICE]
-    try:
-        done = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=_SYSTEMCTL_TIMEOUT_S,
-        )
-        units = parse_show(done.stdout)
-    except (OSError, subprocess.TimeoutExpired):
-        units = {}
-    return (
-        units.get(_SOCKET, SystemUnit(unit=_SOCKET)),
-        units.get(_SERVICE, SystemUnit(unit=_SERVICE)),
-    )
 
 
 def _socket_text(socket: SystemUnit) -> str:

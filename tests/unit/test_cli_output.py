@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from sparkd.commands import check, logs, models, output, ps, start, status, stop
+from sparkd.adapters import systemctl
+from sparkd.commands import check, logs, models, output, ps, start, status, stop, systemunits
 from sparkd.commands.arguments import parse
 from sparkd.commands.start import Started
-from sparkd.commands.status import Overview, SystemUnit, parse_show
+from sparkd.commands.status import Overview
+from sparkd.commands.systemunits import SystemUnit
 from sparkd.core.errors import SparkdError
 from sparkd.core.model import (
     Config,
@@ -218,18 +220,33 @@ def test_units_are_read_from_what_systemctl_show_prints() -> None:
         "Listen=127.0.0.1:8009 (Stream)\nListen=[::1]:8009 (Stream)\n\n"
         "MainPID=0\nId=sparkd.service\nActiveState=inactive\nUnitFileState=\n"
     )
-    assert parse_show(printed) == {
-        "sparkd.socket": SystemUnit(
-            unit="sparkd.socket",
-            state="active",
-            enabled="enabled",
-            listen=("127.0.0.1:8009", "[::1]:8009"),
-        ),
-        "sparkd.service": SystemUnit(
-            unit="sparkd.service", state="inactive", enabled="not installed"
-        ),
-    }
-    assert parse_show("") == {}
+    units = systemctl.parse_show(printed)
+    assert systemunits.of("sparkd.socket", units) == SystemUnit(
+        unit="sparkd.socket",
+        state="active",
+        enabled="enabled",
+        listen=("127.0.0.1:8009", "[::1]:8009"),
+    )
+    assert systemunits.of("sparkd.service", units) == SystemUnit(
+        unit="sparkd.service", state="inactive", enabled="not installed"
+    )
+    assert systemunits.of("x.service", systemctl.parse_show("")) == SystemUnit(unit="x.service")
+
+
+@pytest.mark.parametrize(
+    ("listen", "url"),
+    [
+        ((), "http://127.0.0.1:8009"),
+        (("127.0.0.1:8010",), "http://127.0.0.1:8010"),
+        (("0.0.0.0:8009",), "http://127.0.0.1:8009"),
+        (("[::]:8009",), "http://127.0.0.1:8009"),
+        (("/run/x.sock", "192.168.1.20:80"), "http://192.168.1.20:80"),
+    ],
+)
+def test_programs_of_this_host_are_told_an_address_that_they_can_reach(
+    listen: tuple[str, ...], url: str
+) -> None:
+    assert systemunits.url_of(SystemUnit(unit="sparkd.socket", listen=listen)) == url
 
 
 @pytest.mark.parametrize(

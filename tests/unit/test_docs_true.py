@@ -156,7 +156,7 @@ TOP_LEVEL = "sparkd|units|containerfiles|etc|tests|docs|packaging"
 @documents
 def test_files_of_the_repository_that_are_named_exist(document: Path) -> None:
     named = re.findall(
-        rf"(?<![\w/.@-])((?:{TOP_LEVEL})/[\w./@-]*[\w/]|\.ci/\w+)", document.read_text()
+        rf"(?<![\w/.@\"-])((?:{TOP_LEVEL})/[\w./@-]*[\w/]|\.ci/\w+)", document.read_text()
     )
     missing = [
         name
