@@ -33,11 +33,13 @@ def add_routes(app: Sanic[Any, Any]) -> None:
 
 
 async def show_status(request: Request) -> HTTPResponse:
+    """What runs, what waits, and the state of every model."""
     context = admitted(request)
     return _json(await status(context.runtime, context.config))
 
 
 async def debug_state(request: Request) -> HTTPResponse:
+    """The same in the terms of the gateway that this one replaces."""
     context = admitted(request)
     described = await status(context.runtime, context.config)
     return _json(reference_state(described, context.config))

@@ -41,6 +41,7 @@ async def list_models(request: Request) -> HTTPResponse:
 
 
 async def show_model(request: Request, model_id: str) -> HTTPResponse:
+    """One model, as the list has it."""
     context = admitted(request)
     spec = routing.lookup(context.config, unquote(model_id))
     routing.check_enabled(spec)
