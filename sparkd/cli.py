@@ -60,6 +60,7 @@ _COMMANDS = {
     "status": ("sparkd.commands.status", "run"),
     "preload": ("sparkd.commands.preload", "run"),
     "logs": ("sparkd.commands.logs", "run"),
+    "events": ("sparkd.commands.events", "run"),
     "check": ("sparkd.commands.check", "run"),
     "integrate": ("sparkd.commands.integrate", "run"),
     "key show": ("sparkd.commands.key", "show"),

@@ -86,7 +86,7 @@ class Daemon:
             ensurer=runtime.ensurer,
             reaper=runtime.reaper,
         )
-        runtime.scheduler.on_started.append(self._housekeeper.started)
+        runtime.scheduler.on_started += [self._housekeeper.started, runtime.endings.watch]
         _log_problems(config)
         self._app = create_app(self._context)
         loop = asyncio.get_running_loop()
@@ -121,12 +121,14 @@ class Daemon:
             # Connections that nobody accepted stay in the backlog of systemd's copy of the socket.
             if server.server is not None:
                 server.server.close()
+        self._context.leaving.set()
         connections = Connections(self._servers)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._context.config.settings.drain_timeout_s):
                 await connections.drain(self._context.open_requests)
         connections.abort()
         await self._housekeeper.close()
+        await self._context.runtime.endings.close()
         await self._context.runtime.close()
         await self._context.proxy.close()
 

@@ -11,10 +11,12 @@ import asyncio
 import logging
 from pathlib import Path
 
+from sparkd.adapters.journal import Event, fields
 from sparkd.adapters.memory import MemoryProbe
 from sparkd.adapters.systemd import UserManager
 from sparkd.core import memory
 from sparkd.core.model import Settings
+from sparkd.core.names import model_of_scope
 
 log = logging.getLogger(__name__)
 
@@ -64,16 +66,31 @@ class LoadGuard:
             )
             if word is memory.Verdict.KILL:
                 self.crossed_bytes = available
-                log.error("%d MiB available while %s loads: killing it", available >> 20, scope)
+                self._tell(scope, available, "floor")
                 await self._systemd.kill(scope)
                 return
             if word is memory.Verdict.DROP_CACHES and loop.time() - dropped_s >= _DROP_PAUSE_S:
                 dropped_s = loop.time()
-                self._ask_to_drop_caches(available)
+                self._tell(scope, available, "drop_caches")
+                self._ask_to_drop_caches()
             await asyncio.sleep(_SAMPLE_S)
 
-    def _ask_to_drop_caches(self, available: int) -> None:
-        log.warning("%d MiB available while a model loads: dropping caches", available >> 20)
+    def _tell(self, scope: str, available: int, reason: str) -> None:
+        log.log(
+            logging.ERROR if reason == "floor" else logging.WARNING,
+            "%d MiB available while %s loads: %s",
+            available >> 20,
+            scope,
+            "killing it" if reason == "floor" else "dropping caches",
+            extra=fields(
+                Event.MEMORY_LOW,
+                model=model_of_scope(scope),
+                available_bytes=available,
+                reason=reason,
+            ),
+        )
+
+    def _ask_to_drop_caches(self) -> None:
         try:
             # Opening for writing and closing is what PathChanged= of the root unit waits for.
             self._drop_caches.open("w").close()

@@ -12,9 +12,11 @@ from sparkd.adapters.podman import Podman
 from sparkd.adapters.records import Records
 from sparkd.adapters.systemd import UserManager
 from sparkd.core.names import Layout
+from sparkd.endings import Endings
 from sparkd.ensure import Ensurer
 from sparkd.launch import Launcher
 from sparkd.leases import Leases
+from sparkd.loadwatch import LoadWatch
 from sparkd.reap import Reaper
 from sparkd.scheduler import Scheduler
 from sparkd.starter import Starter
@@ -35,6 +37,8 @@ class Runtime:
     world: WorldReader
     views: ViewMaker
     records: Records
+    loads: LoadWatch
+    endings: Endings
     scheduler: Scheduler
     starter: Starter
     ensurer: Ensurer
@@ -59,6 +63,7 @@ def build() -> Runtime:
     probe = MemoryProbe.from_environment()
     records = Records(layout)
     views = ViewMaker(layout, probe, records)
+    loads = LoadWatch()
     starter = Starter(
         layout=layout,
         leases=leases,
@@ -67,6 +72,7 @@ def build() -> Runtime:
         views=views,
         probe=probe,
         records=records,
+        loads=loads,
     )
     scheduler = Scheduler(leases, world, views, starter)
     return Runtime(
@@ -78,6 +84,8 @@ def build() -> Runtime:
         world=world,
         views=views,
         records=records,
+        loads=loads,
+        endings=Endings(layout, podman),
         scheduler=scheduler,
         starter=starter,
         ensurer=Ensurer(layout, leases, scheduler),

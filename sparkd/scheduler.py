@@ -16,9 +16,11 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
+from sparkd.adapters.journal import Event, fields
 from sparkd.core import policy
 from sparkd.core.busy import busy
 from sparkd.core.errors import Busy, HostError, SparkdError, Unavailable
+from sparkd.core.loadphase import LoadProgress
 from sparkd.core.model import Config, Endpoint, Instance, ModelSpec, WhenBusy, World
 from sparkd.core.names import Names
 from sparkd.leases import Leases, UseLease
@@ -66,6 +68,8 @@ class Progress:
     """Since the load began, or since the request came while it is queued."""
     typical_s: float | None
     """How long loads of this model usually take."""
+    load: LoadProgress | None = None
+    """How far the load is, as far as the engine says it."""
 
 
 OnWait = Callable[[Progress], Awaitable[None]]
@@ -81,6 +85,8 @@ class Entry:
     task: asyncio.Task[None] | None = None
     task_since_s: float = 0.0
     why: str = "queued"
+    told: str | None = None
+    """The last reason to wait that was told as an event."""
     not_before_s: float = 0.0
     short: tuple[str, ...] | None = None
     """The blockers of a wait for nothing but memory, and since when they are these."""
@@ -199,12 +205,15 @@ class Scheduler:
             why=entry.why,
             elapsed_s=time.monotonic() - (entry.task_since_s if loading else since_s),
             typical_s=self._views.records.loads(entry.spec.model_id).typical_s,
+            load=self._starter.loads.progress(entry.spec.model_id),
         )
 
     def _abandon(self, entry: Entry) -> None:
         """Nobody waits for it any more: forget it, and take its start back."""
         if self._entries.get(entry.spec.model_id) is entry:
             del self._entries[entry.spec.model_id]
+            if entry.told is not None:
+                _tell_end(entry)
         if entry.task is not None:
             entry.task.cancel()
         self._wake.set()
@@ -266,6 +275,7 @@ class Scheduler:
                 _fail(entry, self._busy(entry.config, entry.spec, loaded, "busy"))
             case policy.Wait(why):
                 entry.why = why
+                _tell(entry)
                 return decision
             case _ if time.monotonic() < entry.not_before_s:
                 return policy.Wait("looking again", (), entry.not_before_s)
@@ -280,6 +290,7 @@ class Scheduler:
 
     def _send_off(self, entry: Entry) -> None:
         entry.why = "loading"
+        _tell(entry)
         entry.task_since_s = time.monotonic()
         before = [other.queued for other in self._entries.values() if other.task is not None]
         entry.task = asyncio.create_task(self._bring_up(entry, before))
@@ -343,6 +354,27 @@ class Scheduler:
                 return
             if self._leases.activity_of(blockers) != before:
                 return
+
+
+def _tell(entry: Entry) -> None:
+    """An event for each reason to wait, and one when nobody waits any more; not for each waiter."""
+    if entry.told == entry.why:
+        return
+    entry.told = entry.why
+    model_id, waiting = entry.spec.model_id, len(entry.waiters)
+    log.info(
+        "%d wait for model %s: %s",
+        waiting,
+        model_id,
+        entry.why,
+        extra=fields(Event.QUEUE, model=model_id, waiting=waiting, reason=entry.why),
+    )
+
+
+def _tell_end(entry: Entry) -> None:
+    model_id = entry.spec.model_id
+    extra = fields(Event.QUEUE, model=model_id, waiting=0)
+    log.info("nobody waits for model %s any more", model_id, extra=extra)
 
 
 def _fail(entry: Entry, error: SparkdError) -> None:

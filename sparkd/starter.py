@@ -28,6 +28,7 @@ from sparkd.core.names import Layout, Names
 from sparkd.guard import LoadGuard, recovered
 from sparkd.launch import LaneTaken, Launcher, to_the_end
 from sparkd.leases import Leases, StopRight
+from sparkd.loadwatch import LoadWatch
 from sparkd.view import Queued, ViewMaker
 from sparkd.world import WorldReader
 
@@ -51,6 +52,7 @@ class Starter:
     views: ViewMaker
     probe: MemoryProbe
     records: Records
+    loads: LoadWatch
 
     async def bring_up(
         self,
@@ -111,7 +113,8 @@ class Starter:
             await self.launcher.stop(names, None, spec.stop_grace_s)
             return None
         try:
-            await self.launcher.wait_ready(spec, instance, adopted=True)
+            async with self.loads.watching(instance, tell=False):
+                await self.launcher.wait_ready(spec, instance, adopted=True)
         except (LaneTaken, StartCrashed):
             # It was on its way out, or its start failed unseen: a start of our own tells.
             return None
@@ -159,7 +162,8 @@ class Starter:
         """Wait for a fresh start under the guard, and remember a failure."""
         watching = asyncio.ensure_future(guard.watch(Names(spec.model_id).scope))
         try:
-            await self.launcher.wait_ready(spec, instance, adopted=False)
+            async with self.loads.watching(instance, tell=True):
+                await self.launcher.wait_ready(spec, instance, adopted=False)
         except StartFailed as error:
             failure = _collapse(spec, guard) or error
             self._remember_failure(spec, failure)

@@ -62,6 +62,7 @@ def _model(
     failure = runtime.records.failure(reading.model_id)
     loads = runtime.records.loads(reading.model_id)
     instance = reading.instance
+    progress = runtime.loads.progress(reading.model_id)
     return {
         "id": reading.model_id,
         "state": state_word(runtime, reading, entry),
@@ -73,6 +74,8 @@ def _model(
         "idle_check_at": reading.idle_check_at,
         "scope": Names(reading.model_id).scope if instance else None,
         "pid": instance.pid if instance else None,
+        "phase": progress.phase if progress else None,
+        "progress": progress.percent if progress else None,
         "typical_load_s": loads.typical_s,
         "peak_bytes": loads.peak_bytes,
         "failure": failure.message if failure else None,

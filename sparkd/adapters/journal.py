@@ -36,8 +36,12 @@ class Event(Enum):
     MODEL_READY = "model-ready", "e81f5b3c6a9d4270b7c42d1e08f3a596"
     MODEL_STOPPED = "model-stopped", "93a6d20f7e5b4c18a4e917c3d26b805f"
     MODEL_FAILED = "model-failed", "d47c19e2b8064f3da5917e60c3f2b48a"
+    MODEL_ENDED = "model-ended", "f72750ea5195448a900aceb86ec37f51"
     MODEL_ADOPTED = "model-adopted", "6be09f14d7a2453c8e31b5c7f0a9d862"
     REQUEST = "request", "1fa85c7e20d94b6bb3e7f4960a5d2c83"
+    LOAD_PROGRESS = "load-progress", "0443293d84f94d11a404ec75e722960f"
+    QUEUE = "queue", "0337a12ae9a9495bb601d64d576aff30"
+    MEMORY_LOW = "memory-low", "eed3b6c6936b4f6fa7f66d8953c33472"
     IDLE_CHECK = "idle-check", "a70e3d5b91c84f26bd12968cf4e7503d"
 
     def __init__(self, label: str, message_id: str) -> None:

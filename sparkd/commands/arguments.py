@@ -87,6 +87,7 @@ _COMMANDS = {
     "status": "show the socket, the service, the GPU and what runs",
     "preload": "start the models that preload in sparkd.yaml names",
     "logs": "show what a model printed, also when it is gone",
+    "events": "show what happened to models, and what happens",
     "check": "check the configuration as the daemon reads it",
     "integrate": "print the configuration of a client, ready to use",
     "key": "show or replace the API key",
@@ -135,16 +136,23 @@ def _parser() -> _Parser:
         help="end running requests, or the start that is in progress, instead of waiting",
     )
     _add_integrate(parsers["integrate"])
-    logs = parsers["logs"]
-    logs.add_argument("-f", "--follow", action="store_true", help="go on with what it prints next")
-    logs.add_argument(
+    events = parsers["events"]
+    events.add_argument("model", metavar="MODEL", nargs="?", default="", help="only of this model")
+    events.add_argument("--all", action="store_true", help="also each request and each idle check")
+    _add_lines(parsers["logs"], "what it prints next")
+    _add_lines(events, "what happens next")
+    return parser
+
+
+def _add_lines(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument("-f", "--follow", action="store_true", help=f"go on with {what}")
+    parser.add_argument(
         "-n",
         "--lines",
         type=_line_count,
         metavar="N",
         help="only the last N lines (default: all, with -f the last 10)",
     )
-    return parser
 
 
 def _add_integrate(parser: argparse.ArgumentParser) -> None:

@@ -28,7 +28,7 @@ def run(options: Options) -> Exit:
     account = identity.find_account()
     development = bool(os.environ.get("SPARKD_RUNTIME_DIR"))
     uid = account.pw_uid if account and not development else os.getuid()
-    if _is_closed():
+    if is_closed():
         raise identity.needs_root("this user may not read the journal", options.words)
     try:
         if options.model not in known and not _is_in_journal(options.model, uid):
@@ -38,7 +38,7 @@ def run(options: Options) -> Exit:
         raise HostError(f"there is no {_JOURNALCTL} on this host") from None
 
 
-def _is_closed() -> bool:
+def is_closed() -> bool:
     """Whether there are journals of the system's and we may read none of them."""
     found = [path for place in _JOURNALS for path in Path(place).glob("*/system.journal")]
     return bool(found) and not any(os.access(path, os.R_OK) for path in found)

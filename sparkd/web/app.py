@@ -13,7 +13,7 @@ from sanic.exceptions import PayloadTooLarge, SanicException
 from sanic.handlers import ErrorHandler
 
 from sparkd.core.errors import BodyTooLarge, NotFound, RequestError, SparkdError
-from sparkd.web import admin, description, openai
+from sparkd.web import admin, description, events, openai
 from sparkd.web.context import Context
 from sparkd.web.render import Shape, error_body, error_headers
 from sparkd.web.requestid import name_answer
@@ -44,6 +44,7 @@ def create_app(context: Context) -> Sanic[Any, Any]:
     openai.add_routes(app)
     admin.add_routes(app)
     description.add_routes(app)
+    events.add_routes(app)
     app.register_middleware(name_answer, "response")
     return app
 

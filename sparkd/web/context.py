@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from sparkd.core.errors import Misconfigured
 from sparkd.core.model import Config
+from sparkd.events import EventFeed
 from sparkd.proxy import Proxy
 from sparkd.runtime import Runtime
 
@@ -56,6 +57,9 @@ class Context:
     keys_error: Misconfigured | None = None
     """Why there are no keys; every request that needs one is answered with it."""
     open_requests: OpenRequests = field(default_factory=OpenRequests)
+    events: EventFeed = field(default_factory=EventFeed)
+    leaving: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when the daemon stops: whoever only listens is told, and let go."""
 
     def require_usable(self) -> None:
         """Raise Misconfigured when sparkd.yaml or the key file is wrong."""

@@ -172,6 +172,8 @@ def _told(progress: Progress) -> str:
     text = f"sparkd {doing} {progress.model_id} {progress.elapsed_s:.0f}s"
     if not progress.loading:
         text += f", {progress.why}"
+    elif progress.load is not None:
+        text += f", {progress.load.text}"
     if progress.typical_s is not None:
         text += f", typically {progress.typical_s:.0f}s"
     return text

@@ -18,7 +18,8 @@ LAYERS = {
     "L1": {"sparkd.adapters"},
     # Looks and acts.
     "L2": {
-        *("sparkd.ensure", "sparkd.guard", "sparkd.housekeeping", "sparkd.launch", "sparkd.leases"),
+        *("sparkd.endings", "sparkd.ensure", "sparkd.events", "sparkd.guard"),
+        *("sparkd.housekeeping", "sparkd.launch", "sparkd.leases", "sparkd.loadwatch"),
         *("sparkd.proxy", "sparkd.reap", "sparkd.runtime", "sparkd.scheduler", "sparkd.starter"),
         *("sparkd.status", "sparkd.stop", "sparkd.view", "sparkd.world"),
     },

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One event as the journal has it, and as listeners get it: JSON, server-sent event, line of text.
+
+The journal is the one source of events: whoever writes an entry with SPARKD_EVENT has told it to
+everybody. Its fields become the keys of the event, SPARKD_DURATION_MS as `duration_ms`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+_PREFIX = "SPARKD_"
+_NUMBERS = frozenset(
+    {"available_bytes", "duration_ms", "exit_code", "models", "percent", "status", "waiting"}
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Happening:
+    """An event; `at_us` is when journald got it, in microseconds of wall time, and its id."""
+
+    at_us: int
+    name: str
+    text: str
+    values: Mapping[str, str | int]
+
+
+def parse(line: bytes) -> Happening | None:
+    """One line of `journalctl -o json`; None when it is no event of ours."""
+    try:
+        entry = json.loads(line)
+        at_us = int(entry["__REALTIME_TIMESTAMP"])
+        name = entry["SPARKD_EVENT"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    if not isinstance(name, str):
+        return None
+    values = {
+        key: _value(key, _text(raw))
+        for field, raw in entry.items()
+        if field.startswith(_PREFIX)
+        and (key := field.removeprefix(_PREFIX).lower()) not in ("event", "at")
+    }
+    return Happening(at_us=at_us, name=name, text=_text(entry.get("MESSAGE")), values=values)
+
+
+def as_json(happening: Happening) -> dict[str, object]:
+    """The event as one flat object."""
+    return {
+        "event": happening.name,
+        "at": happening.at_us / 1e6,
+        **happening.values,
+        "text": happening.text,
+    }
+
+
+def as_sse(happening: Happening) -> bytes:
+    """The event for an EventSource; its id is what `Last-Event-ID` takes."""
+    data = json.dumps(as_json(happening))
+    return f"id: {happening.at_us}\nevent: {happening.name}\ndata: {data}\n\n".encode()
+
+
+def _value(key: str, text: str) -> str | int:
+    return int(text) if key in _NUMBERS and text.lstrip("-").isdigit() else text
+
+
+def _text(raw: object) -> str:
+    """A field's value; journalctl writes what is not plain text as a list of bytes, what stands
+    twice as a list of values."""
+    if isinstance(raw, list):
+        if all(isinstance(one, int) for one in raw):
+            return bytes(raw).decode(errors="replace")
+        return _text(raw[-1])
+    return raw if isinstance(raw, str) else ""

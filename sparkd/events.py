@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Events as they happen, for whoever listens: read from the journal, where everybody writes them.
+
+The gateway, idle passes and sparkctl are processes of their own; what they have in common is the
+journal, so one `journalctl --follow` tells of all of them. It runs while somebody listens, shared
+by all listeners, and not a moment longer. A listener gets what came after the moment it names, so
+one that lost its connection misses nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import time
+from collections import deque
+from collections.abc import AsyncIterator
+
+from sparkd.adapters.journal import Event
+from sparkd.adapters.journalreader import events, follow
+from sparkd.core.happening import Happening, parse
+
+log = logging.getLogger(__name__)
+
+BACKLOG_MAX_S = 3600.0
+"""How far back a listener may ask."""
+_PENDING_MAX = 2000
+"""Events that a listener has not taken yet; one that lets more of them gather is dropped."""
+_RESTART_PAUSE_S = 1.0
+_CHATTY = (Event.REQUEST, Event.IDLE_CHECK)
+"""Told only to those who ask for them."""
+
+
+class ListenerLostError(Exception):
+    """The listener did not take what it was told."""
+
+
+class Listener:
+    """One who listens; takes events by iterating over it."""
+
+    def __init__(self, after_us: int, *, chatty: bool) -> None:
+        self.after_us = after_us
+        self.chatty = chatty
+        self.lost = False
+        self._pending: deque[Happening] = deque()
+        self._some = asyncio.Event()
+
+    def put(self, happening: Happening) -> None:
+        if happening.at_us <= self.after_us or (not self.chatty and _is_chatty(happening)):
+            return
+        self.after_us = happening.at_us
+        if len(self._pending) >= _PENDING_MAX:
+            self.lost = True
+            self._pending.clear()
+        if not self.lost:
+            self._pending.append(happening)
+        self._some.set()
+
+    async def next(self) -> Happening:
+        """The next event. Raises ListenerLostError."""
+        while not self._pending:
+            if self.lost:
+                raise ListenerLostError
+            self._some.clear()
+            await self._some.wait()
+        return self._pending.popleft()
+
+
+class EventFeed:
+    """All listeners of one process, and the one reader of the journal that serves them."""
+
+    def __init__(self) -> None:
+        self._listeners: set[Listener] = set()
+        self._reader: asyncio.Task[None] | None = None
+        self._since_us = 0
+        self._chatty = False
+
+    @contextlib.asynccontextmanager
+    async def listen(self, after_us: int | None, *, chatty: bool) -> AsyncIterator[Listener]:
+        """Listen to what comes after a moment of wall time, `None` for now, in microseconds.
+
+        `chatty` says whether to tell of each request and each idle check too.
+        """
+        now_us = time.time_ns() // 1000
+        oldest_us = now_us - int(BACKLOG_MAX_S * 1e6)
+        listener = Listener(max(now_us if after_us is None else after_us, oldest_us), chatty=chatty)
+        self._listeners.add(listener)
+        try:
+            await self._serve(listener)
+            yield listener
+        finally:
+            self._listeners.discard(listener)
+            if not self._listeners:
+                await self._stop()
+
+    async def _serve(self, listener: Listener) -> None:
+        """Have a reader that covers what the listener wants."""
+        covered = self._since_us <= listener.after_us and self._chatty >= listener.chatty
+        if self._reader is None or self._reader.done() or not covered:
+            await self._stop()
+            # Listeners skip what they were told already.
+            self._since_us = min(one.after_us for one in self._listeners)
+            self._chatty = any(one.chatty for one in self._listeners)
+            self._reader = asyncio.create_task(self._read(self._since_us))
+
+    async def _stop(self) -> None:
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            reader.cancel()
+            await asyncio.gather(reader, return_exceptions=True)
+
+    async def _read(self, since_us: int) -> None:
+        wanted = [event.message_id for event in Event if self._chatty or event not in _CHATTY]
+        while True:
+            since = f"--since=@{since_us / 1e6:.6f}"
+            async with contextlib.aclosing(follow(since, *events(wanted, os.getuid()))) as lines:
+                async for line in lines:
+                    happening = parse(line)
+                    if happening is None:
+                        continue
+                    since_us = max(since_us, happening.at_us)
+                    for listener in self._listeners:
+                        listener.put(happening)
+            log.warning("journalctl ended; listeners to events wait for the next one")
+            await asyncio.sleep(_RESTART_PAUSE_S)
+
+
+def _is_chatty(happening: Happening) -> bool:
+    return any(happening.name == event.label for event in _CHATTY)

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`GET /events`: what happens, as server-sent events, as long as the client reads.
+
+A listener is no request: it keeps neither a model nor the daemon. When the daemon leaves, the last
+thing it says is how long an EventSource shall wait before it comes back, because coming back
+starts the daemon again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from typing import Any
+
+from sanic import Request, Sanic
+from sanic.compat import Header
+from sanic.response import BaseHTTPResponse
+
+from sparkd.core.errors import RequestError
+from sparkd.core.happening import as_sse
+from sparkd.core.sse import comment
+from sparkd.events import Listener, ListenerLostError
+from sparkd.web.admission import admitted
+from sparkd.web.context import Context
+from sparkd.web.requestid import HEADER, request_id
+
+_ALIVE_S = 15.0
+"""A comment now and then finds out that a client is gone, and keeps proxies from hanging up."""
+_STALL_S = 10.0
+"""A client that takes nothing for this long is dropped."""
+_COME_BACK_MS = 300_000
+
+
+def add_routes(app: Sanic[Any, Any]) -> None:
+    app.add_route(tell, "/events", methods=["GET"], ctx_answers="text/event-stream")
+
+
+async def tell(request: Request) -> None:
+    """Events after `Last-Event-ID`, or of the `last` seconds; `requests=1` adds each request."""
+    context = admitted(request)
+    after_us = _after_us(request)
+    chatty = request.args.get("requests", "0") not in ("0", "false")
+    async with context.events.listen(after_us, chatty=chatty) as listener:
+        headers = Header([("cache-control", "no-cache"), (HEADER, request_id(request))])
+        response = await request.respond(headers=headers, content_type="text/event-stream")
+        try:
+            await _tell(context, listener, response)
+        except (TimeoutError, ListenerLostError):
+            transport: asyncio.Transport = request.transport  # type: ignore[assignment]
+            transport.abort()
+
+
+async def _tell(context: Context, listener: Listener, response: BaseHTTPResponse) -> None:
+    await _send(response, comment("sparkd tells what happens"))
+    leaving = asyncio.ensure_future(context.leaving.wait())
+    try:
+        while True:
+            coming = asyncio.ensure_future(listener.next())
+            try:
+                await asyncio.wait(
+                    {coming, leaving}, timeout=_ALIVE_S, return_when=asyncio.FIRST_COMPLETED
+                )
+                if coming.done():
+                    await _send(response, as_sse(coming.result()))
+                elif leaving.done():
+                    await _send(response, f"retry: {_COME_BACK_MS}\n".encode() + _LEFT)
+                    await response.eof()  # type: ignore[attr-defined]
+                    return
+                else:
+                    await _send(response, comment("alive"))
+            finally:
+                coming.cancel()
+    finally:
+        leaving.cancel()
+
+
+_LEFT = b'event: left\ndata: {"event": "left", "text": "sparkd leaves; a request starts it"}\n\n'
+
+
+async def _send(response: BaseHTTPResponse, data: bytes) -> None:
+    async with asyncio.timeout(_STALL_S):
+        await response.send(data)
+
+
+def _after_us(request: Request) -> int | None:
+    """The moment after which events are wanted. Raises RequestError."""
+    last_id = request.headers.get("last-event-id", "")
+    if last_id.isascii() and last_id.isdigit():
+        return int(last_id)
+    last_s = request.args.get("last")
+    if last_s is None:
+        return None
+    with contextlib.suppress(ValueError):
+        if 0 <= float(last_s) < float("inf"):
+            return max(0, time.time_ns() // 1000 - int(float(last_s) * 1e6))
+    raise RequestError(
+        f"last={last_s[:40]!r} is not a number of seconds",
+        hint="/events?last=600",
+        code="bad_request",
+    )
