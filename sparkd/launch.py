@@ -282,7 +282,9 @@ def _check_weights(spec: ModelSpec) -> None:
     if spec.weights is not None and not _readable(spec.weights.path):
         raise Misconfigured(
             f"weights of model {spec.model_id!r} are not at {spec.weights.path}",
-            hint=f"put them there, readable by the user sparkd: ls -l {spec.weights.path}",
+            hint=f"sudo sparkctl pull {spec.model_id}"
+            if spec.weights.repo
+            else f"put them there, readable by the user sparkd: ls -l {spec.weights.path}",
             code="weights_missing",
         )
 
@@ -294,7 +296,7 @@ def _check_files(spec: ModelSpec, layout: Layout) -> None:
             fetched = file.url or file.repo
             raise Misconfigured(
                 f"model {spec.model_id!r} needs {path}, which is not there",
-                hint=f"get it from {fetched}: sparkctl pull {spec.model_id}"
+                hint=f"sudo sparkctl pull {spec.model_id}"
                 if fetched
                 else f"put it there, readable by the user sparkd: ls -l {path}",
                 code="files_missing",

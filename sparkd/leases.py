@@ -7,6 +7,7 @@
     X.activity     SH    X is in use, one descriptor a request
                    EX    X is being stopped: nobody uses it, nobody may begin to
                    mtime when a use last began or ended
+    PATH.pull      EX    something is being fetched to that path; held alone, and only tried
 
 Order: a model's own transition, then for each model to be evicted, by name, its transition and its
 activity, then start. Nobody waits in a circle: a model that is being started holds only its own
@@ -21,11 +22,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from sparkd.adapters.flock import FileLock, Mode
 from sparkd.adapters.host import LockTable
+from sparkd.core.errors import Busy
 from sparkd.core.names import Layout, Names
 
 
@@ -134,6 +137,17 @@ class Leases:
     async def drained(self, names: Names) -> FileLock:
         """Wait until nobody uses the model. Call with `transition(names)` held."""
         return await FileLock.take(self.layout.activity_lock(names), Mode.EXCLUSIVE)
+
+    def pull(self, destination: Path) -> FileLock:
+        """The right to fetch to a path. Raises Busy when somebody else does."""
+        lock = FileLock.try_take(self.layout.pull_lock(destination), Mode.EXCLUSIVE)
+        if lock is None:
+            raise Busy(
+                f"another sparkctl pull fetches {destination}",
+                hint="wait for it: a pull of what is whole ends at once",
+                code="pull_in_progress",
+            )
+        return lock
 
     def activity_of(self, models: Iterable[str]) -> tuple[tuple[bool, bool], ...]:
         """Of each model whether it is in use and in transition; looks without taking a lock.

@@ -86,6 +86,7 @@ _COMMANDS = {
     "stop": "stop a model, after the requests it serves",
     "status": "show the socket, the service, the GPU and what runs",
     "preload": "start the models that preload in sparkd.yaml names",
+    "pull": "fetch the weights and files of a model",
     "logs": "show what a model printed, also when it is gone",
     "events": "show what happened to models, and what happens",
     "check": "check the configuration as the daemon reads it",
@@ -128,7 +129,7 @@ def _parser() -> _Parser:
     parsers["models"].add_argument(
         "--all", action="store_true", help="also those that the catalog has disabled, and why"
     )
-    for name in ("start", "stop", "logs"):
+    for name in ("start", "stop", "pull", "logs"):
         parsers[name].add_argument("model", metavar="MODEL", help="its id, as in: sparkctl models")
     parsers["stop"].add_argument(
         "--now",

@@ -11,6 +11,7 @@ from typing import Self
 
 from sparkd.core.errors import (
     Disabled,
+    FetchFailed,
     HostError,
     Misconfigured,
     NotFound,
@@ -34,6 +35,7 @@ class Exit(IntEnum):
     HOST = 6, "systemd, Podman or the file system refused something"
     CONFIGURATION = 7, "the configuration, or the entry of the model, is wrong"
     NOT_PERMITTED = 8, "this user may not do that; `sudo` may"
+    FETCH_FAILED = 9, "the weights or files of the model could not be fetched"
     INTERNAL = 70, "a defect of sparkd; a traceback was printed"
     INTERRUPTED = 130, "ended by Ctrl-C, SIGTERM or SIGHUP"
     PIPE = 141, "whoever read the output stopped reading"
@@ -70,6 +72,7 @@ _BY_CLASS: tuple[tuple[type[SparkdError], Exit], ...] = (
     (NotFound, Exit.NOT_FOUND),
     (RequestError, Exit.USAGE),
     (UpstreamLost, Exit.START_FAILED),
+    (FetchFailed, Exit.FETCH_FAILED),
     (HostError, Exit.HOST),
 )
 

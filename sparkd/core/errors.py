@@ -22,6 +22,8 @@ docs/reference/errors.md; `web.render` turns an error into the body of the clien
     ├── StartFailed           502  the model's container did not become ready
     │   ├── StartCrashed      502  it exited while starting
     │   └── StartTimedOut     504  it was not healthy within its load timeout
+    ├── FetchFailed           502  weights or files could not be fetched
+    │   └── FetchInterrupted  502  and another try may succeed
     ├── UpstreamLost          502  the model died or broke off while it answered
     └── HostError             500  systemd, Podman or the file system refused something
 """
@@ -125,6 +127,19 @@ class StartCrashed(StartFailed):
 class StartTimedOut(StartFailed):
     code = "start_timed_out"
     http_status = 504
+
+
+class FetchFailed(SparkdError):
+    """What a model needs could not be fetched, and trying again changes nothing."""
+
+    code = "fetch_failed"
+    http_status = 502
+
+
+class FetchInterrupted(FetchFailed):
+    """A transfer broke off, or the other side is overloaded: try again where it ended."""
+
+    code = "fetch_interrupted"
 
 
 class UpstreamLost(SparkdError):

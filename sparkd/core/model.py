@@ -242,6 +242,7 @@ class Settings:
     memory_floor_bytes: int = 2 << 30
     drop_caches_below_bytes: int = 8 << 30
     preload: tuple[str, ...] = ()
+    hub: str = "https://huggingface.co"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

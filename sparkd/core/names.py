@@ -10,6 +10,7 @@ Podman refuses. Unlike systemd-escape(1), `-` stays as it is: nearly every id ha
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -145,6 +146,11 @@ class Layout:
 
     def activity_lock(self, names: Names) -> Path:
         return self.locks_dir / f"{names.escaped}.activity"
+
+    def pull_lock(self, destination: Path) -> Path:
+        """Held while something is fetched to that path; two models may share one."""
+        name = hashlib.sha256(str(destination).encode()).hexdigest()[:16]
+        return self.locks_dir / f"{name}.pull"
 
     @property
     def endpoints_dir(self) -> Path:

@@ -63,3 +63,12 @@ def format_size(size_bytes: int) -> str:
         return "0B"
     unit, unit_bytes = next(row for row in _UNIT_BYTES.items() if size_bytes % row[1] == 0)
     return f"{size_bytes // unit_bytes}{unit}"
+
+
+def readable_size(size_bytes: int) -> str:
+    """About that much, for people: `12.3 GiB`, `45 KiB`, `0 B`."""
+    for unit in ("GiB", "MiB", "KiB"):
+        if size_bytes >= _UNIT_BYTES[unit]:
+            count = size_bytes / _UNIT_BYTES[unit]
+            return f"{count:.1f} {unit}" if count < 100 else f"{count:.0f} {unit}"
+    return f"{size_bytes} B"

@@ -149,6 +149,18 @@ SETTINGS_KEYS: Final = table(
         kind=Names(),
         doc="Models that sparkd-preload.service starts; enable it to have them at boot.",
     ),
+    Key(
+        name="hub",
+        field="hub",
+        kind=Text(
+            wanted_text="an address",
+            pattern=r"https?://[^\s/@]+(?:/\S*)?",
+            hint="write https://HOST",
+            limits_text="http or https",
+        ),
+        doc="The model hub from which `sparkctl pull` fetches; `HF_ENDPOINT` moves it for one "
+        "command.",
+    ),
 )
 
 MODEL_KEYS: Final = table(

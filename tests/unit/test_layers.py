@@ -20,6 +20,7 @@ LAYERS = {
     "L2": {
         *("sparkd.endings", "sparkd.ensure", "sparkd.events", "sparkd.guard"),
         *("sparkd.housekeeping", "sparkd.launch", "sparkd.leases", "sparkd.loadwatch"),
+        *("sparkd.blobs", "sparkd.pull"),
         *("sparkd.proxy", "sparkd.reap", "sparkd.runtime", "sparkd.scheduler", "sparkd.starter"),
         *("sparkd.status", "sparkd.stop", "sparkd.view", "sparkd.world"),
     },
@@ -52,7 +53,9 @@ PLACES = {
     "podman": {"sparkd.adapters.podman"},
     "requests": {"sparkd.adapters.podman"},
     "dbus_fast": {"sparkd.adapters.systemd"},
-    "httpx": {"sparkd.adapters.upstream", "sparkd.adapters.transport"},
+    # Models by a transport of our own; the hub, with its redirects and TLS, by httpx's.
+    "httpx": {"sparkd.adapters.upstream", "sparkd.adapters.transport", "sparkd.adapters.hub"},
+    "rich": {"sparkd.commands.pull"},
     "sdnotify": {"sparkd.adapters.notify"},
     "psutil": {"sparkd.adapters.host"},
     "fcntl": {"sparkd.adapters.flock"},
