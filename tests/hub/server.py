@@ -2,12 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """A stand-in for Hugging Face's hub: the shapes of its API that a pull uses, from a directory.
 
-    server.py DIRECTORY [--port 8090] [--token TOKEN]
+    server.py DIRECTORY [--port PORT] [--token TOKEN]
 
 Serves DIRECTORY/ORG/NAME/... as repositories with one commit each. As at the real one, a file of
 `LARGE_BYTES` or more is named by its sha256 and sent from another origin, to which one is
-redirected (here: the next port); a smaller one is named by git's id and sent at once. It misbehaves
-as `PUT /stand-in/behave` says, and `GET /stand-in/requests` tells what was asked.
+redirected (here: another port); a smaller one is named by git's id and sent at once. It prints both
+ports. It misbehaves as `PUT /stand-in/behave` says, and `GET /stand-in/requests` tells what was asked.
 """
 
 from __future__ import annotations
@@ -53,6 +53,7 @@ class Stage:
     directory: Path
     token: str
     port: int
+    other_port: int
     behaviour: Behaviour = field(default_factory=Behaviour)
     requests: list[dict[str, Any]] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -107,7 +108,7 @@ class Handler(BaseHTTPRequestHandler):
             file = self.stage.directory.joinpath(parts[0], parts[1], *parts[4:])
             if file.is_file() and file.stat().st_size >= LARGE_BYTES:
                 where = quote(str(file.relative_to(self.stage.directory)))
-                target = f"http://127.0.0.1:{self.stage.port + 1}/{where}?signature=secret"
+                target = f"http://127.0.0.1:{self.stage.other_port}/{where}?signature=secret"
                 return self._send(302, b"", location=target)
             return self._send_file(file, behaviour)
         return self._send(404, b"{}")
@@ -189,14 +190,15 @@ def _files(directory: Path) -> Iterator[Path]:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("directory", type=Path)
-    parser.add_argument("--port", type=int, default=8090)
+    parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--token", default="")
     options = parser.parse_args()
-    Handler.stage = Stage(options.directory.resolve(), options.token, options.port)
-    servers = [Server(("127.0.0.1", port), Handler) for port in (options.port, options.port + 1)]
-    threading.Thread(target=servers[1].serve_forever, daemon=True).start()
-    print(f"serves {options.directory} at http://127.0.0.1:{options.port}", flush=True)
-    servers[0].serve_forever()
+    hub, other = Server(("127.0.0.1", options.port), Handler), Server(("127.0.0.1", 0), Handler)
+    ports = [server.server_address[1] for server in (hub, other)]
+    Handler.stage = Stage(options.directory.resolve(), options.token, *ports)
+    threading.Thread(target=other.serve_forever, daemon=True).start()
+    print(*ports, flush=True)
+    hub.serve_forever()
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ import json
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -53,6 +52,7 @@ class Hub:
 
     repos: Path
     port: int
+    other_port: int
     environ: dict[str, str]
     state: Path
 
@@ -106,24 +106,28 @@ class Hub:
             path.write_bytes(content)
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-        assert isinstance(port, int)
-        return port
-
-
 @contextmanager
 def serving(tmp_path: Path, *options: str) -> Iterator[Hub]:
-    port = free_port()
     repos = tmp_path / "repos"
+    server = [sys.executable, str(ROOT / "tests/hub/server.py"), str(repos), *options]
+    with subprocess.Popen(server, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            port, other_port = (int(word) for word in process.stdout.readline().split())
+            yield installation(tmp_path, repos, port, other_port)
+        finally:
+            process.kill()
+
+
+def installation(tmp_path: Path, repos: Path, port: int, other_port: int) -> Hub:
+    """Directories of our own, with a catalog of models that the hub has."""
     environ = dict(os.environ, HF_ENDPOINT=f"http://127.0.0.1:{port}")
     for name in ("runtime", "state", "config", "catalog"):
         (tmp_path / name).mkdir()
         environ[f"SPARKD_{name.upper()}_DIR"] = str(tmp_path / name)
     (tmp_path / "runtime/locks").mkdir()
-    hub = Hub(repos=repos, port=port, environ=environ, state=tmp_path / "state")
+    state = tmp_path / "state"
+    hub = Hub(repos=repos, port=port, other_port=other_port, environ=environ, state=state)
     hub.put(FILES | LEFT_OUT)
     (repos / "encoding").write_bytes(ENCODING)
     sha256 = hashlib.sha256(ENCODING).hexdigest()
@@ -134,17 +138,10 @@ def serving(tmp_path: Path, *options: str) -> Iterator[Hub]:
         "  none: {weights: none}\n"
         "  gone: {weights: {repo: org/gone}}\n"
         "  files:\n    weights: none\n    files:\n"
-        f"      /e: {{url: 'http://127.0.0.1:{port + 1}/encoding', sha256: {sha256}}}\n"
+        f"      /e: {{url: 'http://127.0.0.1:{other_port}/encoding', sha256: {sha256}}}\n"
         "      /v: {repo: org/name, file: 'sub/vocab #1.json'}\n"
     )
-    server = [sys.executable, str(ROOT / "tests/hub/server.py"), str(repos), "--port", str(port)]
-    with subprocess.Popen([*server, *options], stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline().startswith("serves")
-        try:
-            yield hub
-        finally:
-            process.kill()
+    return hub
 
 
 @pytest.fixture
@@ -379,7 +376,7 @@ def test_token_goes_to_the_hub_alone_and_is_never_printed(tmp_path: Path) -> Non
         assert code == Exit.OK, err
         assert "hf_secret" not in out + err
         by_port = {one["port"]: one["authorization"] for one in hub.requests()}
-        assert by_port == {hub.port: "Bearer hf_secret", hub.port + 1: None}
+        assert by_port == {hub.port: "Bearer hf_secret", hub.other_port: None}
         token.chmod(0o644)
         code, _, err = hub.pull()
         assert code == Exit.CONFIGURATION
