@@ -7,7 +7,8 @@
 Serves DIRECTORY/ORG/NAME/... as repositories with one commit each. As at the real one, a file of
 `LARGE_BYTES` or more is named by its sha256 and sent from another origin, to which one is
 redirected (here: another port); a smaller one is named by git's id and sent at once. It prints both
-ports. It misbehaves as `PUT /stand-in/behave` says, and `GET /stand-in/requests` tells what was asked.
+ports, misbehaves as `PUT /stand-in/behave` says, and tells by `GET /stand-in/requests` what was
+asked.
 """
 
 from __future__ import annotations
