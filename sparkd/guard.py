@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Watches the host's memory while a model loads, and kills the load before it freezes the host.
+"""Watches memory while a model loads: kills the load before it freezes the host, and measures it.
 
 MemAvailable was seen to fall by 21 GiB in 1.5 s on GB10, cgroup limits do not see CUDA memory, and
 the kernel's OOM killer comes too late or never. So the guard samples four times a second.
@@ -8,19 +8,24 @@ the kernel's OOM killer comes too late or never. So the guard samples four times
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 from sparkd.adapters.journal import Event, fields
 from sparkd.adapters.memory import MemoryProbe
 from sparkd.adapters.systemd import UserManager
 from sparkd.core import memory
+from sparkd.core.errors import HostError
 from sparkd.core.model import Settings
 from sparkd.core.names import model_of_scope
 
 log = logging.getLogger(__name__)
 
 _SAMPLE_S = 0.25
+_TOOL_SAMPLE_S = 1.0
+"""A discrete GPU is asked by a program that has to be started."""
 _DROP_PAUSE_S = 5.0
 """Dropping the page cache takes its time; asking again sooner would not help."""
 _RECOVERY_PAUSE_S = 0.25
@@ -30,35 +35,61 @@ _RECOVERY_LIMIT_S = 20.0
 
 
 class LoadGuard:
-    """One load under watch; `crossed_bytes` is set when it was killed."""
+    """One load under watch; `crossed_bytes` is set when it was killed.
+
+    What is killed for is the host's memory, for that is what freezes the host; what is measured is
+    the memory that models live in (`MemoryProbe.host`), which on a discrete GPU is another one.
+    """
 
     def __init__(
-        self, probe: MemoryProbe, systemd: UserManager, drop_caches: Path, settings: Settings
+        self,
+        probe: MemoryProbe,
+        systemd: UserManager,
+        drop_caches: Path,
+        settings: Settings,
+        others_move: Callable[[], bool],
     ) -> None:
         self._probe = probe
         self._systemd = systemd
         self._drop_caches = drop_caches
         self._settings = settings
-        self.before_bytes = probe.available_bytes()
-        self.lowest_bytes = self.before_bytes
+        self._others_move = others_move
+        self._disturbed = False
+        self._before_bytes = 0
+        self._lowest_bytes = 0
         self.crossed_bytes: int | None = None
 
     @property
     def floor_bytes(self) -> int:
         return self._settings.memory_floor_bytes
 
-    @property
-    def peak_bytes(self) -> int:
-        """How much less was available at the worst moment than before the load."""
-        return max(0, self.before_bytes - self.lowest_bytes)
+    async def begin(self) -> None:
+        """Note how much is available before the load."""
+        self._before_bytes = self._lowest_bytes = (await self._probe.host(0)).available_bytes
+
+    async def peak_bytes(self) -> int | None:
+        """How much less was available at the worst moment than before the load.
+
+        None when other models were started or stopped meanwhile: nobody can tell them apart.
+        """
+        await self._measure()
+        return None if self._disturbed else max(0, self._before_bytes - self._lowest_bytes)
 
     async def watch(self, scope: str) -> None:
         """Sample until cancelled, or until the floor is crossed and the scope killed."""
+        measuring = asyncio.ensure_future(self._keep_measuring())
+        try:
+            await self._keep_off_the_floor(scope)
+        finally:
+            measuring.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await measuring
+
+    async def _keep_off_the_floor(self, scope: str) -> None:
         loop = asyncio.get_running_loop()
         dropped_s = -_DROP_PAUSE_S
         while True:
             available = self._probe.available_bytes()
-            self.lowest_bytes = min(self.lowest_bytes, available)
             word = memory.verdict(
                 available,
                 drop_caches_below=self._settings.drop_caches_below_bytes,
@@ -74,6 +105,17 @@ class LoadGuard:
                 self._tell(scope, available, "drop_caches")
                 self._ask_to_drop_caches()
             await asyncio.sleep(_SAMPLE_S)
+
+    async def _keep_measuring(self) -> None:
+        while True:
+            await self._measure()
+            await asyncio.sleep(_TOOL_SAMPLE_S if self._probe.discrete else _SAMPLE_S)
+
+    async def _measure(self) -> None:
+        self._disturbed = self._disturbed or self._others_move()
+        with contextlib.suppress(HostError):
+            available = (await self._probe.host(0)).available_bytes
+            self._lowest_bytes = min(self._lowest_bytes, available)
 
     def _tell(self, scope: str, available: int, reason: str) -> None:
         log.log(
@@ -102,9 +144,9 @@ async def recovered(probe: MemoryProbe, wanted_bytes: int) -> None:
     """Wait until `wanted_bytes` are available, or no more come back."""
     loop = asyncio.get_running_loop()
     deadline_s = loop.time() + _RECOVERY_LIMIT_S
-    best, best_at_s = probe.available_bytes(), loop.time()
+    best, best_at_s = (await probe.host(0)).available_bytes, loop.time()
     while loop.time() < deadline_s and loop.time() - best_at_s < _RECOVERY_STEADY_S:
-        available = probe.available_bytes()
+        available = (await probe.host(0)).available_bytes
         if available >= wanted_bytes:
             return
         if available > best:

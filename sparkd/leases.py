@@ -163,6 +163,15 @@ class Leases:
             for model in models
         )
 
+    def others_move(self, names: Names) -> bool:
+        """Whether another model is being started, stopped or drained now, by whatever process."""
+        table = LockTable.read()
+        own = self.layout.transition_lock(names)
+        return any(
+            path != own and table.held(path, exclusive_only=True)
+            for path in self.layout.locks_dir.glob("*.transition")
+        )
+
     def touch(self, names: Names) -> None:
         """Note a use now, as the end of a start does: a fresh model is not an idle one."""
         with self.use_in_transition(names):
