@@ -85,8 +85,9 @@ class Daemon:
             starter=runtime.starter,
             ensurer=runtime.ensurer,
             reaper=runtime.reaper,
+            records=runtime.records,
         )
-        runtime.scheduler.on_started += [self._housekeeper.started, runtime.endings.watch]
+        runtime.scheduler.on_started.append(runtime.endings.watch)
         _log_problems(config)
         self._app = create_app(self._context)
         loop = asyncio.get_running_loop()

@@ -2,7 +2,7 @@
 """What a running daemon does by itself, beside answering: nothing of it is needed for correctness.
 
 - What a killed process left of a model is removed at the start.
-- A utility that had to leave for an exclusive model comes back when that one has left.
+- A comeback that is due, but whose time nobody saw, is begun at the start (`comeback`).
 - After a reload, models whose entry changed or went are stopped as soon as nobody uses them.
 - A model that makes no step while requests are open is declared hung and killed.
 """
@@ -10,30 +10,28 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from sparkd.adapters.host import ProcessWatch
 from sparkd.adapters.journal import Event, fields
+from sparkd.adapters.records import Records
 from sparkd.adapters.systemd import UserManager
 from sparkd.adapters.upstream import Upstream
 from sparkd.core.containerspec import spec_hash
 from sparkd.core.enginemetrics import Steps, parse_steps
 from sparkd.core.errors import SparkdError
-from sparkd.core.model import Config, Instance, Lifecycle
-from sparkd.core.names import Names
+from sparkd.core.model import Config, Instance
+from sparkd.core.names import COMEBACK_SERVICE, Names
 from sparkd.ensure import Ensurer
 from sparkd.leases import Leases
 from sparkd.reap import Reaper
-from sparkd.starter import Started, Starter
+from sparkd.starter import Starter
 from sparkd.world import WorldReader
 
 log = logging.getLogger(__name__)
 
-_COMEBACK_PAUSES_S = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0)
 _RETIRE_PAUSE_S = 0.5
 _STEP_TIMEOUT_S = 5.0
 
@@ -49,6 +47,7 @@ class Housekeeper:
         starter: Starter,
         ensurer: Ensurer,
         reaper: Reaper,
+        records: Records,
     ) -> None:
         self._config = config
         self._leases = leases
@@ -57,6 +56,7 @@ class Housekeeper:
         self._starter = starter
         self._ensurer = ensurer
         self._reaper = reaper
+        self._records = records
         self._tasks: set[asyncio.Task[None]] = set()
         self._steps: dict[str, tuple[Steps | None, float]] = {}
 
@@ -68,16 +68,7 @@ class Housekeeper:
     def begin(self) -> None:
         """At the start of the daemon."""
         self._spawn(self._sweep())
-
-    def started(self, started: Started) -> None:
-        """Told by the scheduler about every model that became ready."""
-        models = self._config().models
-        spec = models.get(started.instance.model_id)
-        if spec is None or spec.lifecycle is not Lifecycle.EXCLUSIVE:
-            return
-        for model_id in started.evicted:
-            if model_id in models and models[model_id].lifecycle is Lifecycle.UTILITY:
-                self._spawn(self._bring_back(model_id, started.instance))
+        self._spawn(self._see_to_comebacks())
 
     def reloaded(self) -> None:
         """Stop what runs as it is not configured any more, model by model, once idle."""
@@ -104,25 +95,12 @@ class Housekeeper:
         except SparkdError as error:
             log.warning("leftovers are not looked for: %s", error)
 
-    async def _bring_back(self, model_id: str, exclusive: Instance) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            watch = ProcessWatch(exclusive.pid)
+    async def _see_to_comebacks(self) -> None:
+        if self._records.comebacks():
             try:
-                await watch.ended()
-            finally:
-                watch.close()
-        for pause_s in _COMEBACK_PAUSES_S:
-            await asyncio.sleep(pause_s)
-            config = self._config()
-            if model_id not in config.models:
-                return
-            try:
-                grant = await self._ensurer.grant(config, config.models[model_id])
+                await self._systemd.start_soon(COMEBACK_SERVICE)
             except SparkdError as error:
-                log.warning("utility %s does not come back yet: %s", model_id, error)
-            else:
-                grant.lease.close()
-                return
+                log.warning("models that had to leave do not come back yet: %s", error)
 
     async def _retire_changed(self) -> None:
         try:

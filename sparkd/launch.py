@@ -163,6 +163,7 @@ class Launcher:
     async def remove_all_but_container(self, names: Names) -> None:
         """Like `remove`, keeping a dead container that tells why it ended."""
         await self.systemd.stop(names.scope, timeout_s=_SCOPE_GONE_TIMEOUT_S)
+        reach("stop-unscoped")
         await self.systemd.stop(names.load_timer)
         await self.systemd.stop(names.idle_timer)
         shutil.rmtree(self.layout.endpoint_dir(names), ignore_errors=True)

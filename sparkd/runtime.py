@@ -90,5 +90,5 @@ def build() -> Runtime:
         starter=starter,
         ensurer=Ensurer(layout, leases, scheduler),
         reaper=Reaper(leases, systemd, podman, launcher),
-        stopper=Stopper(leases, systemd, podman, launcher),
+        stopper=Stopper(leases, systemd, podman, launcher, records),
     )

@@ -23,8 +23,8 @@ from sparkd.adapters.records import Failure, Records
 from sparkd.core import memory, policy
 from sparkd.core.containerspec import spec_hash
 from sparkd.core.errors import StartCrashed, StartFailed
-from sparkd.core.model import Config, Instance, ModelSpec, Settings, World
-from sparkd.core.names import Layout, Names
+from sparkd.core.model import Config, Instance, Lifecycle, ModelSpec, Settings, World
+from sparkd.core.names import COMEBACK_SERVICE, Layout, Names
 from sparkd.guard import LoadGuard, recovered
 from sparkd.launch import LaneTaken, Launcher, to_the_end
 from sparkd.leases import Leases, StopRight
@@ -124,6 +124,7 @@ class Starter:
     async def _start(
         self, config: Config, spec: ModelSpec, view: policy.View, evict: tuple[str, ...]
     ) -> Started | None:
+        names = Names(spec.model_id)
         in_use = {resident.model_id for resident in view.residents if resident.in_use}
         need = view.queue[0].need
         async with contextlib.AsyncExitStack() as held:
@@ -139,6 +140,8 @@ class Starter:
                 if _newcomer(spec, world, evict):
                     return None
                 for model_id in evict:
+                    if _comes_back(config, model_id, spec):
+                        self.records.add_comeback(model_id, spec.model_id)
                     await self.evict(config, world, model_id, wanted=spec.model_id)
                 if evict and need is not None:
                     reserve = config.settings.memory_reserve_bytes
@@ -147,16 +150,27 @@ class Starter:
                         return None
                 reach("swap-evicted")
                 arguments = await self._computed_arguments(spec, need, config.settings)
-                guard = self._guard(config.settings)
-                instance = await self.launcher.begin(spec, arguments)
+                guard = self._guard(names, config.settings)
+                await guard.begin()
+                instance = await self._begin(spec, arguments)
         try:
             await self._load(spec, instance, guard)
         except LaneTaken:
             return None
         reach("ready-healthy")
-        self.records.add_load(spec.model_id, time.time() - instance.started_at, guard.peak_bytes)
+        took_s = time.time() - instance.started_at
+        self.records.add_load(spec.model_id, took_s, await guard.peak_bytes())
         await self._settle(spec, instance, fresh=True)
         return Started(instance, evict)
+
+    async def _begin(self, spec: ModelSpec, arguments: tuple[str, ...]) -> Instance:
+        try:
+            return await self.launcher.begin(spec, arguments)
+        except BaseException:
+            if spec.lifecycle is Lifecycle.EXCLUSIVE:
+                # It may not have had a scope, whose end is what brings back who left for it.
+                await to_the_end(self.launcher.systemd.start_soon(COMEBACK_SERVICE))
+            raise
 
     async def _load(self, spec: ModelSpec, instance: Instance, guard: LoadGuard) -> None:
         """Wait for a fresh start under the guard, and remember a failure."""
@@ -194,8 +208,14 @@ class Starter:
         fraction = memory.utilization(need.peak_bytes, host)
         return (memory.UTILIZATION_OPTION, f"{fraction:.2f}")
 
-    def _guard(self, settings: Settings) -> LoadGuard:
-        return LoadGuard(self.probe, self.launcher.systemd, self.layout.drop_caches, settings)
+    def _guard(self, names: Names, settings: Settings) -> LoadGuard:
+        return LoadGuard(
+            self.probe,
+            self.launcher.systemd,
+            self.layout.drop_caches,
+            settings,
+            lambda: self.leases.others_move(names),
+        )
 
     async def _settle(self, spec: ModelSpec, instance: Instance, *, fresh: bool) -> None:
         """The end of every way up: used now, its idle check set, its failures forgotten."""
@@ -203,6 +223,7 @@ class Starter:
         self.leases.touch(names)
         await self.launcher.arm_idle_timer(names, spec.idle_timeout_s)
         self.records.clear_failure(spec.model_id)
+        self.records.clear_comeback(spec.model_id)
         took_s = time.time() - instance.started_at
         log.log(
             NOTICE,
@@ -243,6 +264,13 @@ def _newcomer(spec: ModelSpec, world: World, evict: tuple[str, ...]) -> bool:
         )
         for reading in world.running()
     )
+
+
+def _comes_back(config: Config, model_id: str, wanted: ModelSpec) -> bool:
+    """Whether a model that has to leave is to come back once the wanted one has left."""
+    spec = config.models.get(model_id)
+    utility = spec is not None and spec.lifecycle is Lifecycle.UTILITY
+    return utility and wanted.lifecycle is Lifecycle.EXCLUSIVE
 
 
 def _collapse(spec: ModelSpec, guard: LoadGuard) -> StartFailed | None:

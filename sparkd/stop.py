@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from sparkd.adapters.flock import FileLock
 from sparkd.adapters.journal import NOTICE, Event, fields
 from sparkd.adapters.podman import Podman
+from sparkd.adapters.records import Records
 from sparkd.adapters.systemd import UserManager
 from sparkd.core.model import Config
 from sparkd.core.names import Names
@@ -35,6 +36,7 @@ class Stopper:
     systemd: UserManager
     podman: Podman
     launcher: Launcher
+    records: Records
 
     async def stop(self, config: Config, model_id: str, *, drain: bool) -> bool:
         """Stop the model, after its running requests when `drain`; whether there was anything.
@@ -45,6 +47,8 @@ class Stopper:
         names = Names(model_id)
         spec = config.models.get(model_id)
         grace_s = spec.stop_grace_s if spec else config.settings.stop_grace_s
+        # Whoever stops a model does not want it to come back by itself either.
+        self.records.clear_comeback(model_id)
         with contextlib.ExitStack() as locks:
             broke_off = False
             if drain:

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is remembered of models across processes: how loads went, and failures in a row.
+"""What is remembered of models across processes: loads, failures in a row, comebacks that are due.
 
 Loads are kept for good (in the state directory): they tell how long a load takes and what a model
-needs. Failures are kept until the next boot (in the runtime directory), a success, or an admin.
+needs. Failures are kept until the next boot (in the runtime directory), a success, or an admin; so
+is which utility models had to leave for an exclusive one and are to come back.
 Every file is replaced as a whole, so it is never half written; one that cannot be read counts as
 absent, for none of this is worth failing a request.
 """
@@ -20,7 +21,7 @@ from typing import Any
 
 from sparkd.adapters.files import write_atomically
 from sparkd.core.errors import HostError
-from sparkd.core.names import Layout, Names
+from sparkd.core.names import Layout, Names, unescape
 
 log = logging.getLogger(__name__)
 
@@ -96,11 +97,29 @@ class Records:
     def clear_failure(self, model_id: str) -> None:
         self._failure_file(model_id).unlink(missing_ok=True)
 
+    def comebacks(self) -> list[str]:
+        """The models that are to come back, by id."""
+        try:
+            names = [path.name for path in self.layout.comebacks_dir.iterdir()]
+        except FileNotFoundError:
+            return []
+        # What a writer that was killed left is hidden.
+        return sorted(unescape(name) for name in names if not name.startswith("."))
+
+    def add_comeback(self, model_id: str, made_room_for: str) -> None:
+        self._write(self._comeback_file(model_id), {"made_room_for": made_room_for})
+
+    def clear_comeback(self, model_id: str) -> None:
+        self._comeback_file(model_id).unlink(missing_ok=True)
+
     def _loads_file(self, model_id: str) -> Path:
         return self.layout.stats_dir / f"{Names(model_id).escaped}.json"
 
     def _failure_file(self, model_id: str) -> Path:
         return self.layout.failures_dir / f"{Names(model_id).escaped}.json"
+
+    def _comeback_file(self, model_id: str) -> Path:
+        return self.layout.comebacks_dir / Names(model_id).escaped
 
     def _write(self, path: Path, content: Mapping[str, Any]) -> None:
         try:

@@ -75,6 +75,11 @@ class UserManager:
         async with self._connection() as bus:
             await _job(bus, "StartTransientUnit", "ssa(sv)a(sa(sv))", [name, "fail", typed, []])
 
+    async def start_soon(self, name: str) -> None:
+        """Have a unit started, and do not wait for that."""
+        async with self._connection() as bus:
+            await _call(bus, "StartUnit", "ss", [name, "replace"])
+
     async def stop(self, name: str, timeout_s: float = 0.0) -> None:
         """Stop a unit and wait until it is gone; a unit that does not exist is stopped.
 

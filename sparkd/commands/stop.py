@@ -10,7 +10,6 @@ from sparkd.commands.arguments import Options
 from sparkd.commands.exits import Exit
 from sparkd.core.model import Config
 from sparkd.runtime import Runtime, build
-from sparkd.stop import Stopper
 
 
 def run(options: Options) -> Exit:
@@ -46,5 +45,4 @@ async def _stop(runtime: Runtime, config: Config, model_id: str, *, now: bool) -
         world = await runtime.world.read(config)
         if model_id not in world.models:
             raise catalog.unknown(model_id, {*known, *world.models})
-    stopper = Stopper(runtime.leases, runtime.systemd, runtime.podman, runtime.launcher)
-    return await stopper.stop(config, model_id, drain=not now)
+    return await runtime.stopper.stop(config, model_id, drain=not now)

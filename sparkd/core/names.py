@@ -28,6 +28,8 @@ _CONTAINER_SAFE = _UNIT_SAFE - {":", "_"}
 
 SLICE = "sparkd.slice"
 SCOPE_PATTERN = "sparkd-model-*.scope"
+COMEBACK_SERVICE = "sparkd-comeback.service"
+"""Brings utility models back that had to leave; the end of an exclusive model's scope starts it."""
 LABEL_MODEL = "io.sparkd.model"
 LABEL_SPEC = "io.sparkd.spec"
 LABEL_ENDPOINT = "io.sparkd.endpoint"
@@ -172,6 +174,10 @@ class Layout:
     @property
     def failures_dir(self) -> Path:
         return self.runtime_dir / "failures"
+
+    @property
+    def comebacks_dir(self) -> Path:
+        return self.runtime_dir / "comebacks"
 
     @property
     def weights_dir(self) -> Path:

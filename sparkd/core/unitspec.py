@@ -8,8 +8,8 @@ D-Bus adapter sends what stands here.
 from __future__ import annotations
 
 from sparkd.core.containerspec import SIGINT
-from sparkd.core.model import ModelSpec
-from sparkd.core.names import SLICE, Names
+from sparkd.core.model import Lifecycle, ModelSpec
+from sparkd.core.names import COMEBACK_SERVICE, SLICE, Names
 
 Property = tuple[str, str, object]
 
@@ -34,6 +34,9 @@ def scope_properties(spec: ModelSpec, pids: tuple[int, ...]) -> tuple[Property, 
     ]
     if spec.memory_max_bytes is not None:
         properties.append(("MemoryMax", "t", spec.memory_max_bytes))
+    if spec.lifecycle is Lifecycle.EXCLUSIVE:
+        # However it ends and whoever ends it, systemd sees to those that had to leave for it.
+        properties += [(on, "as", [COMEBACK_SERVICE]) for on in ("OnSuccess", "OnFailure")]
     return tuple(properties)
 
 

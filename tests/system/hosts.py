@@ -151,10 +151,11 @@ class Host:
     def stop_models(self) -> None:
         """Stop whatever runs, and remove dead containers.
 
-        The daemon first: it would bring a utility back that had to leave for another model.
+        Comebacks first: the end of an exclusive model would start whoever had to leave for it.
         """
         self.run("systemctl", "stop", "sparkd.service")
         self.sh(
+            "rm -rf /run/sparkd/comebacks/*; systemctl --user stop sparkd-comeback.service; "
             "systemctl --user stop 'sparkd-model-*.scope' 'sparkd-idle@*.timer' "
             "'sparkd-load@*.timer'; podman rm --all --force >/dev/null; "
             "rm -rf /run/sparkd/models/* /run/sparkd/failures/*",

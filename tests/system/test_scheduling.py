@@ -15,6 +15,21 @@ import pytest
 from .hosts import SETTINGS, Host, Stream, answer_of, chat_body, client
 
 MAIN = ("fake-a", "fake-b", "fake-c")
+KILL_POINTS = (
+    "start-armed",
+    "start-created",
+    "start-initialised",
+    "start-scoped",
+    "start-started",
+    "ready-healthy",
+    "ready-armed",
+    "swap-evicted",
+    "stop-begun",
+    "stop-ended",
+    "stop-removed",
+    "stop-unscoped",
+)
+"""Every step at which a process of sparkd can be made to die (`sparkd/adapters/faults.py`)."""
 FAULT_DROP_IN = "/run/systemd/system/sparkd.service.d/fault.conf"
 
 
@@ -207,14 +222,6 @@ def test_busy_reject_refuses_at_once_and_loads_nothing(host: Host) -> None:
     assert resident(host) == {"fake-b"}
 
 
-def test_utility_comes_back_after_the_exclusive_model_has_left(host: Host) -> None:
-    answer_of(host.chat("fake-util"))
-    answer_of(host.chat("fake-excl"))
-    assert resident(host) == {"fake-excl"}
-    host.run("systemctl", "--user", "stop", "sparkd-model-fake-excl.scope", user="sparkd")
-    host.wait_until(lambda: resident(host) == {"fake-util"}, "the utility is back")
-
-
 def test_failed_start_backs_off_with_its_reason_until_an_admin_tries_again(host: Host) -> None:
     first = host.chat("fake-crash")
     assert first.status_code == 502
@@ -237,35 +244,6 @@ def test_hung_model_is_killed_and_its_clients_are_told(host: Host) -> None:
     assert '"code": "upstream_lost"' in stream.text
     assert host.journal("SPARKD_REASON=hung") != []
     assert answer_of(host.chat("fake-b", "back")) == "echo: back"
-
-
-def test_collapse_of_memory_kills_the_load_at_the_floor(host: Host) -> None:
-    meminfo = "/run/sparkd/meminfo"
-    plenty = "MemTotal: 131072000 kB\nMemAvailable: 100000000 kB\n"
-    host.run("tee", meminfo, input=plenty)
-    host.sh("mkdir -p /run/systemd/system/sparkd.service.d")
-    drop_in = "/run/systemd/system/sparkd.service.d/meminfo.conf"
-    host.run("tee", drop_in, input=f"[Service]\nEnvironment=SPARKD_MEMINFO={meminfo}\n")
-    host.run("systemctl", "daemon-reload")
-    host.configure(SETTINGS.replace("memory_floor: 32MiB", "memory_floor: 2GiB"))
-    host.run("systemctl", "stop", "sparkd.service")
-    try:
-        stream = Stream(host, "fake-slow", tokens=1, pace_ms=1)
-        host.wait_until(lambda: resident(host) == {"fake-slow"}, "it loads")
-        collapsed = "MemTotal: 131072000 kB\nMemAvailable: 1000000 kB\n"
-        script = (
-            f"printf '{collapsed}' > {meminfo}.new; mv {meminfo}.new {meminfo}; date +%s.%N; "
-            "for i in $(seq 200); do flock -n /run/sparkd/gpu.lock true && break; "
-            "sleep 0.01; done; date +%s.%N"
-        )
-        began, ended = (float(line) for line in host.sh(script).splitlines())
-        assert ended - began < 0.5
-        stream.wait()
-        assert "976 MiB of memory were available, the floor is 2048 MiB" in stream.text
-    finally:
-        host.run("rm", "-f", drop_in, meminfo)
-        host.run("systemctl", "daemon-reload")
-        host.run("systemctl", "stop", "sparkd.service")
 
 
 def test_reload_keeps_unchanged_models_and_retires_changed_ones_once_idle(host: Host) -> None:
@@ -321,22 +299,7 @@ def test_bad_configuration_is_refused_at_reload_and_the_old_one_stays(host: Host
         answer_of(host.chat("fake-b"))
 
 
-@pytest.mark.parametrize(
-    "point",
-    [
-        "start-armed",
-        "start-created",
-        "start-initialised",
-        "start-scoped",
-        "start-started",
-        "ready-healthy",
-        "ready-armed",
-        "swap-evicted",
-        "stop-begun",
-        "stop-ended",
-        "stop-removed",
-    ],
-)
+@pytest.mark.parametrize("point", KILL_POINTS)
 def test_daemon_killed_at_any_step_loses_nothing(host: Host, point: str) -> None:
     answer_of(host.chat("fake-c"))
     # An answer would mean that the fault point was not reached.

@@ -28,7 +28,7 @@ LAYERS = {
     "web": {"sparkd.web"},
     "daemon": {"sparkd.daemon", "sparkd.__main__"},
     "cli": {"sparkd.cli", "sparkd.commands"},
-    "idle": {"sparkd.idle"},
+    "idle": {"sparkd.idle", "sparkd.comeback"},
     # The number of the release; the package itself repeats it.
     "version": {"sparkd._version"},
 }

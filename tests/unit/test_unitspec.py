@@ -3,15 +3,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from sparkd.core.model import ModelSpec
+from sparkd.core.model import Lifecycle, ModelSpec
 from sparkd.core.names import Names
 from sparkd.core.unitspec import Property, scope_properties, timer_properties
 
 SPEC = ModelSpec(model_id="m", image="i")
+EXCLUSIVE = replace(SPEC, lifecycle=Lifecycle.EXCLUSIVE)
 
 
 def by_name(properties: tuple[Property, ...]) -> dict[str, Any]:
@@ -62,11 +64,18 @@ def test_timer_is_accurate_to_a_fraction_of_a_second() -> None:
 
 
 def test_values_are_of_the_types_their_signatures_say() -> None:
-    spec = ModelSpec(model_id="m", image="i", memory_max_bytes=1 << 34)
-    kinds: dict[str, type] = {"s": str, "b": bool, "i": int, "t": int, "au": list, "a(st)": list}
+    spec = replace(EXCLUSIVE, memory_max_bytes=1 << 34)
+    lists = {"au": list, "as": list, "a(st)": list}
+    kinds: dict[str, type] = {"s": str, "b": bool, "i": int, "t": int, **lists}
     for properties in (
         scope_properties(spec, (1, 2)),
         timer_properties(Names("m"), purpose="idle", delay_s=1.5),
     ):
         for name, signature, value in properties:
             assert type(value) is kinds[signature], name
+
+
+def test_end_of_an_exclusive_model_alone_starts_the_comebacks() -> None:
+    exclusive = by_name(scope_properties(EXCLUSIVE, (1,)))
+    assert exclusive["OnSuccess"] == exclusive["OnFailure"] == ["sparkd-comeback.service"]
+    assert not {"OnSuccess", "OnFailure"} & by_name(scope_properties(SPEC, (1,))).keys()

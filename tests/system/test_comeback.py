@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A utility that had to leave for an exclusive model comes back, whoever was killed meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import httpx
+import pytest
+
+from .hosts import Host, answer_of
+from .test_scheduling import fault, resident
+
+COMEBACKS = "/run/sparkd/comebacks"
+DROP_IN = "/run/systemd/user/sparkd-comeback.service.d/fault.conf"
+
+
+@pytest.fixture
+def left(host: Host) -> Host:
+    """A host on which the utility has left for the exclusive model, which runs."""
+    answer_of(host.chat("fake-util"))
+    answer_of(host.chat("fake-excl"))
+    assert resident(host) == {"fake-excl"}
+    return host
+
+
+def end_scope(host: Host, model: str) -> None:
+    host.run("systemctl", "--user", "stop", f"sparkd-model-{model}.scope", user="sparkd")
+
+
+def wait_for_comeback(host: Host) -> None:
+    host.wait_until(lambda: resident(host) == {"fake-util"}, "the utility is back")
+    host.wait_until(lambda: host.sh(f"ls {COMEBACKS}") == "", "and its comeback is done")
+
+
+def test_utility_comes_back_after_the_exclusive_model_has_left(left: Host) -> None:
+    end_scope(left, "fake-excl")
+    wait_for_comeback(left)
+
+
+def test_utility_comes_back_without_any_daemon(left: Host) -> None:
+    left.run("systemctl", "kill", "--signal=KILL", "sparkd.service")
+    left.run("systemctl", "stop", "sparkd.socket", "sparkd.service")
+    try:
+        left.sh("podman kill sparkd-model-fake-excl", user="sparkd")
+        wait_for_comeback(left)
+        assert left.system_unit_states()["sparkd.service"] == "inactive"
+    finally:
+        left.run("systemctl", "start", "sparkd.socket")
+
+
+def test_utility_comes_back_when_the_exclusive_model_cannot_start(host: Host) -> None:
+    answer_of(host.chat("fake-util"))
+    broken = (
+        "models: {excl-broken: {image: localhost/none:1, weights: none, lifecycle: exclusive}}\n"
+    )
+    with host.file("/etc/sparkd/models.d/broken.yaml", broken):
+        host.run("systemctl", "reload", "sparkd.service")
+        assert host.chat("excl-broken").json()["error"]["code"] == "image_missing"
+        wait_for_comeback(host)
+    host.run("systemctl", "reload", "sparkd.service")
+
+
+def test_daemon_killed_between_the_two_models_brings_the_utility_back(host: Host) -> None:
+    answer_of(host.chat("fake-util"))
+    with fault(host, "swap-evicted"), pytest.raises((httpx.RemoteProtocolError, httpx.ReadError)):
+        host.chat("fake-excl", timeout_s=30)
+    assert host.request("GET", "/healthz", key=None).status_code == 200
+    wait_for_comeback(host)
+
+
+def test_comeback_that_is_killed_is_tried_again(left: Host) -> None:
+    with fault_of_comebacks(left, "start-started"):
+        end_scope(left, "fake-excl")
+        left.wait_until(
+            lambda: "signal" in left.sh(f"{OF_COMEBACKS} Result", user="sparkd"), "it was killed"
+        )
+    wait_for_comeback(left)
+
+
+def test_utility_that_was_stopped_on_purpose_does_not_come_back(left: Host) -> None:
+    left.run("sparkctl", "stop", "fake-util")
+    assert left.sh(f"ls {COMEBACKS}") == ""
+
+
+def test_comeback_takes_the_place_of_no_other_exclusive_model(left: Host) -> None:
+    second = (
+        "models: {excl-two: {image: localhost/sparkd-fake-vllm:latest, weights: none, "
+        "lifecycle: exclusive, idle_timeout: 10m}}\n"
+    )
+    with left.file("/etc/sparkd/models.d/second.yaml", second):
+        left.run("systemctl", "reload", "sparkd.service")
+        cursor = left.cursor()
+        answer_of(left.chat("excl-two"))
+        left.wait_until(
+            lambda: left.journal("_SYSTEMD_USER_UNIT=sparkd-comeback.service", since=cursor) != [],
+            "a comeback was tried",
+        )
+        assert resident(left) == {"excl-two"}
+        end_scope(left, "excl-two")
+        wait_for_comeback(left)
+    left.run("systemctl", "reload", "sparkd.service")
+
+
+OF_COMEBACKS = "systemctl --user show sparkd-comeback.service --value -p"
+
+
+@contextmanager
+def fault_of_comebacks(host: Host, point: str) -> Iterator[None]:
+    """Passes that die when they reach the point, for as long as the block lasts."""
+    reload = "systemctl --user daemon-reload"
+    host.sh(f"mkdir -p {DROP_IN.rpartition('/')[0]}")
+    host.run("tee", DROP_IN, input=f"[Service]\nEnvironment=SPARKD_FAULT={point}\n")
+    host.sh(reload, user="sparkd")
+    try:
+        yield
+    finally:
+        host.run("rm", "-f", DROP_IN)
+        host.sh(reload, user="sparkd")
