@@ -20,7 +20,6 @@ from sparkd.adapters.podman import Podman
 from sparkd.core.errors import HostError
 from sparkd.core.model import Instance
 from sparkd.core.names import Layout, Names
-from sparkd.starter import Started
 
 log = logging.getLogger(__name__)
 
@@ -34,9 +33,8 @@ class Endings:
     podman: Podman
     _watches: dict[int, asyncio.Task[None]] = field(default_factory=dict)
 
-    def watch(self, started: Started) -> None:
+    def watch(self, instance: Instance) -> None:
         """Told of every model that became ready or was found; one process is watched once."""
-        instance = started.instance
         if instance.pid not in self._watches:
             task = asyncio.create_task(self._wait(instance))
             self._watches[instance.pid] = task

@@ -18,7 +18,6 @@ from sparkd.core.names import Layout, Names
 from sparkd.core.routing import check_enabled
 from sparkd.leases import Leases
 from sparkd.scheduler import Grant, OnWait, Scheduler
-from sparkd.starter import Started
 
 
 @dataclass(slots=True)
@@ -83,8 +82,7 @@ class Ensurer:
             cached = self._hashes[spec.model_id] = (spec, spec_hash(spec, self._layout))
         return cached[1]
 
-    def _remember(self, started: Started) -> None:
-        instance = started.instance
+    def _remember(self, instance: Instance) -> None:
         self.forget(instance.model_id)
         with contextlib.suppress(ProcessLookupError):
             self._known[instance.model_id] = _Known(instance, ProcessWatch(instance.pid))

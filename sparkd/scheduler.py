@@ -24,7 +24,7 @@ from sparkd.core.loadphase import LoadProgress
 from sparkd.core.model import Config, Endpoint, Instance, ModelSpec, WhenBusy, World
 from sparkd.core.names import Names
 from sparkd.leases import Leases, UseLease
-from sparkd.starter import Started, Starter
+from sparkd.starter import Starter
 from sparkd.view import Queued, ViewMaker
 from sparkd.world import WorldReader
 
@@ -123,7 +123,7 @@ class Scheduler:
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
         self._seen = World(models={}, lifecycles={})
-        self.on_started: list[Callable[[Started], None]] = []
+        self.on_started: list[Callable[[Instance], None]] = []
         """Told about every model that became ready."""
 
     def queue(self) -> Mapping[str, Entry]:
@@ -305,17 +305,17 @@ class Scheduler:
         names = Names(entry.spec.model_id)
         try:
             with await self._leases.transition(names):
-                started = await self._starter.bring_up(
+                instance = await self._starter.bring_up(
                     entry.config, entry.queued, self._ready_at_s, before
                 )
-                if started is None:
+                if instance is None:
                     entry.not_before_s = time.monotonic() + _RETRY_S
                     return
-                self._note_ready(started.instance)
+                self._note_ready(instance)
                 for listener in self.on_started:
-                    listener(started)
+                    listener(instance)
                 # With the transition still held nobody can stop it before its waiters have it.
-                self._lend(entry, started.instance)
+                self._lend(entry, instance)
         except SparkdError as error:
             _fail(entry, error)
         except Exception as error:

@@ -35,14 +35,6 @@ from sparkd.world import WorldReader
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Started:
-    """A healthy instance, and which models had to leave for it."""
-
-    instance: Instance
-    evicted: tuple[str, ...] = ()
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Starter:
     layout: Layout
@@ -60,7 +52,7 @@ class Starter:
         queued: Queued,
         ready_at_s: Mapping[str, float],
         before: Sequence[Queued],
-    ) -> Started | None:
+    ) -> Instance | None:
         """Make the model run and wait until it is healthy; None when it is not its turn after all.
 
         Those in `before` are being brought up already: what memory they will take is theirs.
@@ -104,7 +96,7 @@ class Starter:
             extra=fields(Event.MODEL_STOPPED, model=model_id, reason=reason, wanted=wanted),
         )
 
-    async def _adopt(self, spec: ModelSpec, world: World) -> Started | None:
+    async def _adopt(self, spec: ModelSpec, world: World) -> Instance | None:
         """Wait for an instance that runs already, started by whoever."""
         names = Names(spec.model_id)
         instance = world.models[spec.model_id].instance
@@ -119,11 +111,11 @@ class Starter:
             # It was on its way out, or its start failed unseen: a start of our own tells.
             return None
         await self._settle(spec, instance, fresh=False)
-        return Started(instance)
+        return instance
 
     async def _start(
         self, config: Config, spec: ModelSpec, view: policy.View, evict: tuple[str, ...]
-    ) -> Started | None:
+    ) -> Instance | None:
         names = Names(spec.model_id)
         in_use = {resident.model_id for resident in view.residents if resident.in_use}
         need = view.queue[0].need
@@ -161,7 +153,7 @@ class Starter:
         took_s = time.time() - instance.started_at
         self.records.add_load(spec.model_id, took_s, await guard.peak_bytes())
         await self._settle(spec, instance, fresh=True)
-        return Started(instance, evict)
+        return instance
 
     async def _begin(self, spec: ModelSpec, arguments: tuple[str, ...]) -> Instance:
         try:
