@@ -36,6 +36,7 @@ from sparkd.runtime import Runtime, build
 from sparkd.web.app import create_app
 from sparkd.web.connections import Connections
 from sparkd.web.context import Context
+from sparkd.web.wire import WireProtocol
 
 log = logging.getLogger(__name__)
 
@@ -138,7 +139,7 @@ class Daemon:
         Sanic.START_METHOD_SET = True
         for listening in self._listening:
             server = await self._app.create_server(
-                sock=listening, return_asyncio_server=True, backlog=_BACKLOG
+                sock=listening, protocol=WireProtocol, backlog=_BACKLOG
             )
             if server is None:
                 raise HostError(f"Sanic made no server for {listening}")

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 
 from sparkd.adapters.upstream import Answer, ConnectFailed, Upstream
+from sparkd.core.httprequest import connection_options
 from sparkd.core.model import Config, Endpoint, ModelSpec
 from sparkd.ensure import Ensurer
 from sparkd.scheduler import OnWait
@@ -20,11 +21,15 @@ from sparkd.scheduler import OnWait
 _HOP_BY_HOP = frozenset(
     {
         *("connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "te"),
-        *("trailer", "transfer-encoding", "upgrade"),
+        *("proxy-connection", "trailer", "transfer-encoding", "upgrade"),
     }
 )
 _OURS = frozenset({"authorization", "x-api-key", "cookie", "host", "content-length", "expect"})
 """What is between the client and the gateway only."""
+_STOPPED = _HOP_BY_HOP | _OURS
+_NOT_RETURNED = _HOP_BY_HOP | {"date", "server", "x-request-id"}
+_RAW = "surrogateescape"
+"""Bytes of a header that are not UTF-8 go on as they came."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,12 +95,12 @@ class Proxy:
 
 
 def request_headers(headers: Mapping[str, str], request_id: str) -> dict[str, str]:
-    """The client's headers as the model's server gets them."""
-    passed = {
-        name: value
-        for name, value in ((name.lower(), value) for name, value in headers.items())
-        if name not in _HOP_BY_HOP and name not in _OURS
-    }
+    """The client's headers, names in lower case, as the model's server gets them."""
+    passed: dict[str, str] = {}
+    named = connection_options(v for n, v in headers.items() if n == "connection")
+    for name, value in headers.items():
+        if name not in _STOPPED and name not in named:
+            passed[name] = f"{passed[name]}, {value}" if name in passed else value
     passed.setdefault("accept-encoding", "identity")
     passed["x-request-id"] = request_id
     return passed
@@ -103,6 +108,6 @@ def request_headers(headers: Mapping[str, str], request_id: str) -> dict[str, st
 
 def response_headers(headers: list[tuple[bytes, bytes]]) -> list[tuple[str, str]]:
     """The model's headers as the client gets them; `date` and `server` are the gateway's."""
-    dropped = _HOP_BY_HOP | {"date", "server", "x-request-id"}
-    decoded = ((n.decode("latin-1").lower(), v.decode("latin-1")) for n, v in headers)
-    return [(name, value) for name, value in decoded if name not in dropped]
+    decoded = [(n.decode("ascii").lower(), v.decode("utf-8", _RAW)) for n, v in headers]
+    named = connection_options(v for n, v in decoded if n == "connection")
+    return [(n, v) for n, v in decoded if n not in _NOT_RETURNED and n not in named]

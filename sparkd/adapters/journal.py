@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 import re
@@ -71,6 +72,9 @@ class Redact(logging.Filter):
 
 
 def _redacted(text: str) -> str:
+    lowered = text.lower()
+    if "sk-" not in lowered and "bearer " not in lowered:
+        return text  # Nearly always, and the expression takes ten times as long to say so.
     return _KEY.sub(lambda match: match[1] + "***", text)
 
 
@@ -84,14 +88,58 @@ class JournalHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            self._socket.sendto(_datagram(record, self.format(record)), self._address)
+            self._send(_datagram(record, self.format(record)))
         except OSError:
             # journald is restarting or gone: stderr is what systemd connected to it.
             print(self.format(record), file=sys.stderr)
 
+    def note(self, module: str, event: Event, message: str, values: Mapping[str, object]) -> bool:
+        """Write one entry as `note` says; whether that could be done in the short way."""
+        named = [f"SPARKD_{n.upper()}={v}\n" for n, v in values.items() if v is not None]
+        text = _redacted(f"MESSAGE={message}\n{_heading(module, event)}{''.join(named)}")
+        if text.count("\n") != _HEADING_LINES + 1 + len(named):
+            return False  # A value of several lines is written in another form.
+        try:
+            self._send(text.encode(errors="replace"))
+        except OSError:
+            return False
+        return True
+
+    def _send(self, datagram: bytes) -> None:
+        try:
+            self._socket.send(datagram)
+        except OSError:
+            # Not connected yet, or to a socket that was replaced since.
+            self._socket.connect(self._address)
+            self._socket.send(datagram)
+
     def close(self) -> None:
         self._socket.close()
         super().close()
+
+
+_HEADING_LINES = 5
+
+
+@functools.cache
+def _heading(module: str, event: Event) -> str:
+    """What is the same in every entry that `note` writes of an event."""
+    return (
+        f"PRIORITY={_PRIORITY[logging.INFO]}\nSYSLOG_IDENTIFIER=sparkd\nCODE_MODULE={module}\n"
+        f"MESSAGE_ID={event.message_id}\nSPARKD_EVENT={event.label}\n"
+    )
+
+
+_direct: JournalHandler | None = None
+
+
+def note(module: str, event: Event, message: str, **values: object) -> None:
+    """As `log.info(message, extra=fields(event, **values))`, at a fifth of its cost.
+
+    For what is written with every request; it passes by levels, filters and other handlers.
+    """
+    if _direct is None or not _direct.note(module, event, message, values):
+        logging.getLogger(module).info("%s", message, extra=fields(event, **values))
 
 
 def _datagram(record: logging.LogRecord, message: str) -> bytes:
@@ -120,12 +168,13 @@ def _priority(level: int) -> int:
 
 def configure(*, level: int = logging.INFO, environ: Mapping[str, str] = os.environ) -> None:
     """Send all logging to journald when systemd started us, else to stderr."""
+    global _direct  # noqa: PLW0603 (as the handlers of logging are: one set a process)
     handler: logging.Handler
     if "JOURNAL_STREAM" in environ and os.path.exists(_SOCKET):
-        handler = JournalHandler()
+        handler = _direct = JournalHandler()
         handler.setFormatter(logging.Formatter("%(message)s"))
     else:
-        handler = logging.StreamHandler()
+        handler, _direct = logging.StreamHandler(), None
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     handler.addFilter(Redact())
     logging.addLevelName(NOTICE, "NOTICE")

@@ -14,8 +14,8 @@ import os
 import select
 import socket
 import time
-from collections.abc import AsyncIterator
-from typing import cast
+from collections.abc import AsyncIterator, Callable
+from typing import Protocol, cast
 
 import httpx
 
@@ -30,8 +30,18 @@ _IDLE_S = 4.0
 _QUEUE_PAUSE_S = 0.005
 
 
+class Sink(Protocol):
+    """Where a body goes as it comes."""
+
+    def put(self, data: bytes) -> bool:
+        """Take this; whether more may follow before `drained`. Raises nothing."""
+
+    async def drained(self) -> None:
+        """Return when more may follow; raise when nothing more is wanted."""
+
+
 class Exchange(httpx.AsyncByteStream):
-    """One request on its connection, and its answer; iterate it for the body as it comes."""
+    """One request on its connection, and its answer: `pour` its body, or iterate it."""
 
     def __init__(self, connection: _Connection, method: str, timeout: httpx.Timeout) -> None:
         self.answer = AnswerReader(method)
@@ -41,6 +51,7 @@ class Exchange(httpx.AsyncByteStream):
         self._sent = self._paused = False
         self._error: httpx.TransportError | None = None
         self._waiter: asyncio.Future[None] | None = None
+        self._put: Callable[[bytes], bool] | None = None
 
     async def ask(self, head: bytes, body: bytes) -> None:
         """Send the request and return when the head of the answer is there."""
@@ -73,10 +84,30 @@ class Exchange(httpx.AsyncByteStream):
         data = answer.take()
         if answer.whole:
             self._leave()
-        elif self._paused:
-            self._paused = False
-            self._link.resume_reading()
+        else:
+            self._read_on()
         return data
+
+    async def pour(self, sink: Sink) -> None:
+        """Hand the body on to the end, each piece in the very call that read it.
+
+        A sink that is full is waited for, while what comes is held back as for any slow reader.
+        """
+        answer = self.answer
+        try:
+            while True:
+                if answer.parts:
+                    sink.put(answer.take())
+                if answer.whole:
+                    self._leave()
+                    return
+                await sink.drained()
+                if not answer.parts:
+                    self._put = sink.put
+                    self._read_on()
+                    await self._changed(self._timeout.read, httpx.ReadTimeout)
+        finally:
+            self._put = None
 
     async def aclose(self) -> None:
         """Done with it; the connection closes too unless the whole answer had come."""
@@ -91,6 +122,11 @@ class Exchange(httpx.AsyncByteStream):
         if answer.flaw is not None:
             self._fail(httpx.RemoteProtocolError(f"the server broke HTTP: {answer.flaw}"))
             self._link.abort()
+        elif self._put is not None:
+            more = not answer.parts or self._put(answer.take())
+            if more and not answer.whole:
+                return
+            self._put = None
         elif answer.held_bytes > _HELD_BYTES and not answer.whole:
             self._paused = True
             self._link.pause_reading()
@@ -107,6 +143,11 @@ class Exchange(httpx.AsyncByteStream):
     def wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
+
+    def _read_on(self) -> None:
+        if self._paused:
+            self._paused = False
+            self._link.resume_reading()
 
     async def _changed(self, limit_s: float | None, late: type[httpx.TimeoutException]) -> None:
         """Wait until something happened; raise what broke the exchange."""

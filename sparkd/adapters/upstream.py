@@ -8,11 +8,11 @@ Nothing is decided here: `ConnectFailed` means that the server saw nothing of th
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 
 import httpx
 
-from sparkd.adapters.transport import Exchange, LocalTransport
+from sparkd.adapters.transport import Exchange, LocalTransport, Sink
 from sparkd.core.errors import UpstreamLost
 from sparkd.core.model import Endpoint
 
@@ -34,7 +34,7 @@ class ConnectFailed(UpstreamLost):
 
 
 class Answer:
-    """A response whose head has arrived; its body is read by iterating `chunks`."""
+    """A response whose head has arrived; its body is poured on, or read by iterating `chunks`."""
 
     def __init__(self, exchange: Exchange) -> None:
         self._exchange = exchange
@@ -46,20 +46,49 @@ class Answer:
         named = [value for name, value in self.headers if name.lower() == b"content-type"]
         return b", ".join(named).decode("latin-1")
 
+    @property
+    def whole(self) -> bool:
+        """Whether all of it has arrived."""
+        return self._exchange.answer.whole
+
+    @property
+    def ends_with_connection(self) -> bool:
+        """Whether nothing but the end of the connection tells that it is whole."""
+        return self._exchange.answer.until_close
+
+    def at_hand(self) -> bytes:
+        """What has arrived of the body and was not taken yet."""
+        return self._exchange.answer.take()
+
+    async def next(self) -> bytes:
+        """More of the body as it arrives; nothing at its end. Raises UpstreamLost."""
+        with _broken_off():
+            return await anext(self._exchange, b"")
+
     async def chunks(self) -> AsyncIterator[bytes]:
         """The body as it arrives, undecoded. Raises UpstreamLost when the server breaks off."""
-        try:
-            async for chunk in self._exchange:
-                yield chunk
-        except httpx.HTTPError as error:
-            raise UpstreamLost(
-                f"the model broke off its answer: {type(error).__name__}",
-                hint="send the request again; sparkctl logs MODEL tells why it ended",
-            ) from error
+        while chunk := await self.next():
+            yield chunk
+
+    async def pour(self, sink: Sink) -> None:
+        """Hand the rest of the body on as it arrives. Raises UpstreamLost, and as the sink does."""
+        with _broken_off():
+            await self._exchange.pour(sink)
 
     async def close(self) -> None:
         """Done with it; an unread rest cancels the request at the server."""
         await self._exchange.aclose()
+
+
+@contextlib.contextmanager
+def _broken_off() -> Iterator[None]:
+    try:
+        yield
+    except httpx.HTTPError as error:
+        raise UpstreamLost(
+            f"the model broke off its answer: {type(error).__name__}",
+            hint="send the request again; sparkctl logs MODEL tells why it ended",
+        ) from error
 
 
 class Upstream:

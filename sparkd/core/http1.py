@@ -57,10 +57,11 @@ class AnswerReader:
         self.whole = False
         self.reusable = False
         """Whether the connection may carry another request after this answer."""
+        self.until_close = False
+        """Whether the end of the connection is the end of the body."""
         self.flaw: str | None = None
         """Why this is no answer, or the rest of it is none."""
         self._method = method
-        self._until_close = False
         self._end = 0
         # All that is done for a piece of a body: pieces that come together stay together.
         self.on_body = self.parts.append
@@ -86,7 +87,7 @@ class AnswerReader:
 
     def feed_end(self) -> None:
         """The server closed its side in order: the end of a body that has no other."""
-        if self._until_close and self.flaw is None:
+        if self.until_close and self.flaw is None:
             self.whole = True
 
     def take(self) -> bytes:
@@ -122,7 +123,7 @@ class AnswerReader:
                 self.reusable = self.reusable and not framing
                 self.whole = True
             else:
-                self._until_close = not framing
+                self.until_close = not framing
 
     def on_message_complete(self) -> None:
         if self.status and not self.whole:

@@ -92,7 +92,8 @@ def _from_sanic(request: Request, exception: SanicException) -> SparkdError:
             code="unknown_path",
         )
     error = RequestError(
-        f"{request.method} {request.path[:200]}: {exception}" if request else str(exception),
+        # A head that could not be read leaves Sanic's stand-in for a request.
+        f"{request.method} {request.path[:200]}: {exception}" if request.head else str(exception),
         hint="GET /v1/models lists the models",
         code="bad_request",
     )

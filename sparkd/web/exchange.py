@@ -9,22 +9,19 @@ after that is told as an error event of the client's dialect.
 from __future__ import annotations
 
 import asyncio
-import logging
 
-from sanic import Request
+from sanic import HTTPResponse, Request
 from sanic.compat import Header
-from sanic.http import Http
 from sanic.response import BaseHTTPResponse
 
-from sparkd.adapters.journal import Event, fields
+from sparkd.adapters.journal import Event, note
 from sparkd.adapters.upstream import Answer
 from sparkd.core.errors import BodyTooLarge, RequestError, SparkdError, UpstreamLost
-from sparkd.core.sse import comment
+from sparkd.core.sse import EndMark, comment
 from sparkd.proxy import response_headers
 from sparkd.scheduler import Progress
 from sparkd.web.render import Shape, error_event
-
-log = logging.getLogger(__name__)
+from sparkd.web.wire import WireHttp
 
 _BODY_STALL_S = 60.0
 """A client that sends nothing of its body for this long is gone."""
@@ -38,6 +35,7 @@ class Exchange:
 
     def __init__(self, request: Request, request_id: str) -> None:
         self._request = request
+        self._wire: WireHttp = request.stream  # type: ignore[assignment]  # It is all we serve.
         self._response: BaseHTTPResponse | None = None
         self.request_id = request_id
         self.shape = Shape.OPENAI
@@ -55,8 +53,7 @@ class Exchange:
         size = 0
         try:
             while True:
-                async with asyncio.timeout(_BODY_STALL_S):
-                    part = await _read_part(self._request)
+                part = await self._read_part()
                 if not part:
                     return b"".join(parts)
                 size += len(part)
@@ -68,32 +65,55 @@ class Exchange:
                 f"the body stopped after {size} bytes for {_BODY_STALL_S:g} s", code="body_stalled"
             ) from None
 
+    async def _read_part(self) -> bytes | None:
+        if self._wire.body_is_at_hand():
+            return await self._wire.read()
+        async with asyncio.timeout(_BODY_STALL_S):
+            return await self._wire.read()
+
     async def notice(self, progress: Progress) -> None:
         """Tell a streaming client what it waits for."""
         if self._response is None:
-            headers = Header([("cache-control", "no-cache")])
-            await self._respond(200, headers, _EVENT_STREAM)
+            kind = [("content-type", _EVENT_STREAM), ("cache-control", "no-cache")]
+            await self._respond(200, Header(kind))
         await self._send(comment(_told(progress)))
 
     async def relay(self, answer: Answer) -> None:
         """Pass the answer on as it comes; one that breaks off ends the client's with an error."""
-        if self._response is None:
-            headers = Header(response_headers(answer.headers))
-            await self._respond(answer.status, headers, answer.content_type or None)
-        elif not answer.content_type.startswith(_EVENT_STREAM):
+        streams = answer.content_type.startswith(_EVENT_STREAM)
+        if self._response is not None and not streams:
             await self._relay_refusal(answer)
             return
+        # The head of a stream goes at once, any other together with what follows it.
+        first = answer.at_hand() if streams or answer.whole else await answer.next()
+        if self._response is None:
+            await self._respond(answer.status, Header(response_headers(answer.headers)))
+        await self._send(first, end=answer.whole)
+        if answer.whole:
+            return
         try:
-            async for chunk in answer.chunks():
-                await self._send(chunk)
+            await (self._pour_to_mark(answer, first) if streams else answer.pour(self._wire))
         except UpstreamLost as error:
             self.failed(error)
-            if not answer.content_type.startswith(_EVENT_STREAM):
+            if not streams:
                 # Only a broken connection tells that a body of known kind is not whole.
                 self._cut()
                 return
             await self._send(error_event(error, self.shape))
         await self._end()
+
+    async def _pour_to_mark(self, answer: Answer, first: bytes) -> None:
+        """Pour a stream; one that only its connection ends must say that it is whole."""
+        if not answer.ends_with_connection:
+            await answer.pour(self._wire)
+            return
+        sink = _Watched(self._wire, first)
+        await answer.pour(sink)
+        if not sink.mark.seen:
+            raise UpstreamLost(
+                "the model broke off its answer: the stream has no end mark",
+                hint="send the request again; sparkctl logs MODEL tells why it ended",
+            )
 
     async def fail(self, error: SparkdError) -> bool:
         """Tell an error as an event, if the stream has begun; whether that was so."""
@@ -109,29 +129,23 @@ class Exchange:
         self.status = self.status or error.http_status
 
     def log(self, took_s: float) -> None:
-        log.info(
-            "%s for model %s: %s in %.0f ms",
-            self.operation,
-            self.model_id,
-            self.reason or self.status,
-            took_s * 1000,
-            extra=fields(
-                Event.REQUEST,
-                model=self.model_id,
-                request_id=self.request_id,
-                status=self.status,
-                reason=self.reason,
-                duration_ms=round(took_s * 1000),
-            ),
+        note(
+            __name__,
+            Event.REQUEST,
+            f"{self.operation} for model {self.model_id}: {self.reason or self.status} "
+            f"in {took_s * 1000:.0f} ms",
+            model=self.model_id,
+            request_id=self.request_id,
+            status=self.status,
+            reason=self.reason,
+            duration_ms=round(took_s * 1000),
         )
 
-    async def _respond(self, status: int, headers: Header, content_type: str | None) -> None:
+    async def _respond(self, status: int, headers: Header) -> None:
         headers["x-request-id"] = self.request_id
         headers["x-sparkd-model"] = self.model_id
         self.status = status
-        self._response = await self._request.respond(
-            status=status, headers=headers, content_type=content_type
-        )
+        self._response = await self._request.respond(HTTPResponse(status=status, headers=headers))
 
     async def _relay_refusal(self, answer: Answer) -> None:
         """An engine that answers no stream, after we have begun one: its words as an event."""
@@ -142,22 +156,32 @@ class Exchange:
         await self._send(b"data: " + b" ".join(said.splitlines()) + b"\n\n")
         await self._end()
 
-    async def _send(self, data: bytes) -> None:
+    async def _send(self, data: bytes, *, end: bool = False) -> None:
         if self._response is not None:
-            await self._response.send(data)
+            await self._response.send(data, end_stream=end)
 
     async def _end(self) -> None:
-        if self._response is not None:
-            await self._response.eof()  # type: ignore[attr-defined]
+        await self._send(b"", end=True)
 
     def _cut(self) -> None:
         transport: asyncio.Transport = self._request.transport  # type: ignore[assignment]
         transport.abort()
 
 
-async def _read_part(request: Request) -> bytes | None:
-    stream: Http | None = request.stream  # type: ignore[assignment]  # HTTP/1.1 is all we serve
-    return await stream.read() if stream is not None else None
+class _Watched:
+    """The wire, and whether what it was given ends as a whole stream does."""
+
+    def __init__(self, wire: WireHttp, first: bytes) -> None:
+        self._wire = wire
+        self.mark = EndMark()
+        self.mark.feed(first)
+
+    def put(self, data: bytes) -> bool:
+        self.mark.feed(data)
+        return self._wire.put(data)
+
+    async def drained(self) -> None:
+        await self._wire.drained()
 
 
 def _too_large(size: int, limit_bytes: int) -> BodyTooLarge:

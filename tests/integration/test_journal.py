@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from sparkd.adapters.journal import NOTICE, Event, JournalHandler, Redact, fields
+from sparkd.adapters.journal import NOTICE, Event, JournalHandler, Redact, fields, note
 
 pytestmark = pytest.mark.integration
 
@@ -84,6 +84,57 @@ def test_entry_carries_text_identity_and_the_fields_of_its_event(
         "SPARKD_MODEL": "fake-a",
         "SPARKD_STATUS": "200",
     }
+
+
+@pytest.fixture
+def direct(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> Iterator[JournalHandler]:
+    """What `note` writes to, as `configure` sets it."""
+    handler = JournalHandler(str(journal.path))
+    monkeypatch.setattr("sparkd.adapters.journal._direct", handler)
+    yield handler
+    handler.close()
+
+
+def test_note_of_a_request_is_the_entry_that_logging_would_write(
+    log: logging.Logger, direct: JournalHandler, journal: Journal
+) -> None:
+    values = {"model": "fäke", "status": 200, "reason": None}
+    log.info("it is 7", extra=fields(Event.REQUEST, **values))
+    note("sparkd.test", Event.REQUEST, "it is 7", **values)
+    assert journal.entry() == journal.entry()
+
+
+def test_note_with_a_line_break_forges_no_field(direct: JournalHandler, journal: Journal) -> None:
+    entries: list[logging.LogRecord] = []
+    handler = logging.Handler()
+    handler.emit = entries.append  # type: ignore[method-assign]
+    logging.getLogger("sparkd.test").addHandler(handler)
+    try:
+        logging.getLogger("sparkd.test").setLevel(logging.INFO)
+        note("sparkd.test", Event.REQUEST, "x", model="a\nPRIORITY=0")
+    finally:
+        logging.getLogger("sparkd.test").removeHandler(handler)
+    (entry,) = entries
+    assert entry.journal["SPARKD_MODEL"] == "a\nPRIORITY=0"  # type: ignore[attr-defined]
+    note("sparkd.test", Event.REQUEST, "next")
+    assert journal.entry()["MESSAGE"] == "next"
+
+
+def test_note_never_carries_a_key(direct: JournalHandler, journal: Journal) -> None:
+    note("sparkd.test", Event.REQUEST, f"Bearer {KEY}", request_id=KEY)
+    assert KEY not in str(journal.entry())
+
+
+def test_journal_whose_socket_was_replaced_is_found_again(
+    direct: JournalHandler, journal: Journal
+) -> None:
+    note("sparkd.test", Event.REQUEST, "before")
+    journal.close()
+    journal.path.unlink()
+    again = Journal(journal.path)
+    note("sparkd.test", Event.REQUEST, "after")
+    assert again.entry()["MESSAGE"] == "after"
+    again.close()
 
 
 def test_field_without_a_value_is_left_out(log: logging.Logger, journal: Journal) -> None:

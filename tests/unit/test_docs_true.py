@@ -97,7 +97,7 @@ def test_message_ids_are_unique_and_what_journald_takes() -> None:
 
 
 def logged_fields() -> dict[str, set[str]]:
-    """The fields of each event, from the calls of `fields(Event.X, name=...)`.
+    """The fields of each event, from the calls of `fields(Event.X, name=...)` and `note`.
 
     A function that chooses between events has all of them have the fields.
     """
@@ -113,7 +113,7 @@ def logged_fields() -> dict[str, set[str]]:
                 if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "Event"
             ]
             for kind, call in calls(function):
-                if kind == "fields" and call.args and named:
+                if kind in ("fields", "note") and call.args and named:
                     for label in named:
                         found[label] |= {f"SPARKD_{key.arg}".upper() for key in call.keywords}
     return found

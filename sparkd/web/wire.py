@@ -1,0 +1,225 @@
+# SPDX-License-Identifier: Apache-2.0
+"""HTTP/1.1 on the wire of a client: Sanic's protocol, with reading and framing made exact.
+
+Sanic reads heads and chunks leniently, answers HTTP/1.0 in chunks, and forgets to read on after a
+large body, so that it does not see its client leave. Its seams are `create_server(protocol=...)`
+and `HTTP_CLASS`. What is overridden here are whole steps of the cycle in `Http.http1`, as Sanic
+25.12.1 has it: the version that the package carries. tests/unit/test_wire.py fails when another
+comes, so that they are compared again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+
+from sanic.compat import Header
+from sanic.exceptions import (
+    BadRequest,
+    ExpectationFailed,
+    PayloadTooLarge,
+    RequestCancelled,
+    ServerError,
+)
+from sanic.helpers import has_message_body
+from sanic.http import Http, Stage
+from sanic.http.http1 import HTTP_CONTINUE
+from sanic.server import HttpProtocol
+
+from sparkd.core.httprequest import ChunkedBody, Malformed, RequestHead, head_end, parse_head
+
+_STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}" for status in HTTPStatus}
+
+
+class WireHttp(Http):
+    """One connection: reads the requests on it, and frames the answers."""
+
+    __slots__ = ("_body", "_chunked", "_head", "_left")
+
+    # What Sanic sets without saying what it is.
+    protocol: WireProtocol
+    request_body: bool | None  # type: ignore[assignment]
+    request_bytes: int
+    request_bytes_left: int
+    request_max_size: float
+    response_func: Callable[[bytes, bool], Awaitable[None]] | None  # type: ignore[assignment]
+
+    def init_for_request(self) -> None:
+        super().init_for_request()  # type: ignore[no-untyped-call]
+        self._head: RequestHead | None = None
+        self._body: ChunkedBody | None = None
+
+    async def http1_request_header(self) -> None:
+        """Receive the head of a request, and make Sanic's `Request` of it."""
+        buffer, protocol = self.recv_buffer, self.protocol
+        if buffer.startswith(b"\r\n"):
+            del buffer[:2]  # Some clients end a body with a line of its own (RFC 9112, 2.2).
+        try:
+            while (end := head_end(buffer, self.HEADER_MAX_SIZE)) is None:
+                await self._receive_more()
+            raw = bytes(buffer[:end])
+            self._head = head = parse_head(raw)
+        except Malformed as error:
+            raise BadRequest(f"this is not HTTP/1.1: {error}") from None
+        del buffer[: end + 4]
+        self.url = head.target.decode("ascii")
+        self.head_only = head.method == "HEAD"
+        self.keep_alive = head.keep_alive
+        request = protocol.request_class(
+            url_bytes=head.target,
+            headers=Header(head.headers),
+            head=raw,
+            version=f"1.{head.minor}",
+            method=head.method,
+            transport=protocol.transport,  # type: ignore[arg-type]
+            app=protocol.app,
+        )
+        self._expect_body(head, request.headers.get("expect"))
+        self.request, request.stream = request, self
+        protocol.state["requests_count"] += 1
+
+    def _expect_body(self, head: RequestHead, expected: str | None) -> None:
+        self.request_bytes = self.request_bytes_left = head.length or 0
+        if head.length == 0:
+            return
+        self.request_body = True
+        if head.length is None:
+            self._body = ChunkedBody()
+        if expected is not None and head.minor:
+            if expected.lower() != "100-continue":
+                raise ExpectationFailed(f"nobody here knows what to expect by {expected[:80]!r}")
+            self.expecting_continue = True
+
+    def body_is_at_hand(self) -> bool:
+        """Whether the next `read` returns without waiting for the client."""
+        return not self.request_body or (
+            self._body is None and (bool(self.recv_buffer) or not self.request_bytes_left)
+        )
+
+    async def read(self) -> bytes | None:
+        """Some bytes of the body as they come; None at its end."""
+        if not self.request_body:
+            return None
+        if self.expecting_continue:
+            self.expecting_continue = False
+            await self._send(HTTP_CONTINUE)
+        data = await (self._read_counted() if self._body is None else self._read_chunk(self._body))
+        if self.request_bytes > self.request_max_size:
+            self.keep_alive = False
+            raise PayloadTooLarge("Request body exceeds the size limit")
+        if data:
+            return data
+        self.request_body = None
+        if self.protocol.transport is not None:
+            # Who sent more than Sanic buffers was stopped, and must be seen when he leaves.
+            self.protocol.transport.resume_reading()
+        return None
+
+    async def _read_counted(self) -> bytes:
+        buffer = self.recv_buffer
+        if self.request_bytes_left and not buffer:
+            await self._receive_more()
+        data = bytes(buffer[: self.request_bytes_left])
+        del buffer[: len(data)]
+        self.request_bytes_left -= len(data)
+        return data
+
+    async def _read_chunk(self, body: ChunkedBody) -> bytes:
+        try:
+            while not (data := body.take(self.recv_buffer)) and not body.whole:
+                await self._receive_more()
+        except Malformed as error:
+            self.keep_alive = False
+            raise BadRequest(f"the body is not in chunks: {error}") from None
+        self.request_bytes += len(data)
+        return data
+
+    async def http1_response_header(self, data: bytes, end_stream: bool) -> None:  # noqa: FBT001
+        """Send the head of the answer, and as much of its body as there is."""
+        response, old = self.response, self._head is not None and not self._head.minor
+        headers = response.headers
+        if not data and response.body:
+            data, end_stream = response.body, True
+        self._chunked, self._left = False, None
+        if not has_message_body(response.status):
+            headers.popall("content-length", None)
+            data, end_stream = b"", True
+        elif end_stream:
+            headers["content-length"] = str(len(data))
+        elif "content-length" in headers:
+            self._left = int(headers["content-length"])
+        elif old:
+            self.keep_alive = False
+        else:
+            headers["transfer-encoding"] = "chunked"
+            self._chunked = True
+        if self.expecting_continue:
+            # The answer is there without the body: now the client need not send it.
+            self.expecting_continue, self.request_body, self.keep_alive = False, None, False
+        if old or not self.keep_alive:
+            headers["connection"] = "keep-alive" if self.keep_alive else "close"
+        if response.content_type and has_message_body(response.status):
+            headers.setdefault("content-type", response.content_type)
+        head = _head(response.status, headers)
+        self.response_func = None if end_stream else self._send_more
+        await self._send(head if self.head_only else head + self._framed(data))
+        self.stage = Stage.IDLE if end_stream else Stage.RESPONSE
+
+    async def _send_more(self, data: bytes, end_stream: bool) -> None:  # noqa: FBT001
+        framed = self._framed(data)
+        if end_stream:
+            if self._left:
+                raise ServerError(f"the answer ended {self._left} bytes early")
+            framed += b"0\r\n\r\n" if self._chunked else b""
+            self.response_func = None
+            self.stage = Stage.IDLE
+        if framed:
+            await self._send(framed)
+
+    def put(self, data: bytes) -> bool:
+        """Send more of the body without waiting; whether the client takes still more at once."""
+        return self.protocol.put(self._framed(data))
+
+    async def drained(self) -> None:
+        """Wait until the client takes more. Raises RequestCancelled when it has left."""
+        await self.protocol.drained()
+
+    def _framed(self, data: bytes) -> bytes:
+        if self._left is not None:
+            self._left -= len(data)
+        return b"%x\r\n%b\r\n" % (len(data), data) if self._chunked and data else data
+
+
+class WireProtocol(HttpProtocol):
+    """What Sanic makes of each connection."""
+
+    HTTP_CLASS = WireHttp
+
+    async def send(self, data: bytes) -> None:
+        """Write; wait first while the client has not taken what was written before."""
+        await self.drained()
+        self.put(data)
+
+    async def drained(self) -> None:
+        if not self._can_write.is_set():
+            await self._can_write.wait()
+        if self.transport is None or self.transport.is_closing():
+            raise RequestCancelled
+
+    def put(self, data: bytes) -> bool:
+        if self.transport is None or self.transport.is_closing():
+            return False
+        self.transport.write(data)
+        self._time = time.monotonic()
+        return self._can_write.is_set()
+
+
+def _head(status: int, headers: Header) -> bytes:
+    lines = [_STATUS_LINES.get(status) or f"HTTP/1.1 {status} "]
+    lines += [f"{name}: {value}" for name, value in headers.items()]
+    raw = "\r\n".join(lines).encode("utf-8", "surrogateescape")
+    breaks = len(lines) - 1
+    if raw.count(b"\n") != breaks or raw.count(b"\r") != breaks or b"\0" in raw:
+        raise ServerError("a header of the answer holds a line break or a zero byte")
+    return raw + b"\r\n\r\n"
