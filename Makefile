@@ -54,7 +54,8 @@ tools: ## the programs that the tests call, by apt where they are missing
 .PHONY: venv
 venv: $(VENV)/.complete ## the pinned tools and libraries of the tests, in the cache
 
-$(VENV)/.complete: tests/requirements.txt
+# Its name holds what it is made from: a file that is only newer makes no other environment.
+$(VENV)/.complete: | tests/requirements.txt
 	@echo "venv: installing tests/requirements.txt into $(VENV)"
 	python3 -m venv --clear $(VENV)
 	$(VENV)/bin/pip install --quiet --requirement tests/requirements.txt
