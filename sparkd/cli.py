@@ -66,4 +66,7 @@ _COMMANDS = {
     "integrate": ("sparkd.commands.integrate", "run"),
     "key show": ("sparkd.commands.key", "show"),
     "key rotate": ("sparkd.commands.key", "rotate"),
+    "key add": ("sparkd.commands.keyring", "add"),
+    "key list": ("sparkd.commands.keyring", "list_keys"),
+    "key revoke": ("sparkd.commands.keyring", "revoke"),
 }

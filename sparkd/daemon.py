@@ -26,8 +26,9 @@ from sparkd._version import __version__
 from sparkd.adapters import files, journal
 from sparkd.adapters.host import ProcessWatch, cgroup_pids
 from sparkd.adapters.journal import Event, fields
+from sparkd.adapters.keyfiles import KeyFiles
 from sparkd.adapters.notify import Notifier, inherited_sockets
-from sparkd.core.errors import HostError, Misconfigured, SparkdError
+from sparkd.core.errors import HostError, SparkdError
 from sparkd.core.model import Config
 from sparkd.core.names import SCOPE_PATTERN
 from sparkd.housekeeping import Housekeeper
@@ -70,13 +71,11 @@ class Daemon:
         runtime = build()
         paths = files.config_paths(os.environ)
         config = files.load_config(paths, weights_dir=runtime.layout.weights_dir)
-        keys, keys_error = _read_keys(paths)
         self._context = Context(
             runtime=runtime,
             proxy=Proxy(runtime.ensurer),
             config=config,
-            keys=keys,
-            keys_error=keys_error,
+            keys=KeyFiles(paths, os.environ),
         )
         self._housekeeper = Housekeeper(
             lambda: self._context.config,
@@ -89,6 +88,7 @@ class Daemon:
             records=runtime.records,
         )
         runtime.scheduler.on_started.append(runtime.endings.watch)
+        self._context.keys.current()  # What is wrong with them is in the journal from the start.
         _log_problems(config)
         self._app = create_app(self._context)
         loop = asyncio.get_running_loop()
@@ -188,7 +188,6 @@ class Daemon:
             log.error("the new configuration is refused, the old one stays: sparkctl check")
         else:
             self._context.config = config
-            self._context.keys, self._context.keys_error = _read_keys(paths)
             self._housekeeper.reloaded()
         self._notifier.ready(f"serving {len(self._context.config.models)} models")
 
@@ -229,14 +228,6 @@ def _sockets(listen: str | None) -> list[socket.socket]:
             hint="systemctl start sparkd.socket, or give --listen 127.0.0.1:8009",
         )
     return found
-
-
-def _read_keys(paths: files.ConfigPaths) -> tuple[tuple[str, ...], Misconfigured | None]:
-    try:
-        return files.read_api_keys(paths, os.environ), None
-    except Misconfigured as error:
-        log.error("%s", error)
-        return (), error
 
 
 def _log_problems(config: Config) -> None:

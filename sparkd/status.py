@@ -9,8 +9,10 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 
+from sparkd.core.apikeys import ApiKey, Scope
 from sparkd.core.model import Config, ModelReading, State, World
 from sparkd.core.names import Names
+from sparkd.core.quota import Meter
 from sparkd.runtime import Runtime
 from sparkd.scheduler import Entry
 
@@ -82,6 +84,31 @@ def _model(
         "failures_in_a_row": failure.count if failure else 0,
         "exit_code": reading.dead.exit_code if reading.dead else None,
     }
+
+
+def used(meter: Meter) -> dict[str, object]:
+    """What a key has used since the gateway began."""
+    return {
+        "name": meter.name,
+        "open": meter.open,
+        "requests": meter.requests,
+        "refused": meter.refused,
+        "input_tokens": meter.input_tokens,
+        "output_tokens": meter.output_tokens,
+    }
+
+
+def visible_to(key: ApiKey, described: Mapping[str, object]) -> dict[str, object]:
+    """What a key may see of it: its own models and its own use, unless it is an admin's."""
+    shown = dict(described)
+    if Scope.ADMIN not in key.scopes:
+        shown["problems"] = []
+        shown["keys"] = [one for one in _list(described.get("keys", [])) if one["name"] == key.name]
+    if key.models:
+        for part, name in (("models", "id"), ("queue", "model")):
+            entries = _list(described[part])
+            shown[part] = [one for one in entries if key.may_use(str(one[name]))]
+    return shown
 
 
 def _holders(world: World) -> list[dict[str, object]]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads the configuration files and the API keys, and writes files so that no reader sees half.
+"""Reads the configuration files, and writes files so that no reader sees half.
 
 Knows where files are and which file replaces which; what is in them is `core.schema`'s. A
 configuration file that cannot be read is a problem of the configuration, never an exception.
@@ -13,14 +13,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from sparkd.core.errors import HostError, Misconfigured
+from sparkd.core.errors import HostError
 from sparkd.core.model import Config, Problem
 from sparkd.core.schema import WEIGHTS_DIR, Source, SourceKind, parse
 
 MAX_FILE_BYTES = 1 << 20
 """No catalog file comes near; a file that does was put there by mistake."""
-
-_KEY_HINT = "sudo sparkctl key rotate"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +27,7 @@ class ConfigPaths:
 
     settings: Path = Path("/etc/sparkd/sparkd.yaml")
     api_key: Path = Path("/etc/sparkd/api-key")
+    keys: Path = Path("/etc/sparkd/keys.json")
     shipped_catalog: Path = Path("/usr/share/sparkd/models.d")
     local_catalog: Path = Path("/etc/sparkd/models.d")
 
@@ -40,6 +39,7 @@ def config_paths(environ: Mapping[str, str]) -> ConfigPaths:
     return ConfigPaths(
         settings=config_dir / fixed.settings.name,
         api_key=config_dir / fixed.api_key.name,
+        keys=config_dir / fixed.keys.name,
         shipped_catalog=Path(environ.get("SPARKD_CATALOG_DIR") or fixed.shipped_catalog),
         local_catalog=config_dir / fixed.local_catalog.name,
     )
@@ -48,32 +48,6 @@ def config_paths(environ: Mapping[str, str]) -> ConfigPaths:
 def load_config(paths: ConfigPaths, *, weights_dir: Path = WEIGHTS_DIR) -> Config:
     """Everything that is configured, and everything that is wrong with it."""
     return parse([*_settings_sources(paths), *_catalog_sources(paths)], weights_dir=weights_dir)
-
-
-def read_api_keys(paths: ConfigPaths, environ: Mapping[str, str]) -> tuple[str, ...]:
-    """The keys clients may use, one a line; a systemd credential `api-key` replaces the file.
-
-    Raises Misconfigured, with no key in it, when there is none or the file is not fit for one.
-    """
-    path = paths.api_key
-    credentials_dir = environ.get("CREDENTIALS_DIRECTORY")
-    if credentials_dir and os.path.exists(Path(credentials_dir) / "api-key"):
-        path = Path(credentials_dir) / "api-key"
-    try:
-        text = _read_secret(path)
-    except FileNotFoundError as error:
-        raise Misconfigured(f"there is no API key file {path}", hint=_KEY_HINT) from error
-    except PermissionError as error:
-        raise Misconfigured(
-            f"API key file {path} may not be read by this user",
-            hint=f"use sudo; for the daemon: sudo chgrp sparkd {path}; sudo chmod 0640 {path}",
-        ) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise Misconfigured(f"API key file {path} is not readable", hint=_KEY_HINT) from error
-    keys = tuple(_keys_of(text, path))
-    if not keys:
-        raise Misconfigured(f"API key file {path} holds no key", hint=_KEY_HINT)
-    return keys
 
 
 def write_atomically(path: Path, content: bytes, *, mode: int, gid: int | None = None) -> None:
@@ -182,30 +156,6 @@ def _refuse(
 ) -> Source:
     problem = Problem(source=str(path), line=line, path="", message=message, hint=hint)
     return Source(kind=kind, name=str(path), layer=layer, unreadable=problem)
-
-
-def _read_secret(path: Path) -> str:
-    with open(path, encoding="utf-8") as file:
-        mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-        if mode & stat.S_IRWXO:
-            raise Misconfigured(
-                f"API key file {path} is open to everybody (mode {mode:04o})",
-                hint=f"sudo chmod o= {path}; the key may be known: {_KEY_HINT}",
-            )
-        return file.read(MAX_FILE_BYTES)
-
-
-def _keys_of(text: str, path: Path) -> Iterator[str]:
-    for number, line in enumerate(text.splitlines(), start=1):
-        key = line.strip()
-        if not key or key.startswith("#"):
-            continue
-        if not key.isascii() or not key.isprintable() or " " in key:
-            raise Misconfigured(
-                f"{path}:{number}: no HTTP header can carry this API key",
-                hint="one key a line, of ASCII characters without spaces",
-            )
-        yield key
 
 
 def _write_new(path: Path, content: bytes, *, mode: int, gid: int | None) -> None:

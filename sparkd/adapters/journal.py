@@ -43,6 +43,7 @@ class Event(Enum):
     LOAD_PROGRESS = "load-progress", "0443293d84f94d11a404ec75e722960f"
     QUEUE = "queue", "0337a12ae9a9495bb601d64d576aff30"
     MEMORY_LOW = "memory-low", "eed3b6c6936b4f6fa7f66d8953c33472"
+    WRONG_KEYS = "wrong-keys", "7aff1b2e8d4d44448f1d440d49a0bf0c"
     IDLE_CHECK = "idle-check", "a70e3d5b91c84f26bd12968cf4e7503d"
 
     def __init__(self, label: str, message_id: str) -> None:

@@ -11,6 +11,7 @@ from typing import NoReturn
 
 from sparkd._version import __version__
 from sparkd.commands.exits import Exit, UsageError
+from sparkd.core.apikeys import Scope
 
 _DESCRIPTION = "Look at and control the models of sparkd. Works whether or not its daemon runs."
 _EPILOG = """\
@@ -19,6 +20,7 @@ examples:
   sudo sparkctl start NAME    start one and wait until it is ready
   sparkctl logs -f NAME       follow what it prints
   sudo sparkctl key show      the key that clients need
+  sudo sparkctl key add NAME  a further key, for one client or person
 """
 
 
@@ -36,6 +38,11 @@ class Options:
     now: bool = False
     follow: bool = False
     lines: int | None = None
+    name: str = ""
+    scopes: tuple[Scope, ...] = ()
+    concurrent: int | None = None
+    per_minute: int | None = None
+    expires: str | None = None
     client: str = ""
     models: tuple[str, ...] = ()
     url: str = ""
@@ -55,6 +62,7 @@ def parse(words: Sequence[str]) -> Options:
     _check_names(words)
     options = vars(parser.parse_args(words))
     command = " ".join(options.pop(name) for name in ("command", "group") if name in options)
+    options |= {name: tuple(options[name] or ()) for name in _SEVERAL if name in options}
     return Options(command=command, words=tuple(words), **options)
 
 
@@ -68,7 +76,7 @@ def _check_names(words: Sequence[str]) -> None:
     if names[0] not in _COMMANDS:
         raise _unknown(names[0], tuple(_COMMANDS), "sparkctl")
     if names[0] == "key" and not names[1:]:
-        raise UsageError("key wants show or rotate", hint="sparkctl key show")
+        raise UsageError(f"key wants one of {', '.join(_KEY_COMMANDS)}", hint="sparkctl key list")
     if names[0] == "key" and names[1] not in _KEY_COMMANDS:
         raise _unknown(names[1], tuple(_KEY_COMMANDS), "sparkctl key")
 
@@ -91,12 +99,16 @@ _COMMANDS = {
     "events": "show what happened to models, and what happens",
     "check": "check the configuration as the daemon reads it",
     "integrate": "print the configuration of a client, ready to use",
-    "key": "show or replace the API key",
+    "key": "show, add and revoke API keys",
 }
 _KEY_COMMANDS = {
-    "show": "print the API key, alone on the last line",
-    "rotate": "make a new API key in place of the old ones, and print it",
+    "show": "print the key that the package made, alone on the last line",
+    "rotate": "make a new key in place of that one, and print it",
+    "add": "make a further key with rights of its own, and print it, this once",
+    "list": "list the keys and what each may do, without the keys themselves",
+    "revoke": "end a key that was added",
 }
+_SEVERAL = ("scopes", "models")
 
 
 CLIENTS = ("opencode", "cline", "openwebui", "continue", "env")
@@ -119,10 +131,7 @@ def _parser() -> _Parser:
         parsers[name] = verbs.add_parser(
             name, help=text, description=_sentence(text), allow_abbrev=False
         )
-    groups = parsers["key"].add_subparsers(dest="group", metavar="COMMAND", required=True)
-    for name, text in _KEY_COMMANDS.items():
-        key = groups.add_parser(name, help=text, description=_sentence(text), allow_abbrev=False)
-        _add_json(key)
+    _add_key_commands(parsers["key"])
     for name in _COMMANDS:
         if name != "key":
             _add_json(parsers[name])
@@ -162,7 +171,6 @@ def _add_integrate(parser: argparse.ArgumentParser) -> None:
         "models",
         metavar="MODEL",
         nargs="*",
-        action=_Tuple,
         default=(),
         help="only these models, the first one being the client's default (default: all)",
     )
@@ -174,18 +182,38 @@ def _add_integrate(parser: argparse.ArgumentParser) -> None:
     )
 
 
-class _Tuple(argparse.Action):
-    """Keeps the words of an argument as what Options has."""
-
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: str | Sequence[object] | None,
-        option_string: str | None = None,
-    ) -> None:
-        del parser, option_string
-        setattr(namespace, self.dest, tuple(values or ()))
+def _add_key_commands(parser: argparse.ArgumentParser) -> None:
+    groups = parser.add_subparsers(dest="group", metavar="COMMAND", required=True)
+    parsers = {}
+    for name, text in _KEY_COMMANDS.items():
+        parsers[name] = groups.add_parser(
+            name, help=text, description=_sentence(text), allow_abbrev=False
+        )
+        _add_json(parsers[name])
+    for name in ("add", "revoke"):
+        parsers[name].add_argument("name", metavar="NAME", help="as which the journal knows it")
+    add = parsers["add"]
+    add.add_argument(
+        "--scope",
+        dest="scopes",
+        action="append",
+        type=_scope,
+        metavar="SCOPE",
+        help="inference, to ask models (the default), or admin, to start and stop them; may be "
+        "given twice",
+    )
+    add.add_argument(
+        "--model",
+        dest="models",
+        action="append",
+        metavar="MODEL",
+        help="only this model, or those of a pattern such as 'qwen*'; may be given several times",
+    )
+    add.add_argument(
+        "--concurrent", type=_count, metavar="N", help="at most N requests open at a time"
+    )
+    add.add_argument("--per-minute", type=_count, metavar="N", help="at most N requests a minute")
+    add.add_argument("--expires", metavar="DATE", help="as 2027-01-31, UTC")
 
 
 def _add_json(parser: argparse.ArgumentParser) -> None:
@@ -202,6 +230,18 @@ def _line_count(text: str) -> int:
     if not (text.isascii() and text.isdigit()):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of lines")
     return int(text)
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of requests")
+    return int(text)
+
+
+def _scope(text: str) -> Scope:
+    if text not in list(Scope):
+        raise argparse.ArgumentTypeError(f"{text!r} is not one of {', '.join(Scope)}")
+    return Scope(text)
 
 
 def _sentence(text: str) -> str:

@@ -29,7 +29,7 @@ class Exit(IntEnum):
     OK = 0, "done, or the answer is yes"
     NO = 1, "the answer is no: `check` found problems"
     USAGE = 2, "the command line is wrong"
-    NOT_FOUND = 3, "there is no such model"
+    NOT_FOUND = 3, "there is no such model, or key"
     START_FAILED = 4, "the model did not start"
     NOT_NOW = 5, "busy: the GPU is held, or what is needed is in use"
     HOST = 6, "systemd, Podman or the file system refused something"

@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 from urllib.parse import urlsplit
 
-from sparkd.adapters.files import config_paths, read_api_keys
+from sparkd.adapters.files import config_paths
+from sparkd.adapters.keyfiles import read_secrets
 from sparkd.commands import catalog, identity, output, systemunits
 from sparkd.commands.arguments import Options
 from sparkd.commands.exits import Exit, UsageError
@@ -60,4 +61,4 @@ def _key(options: Options) -> str:
     path = config_paths(os.environ).api_key
     if path.exists() and not os.access(path, os.R_OK):
         raise identity.needs_root(f"only root and sparkd may read {path}", options.words)
-    return read_api_keys(config_paths(os.environ), {})[0]
+    return read_secrets(path)[0]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`sparkctl key show` and `key rotate`: the API key in its file.
+"""`sparkctl key show` and `key rotate`: the key that the package made, in its file.
 
 Whoever prints a key prints it alone on the last line, so that `| tail -n 1` is a key.
 """
@@ -12,17 +12,22 @@ import secrets
 import subprocess
 from pathlib import Path
 
-from sparkd.adapters.files import config_paths, read_api_keys, write_atomically
+from sparkd.adapters.files import config_paths, write_atomically
+from sparkd.adapters.keyfiles import read_secrets
 from sparkd.commands import identity, output
 from sparkd.commands.arguments import Options
 from sparkd.commands.exits import Exit
 
 _PREFIX = "sk-sparkd-"
 _SECRET_BYTES = 32
-_MODE = 0o640
+MODE = 0o640
 _SERVICE = "sparkd.service"
-_RESTARTS = "a running daemon restarts with it; open answers get drain_timeout to end"
-_BY_HAND = f"for a running daemon: sudo systemctl try-restart {_SERVICE}"
+_CREDENTIALS = Path("/run/credentials") / _SERVICE
+_AT_ONCE = "a running daemon uses it from now on"
+_RESTARTS = (
+    "a running daemon has a credential in place of the file, and restarts to read it again; open "
+    "answers get drain_timeout to end"
+)
 _SYSTEMCTL_TIMEOUT_S = 30.0
 
 
@@ -30,7 +35,7 @@ def show(options: Options) -> Exit:
     path = config_paths(os.environ).api_key
     if path.exists() and not os.access(path, os.R_OK):
         raise identity.needs_root(f"only root and sparkd may read {path}", options.words)
-    keys = read_api_keys(config_paths(os.environ), {})
+    keys = read_secrets(path)
     if options.json:
         output.print_json({"file": str(path), "keys": list(keys)})
     else:
@@ -44,13 +49,13 @@ def rotate(options: Options) -> Exit:
     if not os.access(path.parent, os.W_OK):
         raise identity.needs_root(f"only root may write {path}", options.words)
     key = make_key()
-    write_atomically(path, f"{key}\n".encode(), mode=_MODE, gid=_group_id())
-    restarts = _restart_daemon(path)
+    write_atomically(path, f"{key}\n".encode(), mode=MODE, gid=group_id())
+    restarts = credential_in_place_of(path) is not None and _restart_daemon()
     if options.json:
         output.print_json({"file": str(path), "keys": [key], "daemon_restarts": restarts})
     else:
         print(f"a new API key is in {path}; those that were in it are no longer valid")
-        print(_RESTARTS if restarts else _BY_HAND, key, sep="\n")
+        print(_RESTARTS if restarts else _AT_ONCE, key, sep="\n")
     return Exit.OK
 
 
@@ -59,7 +64,7 @@ def make_key() -> str:
     return _PREFIX + secrets.token_urlsafe(_SECRET_BYTES)
 
 
-def _group_id() -> int | None:
+def group_id() -> int | None:
     """The group that may read the key; None where there is no such group or we may not give it."""
     if os.geteuid() != 0:
         return None
@@ -69,12 +74,16 @@ def _group_id() -> int | None:
         return None
 
 
-def _restart_daemon(path: Path) -> bool:
-    """Have a running daemon use the new key; False when that is left to the user."""
-    if path != config_paths({}).api_key or not os.path.isdir("/run/systemd/system"):
-        return False
-    # A restart, because systemd copies a credential when it starts a service, and a reload would
-    # leave the old copy valid. Not waited for: open streams may take their time to end.
+def credential_in_place_of(path: Path) -> Path | None:
+    """The systemd credential that a running daemon reads instead of this file, if it has one."""
+    credential = _CREDENTIALS / path.name
+    ours = path.parent == config_paths({}).settings.parent
+    return credential if ours and credential.exists() else None
+
+
+def _restart_daemon() -> bool:
+    """Have systemd copy the credential again, which it does when it starts a service."""
+    # Not waited for: open streams may take their time to end.
     command = ["systemctl", "--no-block", "try-restart", _SERVICE]
     try:
         subprocess.run(command, capture_output=True, check=True, timeout=_SYSTEMCTL_TIMEOUT_S)

@@ -12,7 +12,8 @@ docs/reference/errors.md; `web.render` turns an error into the body of the clien
     │   ├── Forbidden         403  a right key that may not do this
     │   ├── NotFound          404  no such model, path or running instance
     │   │   └── Disabled      404  a model that the catalog has switched off
-    │   └── BodyTooLarge      413  the body is over the limit
+    │   ├── BodyTooLarge      413  the body is over the limit
+    │   └── TooManyRequests   429  the key, or its address, asks more than it may
     ├── Unavailable           503  right request, not now
     │   ├── GpuHeld           503  another program holds the GPU
     │   ├── InsufficientMemory
@@ -91,6 +92,11 @@ class Disabled(NotFound):
 class BodyTooLarge(RequestError):
     code = "body_too_large"
     http_status = 413
+
+
+class TooManyRequests(RequestError):
+    code = "rate_limited"
+    http_status = 429
 
 
 class Unavailable(SparkdError):

@@ -13,42 +13,52 @@ from urllib.parse import unquote
 
 from sanic import HTTPResponse, Request, Sanic
 
-from sparkd.core import routing
+from sparkd.core import auth, routing
+from sparkd.core.apikeys import ApiKey
+from sparkd.core.auth import Access
 from sparkd.core.model import ModelSpec
 from sparkd.core.names import Names
-from sparkd.status import reference_state, status
-from sparkd.web.admission import admitted
-from sparkd.web.context import Context
+from sparkd.status import reference_state, status, used, visible_to
+from sparkd.web.admission import admitted, key_of
+from sparkd.web.context import READ, Context
 
 
 def add_routes(app: Sanic[Any, Any]) -> None:
-    app.add_route(show_status, "/status", methods=["GET"])
-    app.add_route(debug_state, "/debug/state", methods=["GET"])
-    app.add_route(load, "/models/<model_id:path>/load", methods=["POST"])
-    app.add_route(unload, "/models/<model_id:path>/unload", methods=["POST"])
-    app.add_route(load, "/ensure/<model_id:path>", methods=["POST"], name="ensure")
-    app.add_route(check, "/check/<model_id:path>", methods=["POST"])
-    app.add_route(touch, "/touch/<model_id:path>", methods=["POST"])
-    app.add_route(touch, "/debug/touch/<model_id:path>", methods=["POST"], name="debug_touch")
+    """To read the state takes any key, to change it an admin's."""
+    any_key, admin = Access.ANY, Access.ADMIN
+    app.add_route(show_status, "/status", methods=READ, ctx_access=any_key)
+    app.add_route(debug_state, "/debug/state", methods=READ, ctx_access=any_key)
+    app.add_route(check, "/check/<model_id:path>", methods=["POST"], ctx_access=any_key)
+    for path, handler in (
+        ("/models/<model_id:path>/load", load),
+        ("/models/<model_id:path>/unload", unload),
+        ("/ensure/<model_id:path>", load),
+        ("/touch/<model_id:path>", touch),
+        ("/debug/touch/<model_id:path>", touch),
+    ):
+        name = path.replace("/<model_id:path>", "").strip("/").replace("/", "_")
+        app.add_route(handler, path, methods=["POST"], name=name, ctx_access=admin)
 
 
 async def show_status(request: Request) -> HTTPResponse:
     """What runs, what waits, and the state of every model."""
     context = admitted(request)
-    return _json(await status(context.runtime, context.config))
+    described = await status(context.runtime, context.config)
+    described["keys"] = [used(meter) for meter in context.meters.all()]
+    return _json(visible_to(key_of(request), described))
 
 
 async def debug_state(request: Request) -> HTTPResponse:
     """The same in the terms of the gateway that this one replaces."""
     context = admitted(request)
     described = await status(context.runtime, context.config)
-    return _json(reference_state(described, context.config))
+    return _json(reference_state(visible_to(key_of(request), described), context.config))
 
 
 async def load(request: Request, model_id: str) -> HTTPResponse:
     """Start the model and wait until it is ready."""
     context = admitted(request)
-    spec = _spec(context, model_id)
+    spec = _spec(context, key_of(request), model_id)
     with context.open_requests.one():
         context.runtime.records.clear_failure(spec.model_id)
         grant = await context.runtime.ensurer.grant(context.config, spec)
@@ -59,7 +69,7 @@ async def load(request: Request, model_id: str) -> HTTPResponse:
 async def unload(request: Request, model_id: str) -> HTTPResponse:
     """Stop the model once its running requests have ended."""
     context = admitted(request)
-    spec = _spec(context, model_id)
+    spec = _spec(context, key_of(request), model_id)
     with context.open_requests.one():
         ran = await context.runtime.stopper.stop(context.config, spec.model_id, drain=True)
     return _json({"ok": True, "name": spec.model_id, "state": "stopped", "ran": ran})
@@ -68,7 +78,7 @@ async def unload(request: Request, model_id: str) -> HTTPResponse:
 async def check(request: Request, model_id: str) -> HTTPResponse:
     """Whether the model is ready now; starts nothing."""
     context = admitted(request)
-    spec = _spec(context, model_id)
+    spec = _spec(context, key_of(request), model_id)
     described = await status(context.runtime, context.config)
     models: Any = described["models"]
     state = next(model["state"] for model in models if model["id"] == spec.model_id)
@@ -79,7 +89,7 @@ async def check(request: Request, model_id: str) -> HTTPResponse:
 async def touch(request: Request, model_id: str) -> HTTPResponse:
     """Put the idle deadline of a running model off, as a use now would."""
     context = admitted(request)
-    spec = _spec(context, model_id)
+    spec = _spec(context, key_of(request), model_id)
     names = Names(spec.model_id)
     lease = context.runtime.leases.try_use(names)
     if lease is not None:
@@ -88,9 +98,11 @@ async def touch(request: Request, model_id: str) -> HTTPResponse:
     return _json({"ok": True, "name": spec.model_id, "lastSeen": round(seen_at * 1000)})
 
 
-def _spec(context: Context, model_id: str) -> ModelSpec:
-    """The model of a path. Raises NotFound or Misconfigured."""
-    return routing.lookup(context.config, unquote(model_id))
+def _spec(context: Context, key: ApiKey, model_id: str) -> ModelSpec:
+    """The model of a path. Raises NotFound, Misconfigured or Forbidden."""
+    spec = routing.lookup(context.config, unquote(model_id))
+    auth.require_model(key, spec.model_id)
+    return spec
 
 
 def _json(body: object) -> HTTPResponse:

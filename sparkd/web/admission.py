@@ -1,17 +1,82 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The door: no handler but /healthz does anything before this lets the request in."""
+"""The door: no handler but /healthz does anything before this lets the request in.
+
+What a route asks of its caller stands at the route (`ctx_access=`); one that says nothing is for
+admins.
+"""
 
 from __future__ import annotations
 
+import functools
+import ipaddress
+import logging
+import time
+from typing import Any
+
 from sanic import Request
 
+from sparkd.adapters.journal import Event, fields
 from sparkd.core import auth
+from sparkd.core.apikeys import ApiKey
+from sparkd.core.auth import Access
+from sparkd.core.errors import Unauthorized
+from sparkd.core.quota import WRONG_KEYS_MOST
 from sparkd.web.context import Context
+
+log = logging.getLogger(__name__)
 
 
 def admitted(request: Request) -> Context:
-    """The context, for a request with a right key. Raises Unauthorized or Misconfigured."""
+    """The context, for a request whose key may do what the route does; see `key_of`.
+
+    Raises Unauthorized, Forbidden, TooManyRequests or Misconfigured.
+    """
     context: Context = request.app.ctx.sparkd
+    headers = request.headers
+    digest = auth.presented(headers.get("authorization"), headers.get("x-api-key"))
+    address = _address(request)
+    now_s = time.monotonic()
+    context.wrong_keys.check(address, digest, now_s)
+    try:
+        key = auth.identify(context.keys.current(), digest, time.time())
+    except Unauthorized:
+        if context.wrong_keys.wrong(address, now_s) == WRONG_KEYS_MOST:
+            log.warning(
+                "%d wrong API keys came from %s; more are not looked at for a while",
+                WRONG_KEYS_MOST,
+                address,
+                extra=fields(Event.WRONG_KEYS, address=address),
+            )
+        raise
+    context.wrong_keys.right(address, digest)
+    auth.require(key, access_of(request.route))
     context.require_usable()
-    auth.check(context.keys, request.headers.get("authorization"), request.headers.get("x-api-key"))
+    request.ctx.key = key
     return context
+
+
+def key_of(request: Request) -> ApiKey:
+    """The key of a request that was admitted."""
+    key: ApiKey = request.ctx.key
+    return key
+
+
+def access_of(route: Any) -> Access:  # noqa: ANN401 (Sanic's routes have no type of their own)
+    """What a route asks of its caller."""
+    access: Access = getattr(route.ctx, "access", Access.ADMIN)
+    return access
+
+
+def _address(request: Request) -> str:
+    """Where a request comes from."""
+    address = str(request.ip or "")
+    return _network(address) if ":" in address else address
+
+
+@functools.lru_cache(maxsize=1024)
+def _network(address: str) -> str:
+    """An IPv6 host has a whole network of addresses to come from."""
+    try:
+        return str(ipaddress.ip_network((address, 64), strict=False))
+    except ValueError:
+        return address

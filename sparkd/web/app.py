@@ -12,9 +12,10 @@ from sanic import HTTPResponse, Request, Sanic
 from sanic.exceptions import PayloadTooLarge, SanicException
 from sanic.handlers import ErrorHandler
 
+from sparkd.core.auth import Access
 from sparkd.core.errors import BodyTooLarge, NotFound, RequestError, SparkdError
 from sparkd.web import admin, description, events, openai
-from sparkd.web.context import Context
+from sparkd.web.context import READ, Context
 from sparkd.web.render import Shape, error_body, error_headers
 from sparkd.web.requestid import name_answer
 
@@ -40,7 +41,13 @@ def create_app(context: Context) -> Sanic[Any, Any]:
     app.config.REQUEST_TIMEOUT = _REQUEST_HEAD_S
     app.config.REQUEST_MAX_SIZE = context.config.settings.body_limit_bytes * _LINGER_FACTOR
     app.ctx.sparkd = context
-    app.add_route(healthz, "/healthz", methods=["GET", "HEAD"], ctx_answers="text/plain")
+    app.add_route(
+        healthz,
+        "/healthz",
+        methods=READ,
+        ctx_access=Access.OPEN,
+        ctx_answers="text/plain",
+    )
     openai.add_routes(app)
     admin.add_routes(app)
     description.add_routes(app)

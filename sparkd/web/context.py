@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the handlers of one daemon share: configuration, keys, the proxy, and what is open."""
+"""What the handlers of one daemon share: configuration, keys, what they use, the proxy."""
 
 from __future__ import annotations
 
@@ -8,11 +8,16 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from sparkd.adapters.keyfiles import KeyFiles
 from sparkd.core.errors import Misconfigured
 from sparkd.core.model import Config
+from sparkd.core.quota import Meters, WrongKeys
 from sparkd.events import EventFeed
 from sparkd.proxy import Proxy
 from sparkd.runtime import Runtime
+
+READ = ("GET", "HEAD")
+"""The methods of whatever can be read: HEAD is answered wherever GET is."""
 
 
 class OpenRequests:
@@ -53,18 +58,16 @@ class Context:
     runtime: Runtime
     proxy: Proxy
     config: Config
-    keys: tuple[str, ...]
-    keys_error: Misconfigured | None = None
-    """Why there are no keys; every request that needs one is answered with it."""
+    keys: KeyFiles
+    meters: Meters = field(default_factory=Meters)
+    wrong_keys: WrongKeys = field(default_factory=WrongKeys)
     open_requests: OpenRequests = field(default_factory=OpenRequests)
     events: EventFeed = field(default_factory=EventFeed)
     leaving: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the daemon stops: whoever only listens is told, and let go."""
 
     def require_usable(self) -> None:
-        """Raise Misconfigured when sparkd.yaml or the key file is wrong."""
-        if self.keys_error is not None:
-            raise self.keys_error
+        """Raise Misconfigured when sparkd.yaml is wrong."""
         if not self.config.settings_ok:
             first = self.config.problems[0]
             raise Misconfigured(

@@ -16,16 +16,17 @@ from typing import TYPE_CHECKING, Any
 from sanic import HTTPResponse, Request, Sanic
 
 from sparkd._version import __version__
+from sparkd.core.auth import Access
+from sparkd.web.admission import access_of
+from sparkd.web.context import READ
 
 if TYPE_CHECKING:
     from sparkd.core.openapi import Path
 
-_OPEN = frozenset({"/healthz", "/openapi.json"})
-"""What needs no key, because it tells nothing about this host."""
-
 
 def add_routes(app: Sanic[Any, Any]) -> None:
-    app.add_route(show_description, "/openapi.json", methods=["GET", "HEAD"])
+    access = Access.OPEN  # It tells nothing about this host.
+    app.add_route(show_description, "/openapi.json", methods=READ, ctx_access=access)
 
 
 async def show_description(request: Request) -> HTTPResponse:
@@ -48,6 +49,6 @@ def paths(app: Sanic[Any, Any]) -> Iterator[Path]:
                 method=method,
                 path=path,
                 summary=(inspect.getdoc(route.handler) or "").partition("\n")[0],
-                needs_key=path not in _OPEN,
+                needs_key=access_of(route) is not Access.OPEN,
                 answers=getattr(route.ctx, "answers", "application/json"),
             )

@@ -17,6 +17,7 @@ from sanic import Request, Sanic
 from sanic.compat import Header
 from sanic.response import BaseHTTPResponse
 
+from sparkd.core.auth import Access
 from sparkd.core.errors import RequestError
 from sparkd.core.happening import as_sse
 from sparkd.core.sse import comment
@@ -33,7 +34,9 @@ _COME_BACK_MS = 300_000
 
 
 def add_routes(app: Sanic[Any, Any]) -> None:
-    app.add_route(tell, "/events", methods=["GET"], ctx_answers="text/event-stream")
+    # For admins, because it tells what everybody does.
+    access, answers = Access.ADMIN, "text/event-stream"
+    app.add_route(tell, "/events", methods=["GET"], ctx_access=access, ctx_answers=answers)
 
 
 async def tell(request: Request) -> None:

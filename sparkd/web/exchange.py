@@ -41,6 +41,7 @@ class Exchange:
         self.shape = Shape.OPENAI
         self.operation = "-"
         self.model_id = "-"
+        self.key_name: str | None = None
         self.status = 0
         self.reason: str | None = None
 
@@ -135,6 +136,7 @@ class Exchange:
             f"{self.operation} for model {self.model_id}: {self.reason or self.status} "
             f"in {took_s * 1000:.0f} ms",
             model=self.model_id,
+            key=self.key_name,
             request_id=self.request_id,
             status=self.status,
             reason=self.reason,

@@ -14,28 +14,30 @@ from urllib.parse import unquote
 
 from sanic import HTTPResponse, Request, Sanic
 
-from sparkd.core import routing
+from sparkd.core import auth, routing
+from sparkd.core.auth import Access
 from sparkd.core.errors import SparkdError
 from sparkd.core.model import Dialect, ModelSpec, Status
 from sparkd.core.rewrite import rewrite
 from sparkd.proxy import Outgoing, request_headers
-from sparkd.web.admission import admitted
-from sparkd.web.context import Context
+from sparkd.web.admission import admitted, key_of
+from sparkd.web.context import READ, Context
 from sparkd.web.exchange import Exchange
 from sparkd.web.render import Shape
 from sparkd.web.requestid import request_id
 
 
 def add_routes(app: Sanic[Any, Any]) -> None:
-    app.add_route(list_models, "/v1/models", methods=["GET"])
-    app.add_route(show_model, "/v1/models/<model_id:path>", methods=["GET"])
-    app.add_route(infer, "/v1/<rest:path>", methods=["POST"], stream=True)
+    access = Access.INFERENCE
+    app.add_route(list_models, "/v1/models", methods=READ, ctx_access=access)
+    app.add_route(show_model, "/v1/models/<model_id:path>", methods=READ, ctx_access=access)
+    app.add_route(infer, "/v1/<rest:path>", methods=["POST"], stream=True, ctx_access=access)
 
 
 async def list_models(request: Request) -> HTTPResponse:
     """Every model that can be asked, in OpenAI's list. Starts nothing and counts as no use."""
-    context = admitted(request)
-    models = context.config.models.values()
+    context, key = admitted(request), key_of(request)
+    models = (spec for spec in context.config.models.values() if key.may_use(spec.model_id))
     data = [_listed(spec) for spec in models if spec.status is not Status.DISABLED]
     return _json({"object": "list", "data": data})
 
@@ -44,6 +46,7 @@ async def show_model(request: Request, model_id: str) -> HTTPResponse:
     """One model, as the list has it."""
     context = admitted(request)
     spec = routing.lookup(context.config, unquote(model_id))
+    auth.require_model(key_of(request), spec.model_id)
     routing.check_enabled(spec)
     return _json(_listed(spec))
 
@@ -56,7 +59,14 @@ async def infer(request: Request, rest: str) -> None:
     with context.open_requests.one():
         try:
             admitted(request)
-            await _infer(context, request, exchange)
+            key = key_of(request)
+            exchange.key_name = key.name
+            meter = context.meters.of(key)
+            meter.enter(key, started_s)
+            try:
+                await _infer(context, request, exchange)
+            finally:
+                meter.leave()
         except SparkdError as error:
             if not await exchange.fail(error):
                 raise
@@ -76,6 +86,7 @@ async def _infer(context: Context, request: Request, exchange: Exchange) -> None
     raw = await exchange.read_body(config.settings.body_limit_bytes)
     body = routing.parse_body(raw)
     spec = routing.find(config, routing.model_of(route, body), route.operation.dialect)
+    auth.require_model(key_of(request), spec.model_id)
     exchange.model_id = spec.model_id
     rewritten = rewrite(spec, route.operation.dialect, body) if route.operation.rewritten else body
     outgoing = Outgoing(

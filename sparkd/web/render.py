@@ -13,6 +13,7 @@ from sparkd.core.errors import (
     NotFound,
     RequestError,
     SparkdError,
+    TooManyRequests,
     Unauthorized,
 )
 
@@ -26,6 +27,7 @@ _OPENAI_TYPES: tuple[tuple[type[SparkdError], str], ...] = (
     (Unauthorized, "authentication_error"),
     (Forbidden, "permission_error"),
     (NotFound, "not_found_error"),
+    (TooManyRequests, "rate_limit_error"),
     (RequestError, "invalid_request_error"),
     (Busy, "rate_limit_error"),
     (SparkdError, "server_error"),
@@ -35,6 +37,7 @@ _ANTHROPIC_TYPES: tuple[tuple[type[SparkdError], str], ...] = (
     (Forbidden, "permission_error"),
     (NotFound, "not_found_error"),
     (BodyTooLarge, "request_too_large"),
+    (TooManyRequests, "rate_limit_error"),
     (RequestError, "invalid_request_error"),
     (Busy, "rate_limit_error"),
     (SparkdError, "api_error"),

@@ -217,7 +217,16 @@ def answer_of(response: httpx.Response) -> str:
 class Stream:
     """A streaming chat request in progress on a host's loop; collects what arrives."""
 
-    def __init__(self, host: Host, model: str, *, tokens: int, pace_ms: float, **fake: Any) -> None:
+    def __init__(
+        self,
+        host: Host,
+        model: str,
+        *,
+        tokens: int,
+        pace_ms: float,
+        key: str | None = None,
+        **fake: Any,
+    ) -> None:
         self._host = host
         self.chunks: list[bytes] = []
         self.error: Exception | None = None
@@ -227,9 +236,10 @@ class Stream:
         self._done = threading.Event()
         self._first = threading.Event()
         self._task: asyncio.Task[None] | None = None
+        key = key or host.key
 
         async def start() -> None:
-            self._task = asyncio.get_running_loop().create_task(self._read(host.key, body))
+            self._task = asyncio.get_running_loop().create_task(self._read(key, body))
 
         host.loop.run(start())
 

@@ -1,13 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Configuration files, API keys and atomic writes, on a real file system."""
+"""Configuration files and atomic writes, on a real file system."""
 
 from __future__ import annotations
 
 import os
-import shutil
 import stat
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,12 +14,9 @@ from sparkd.adapters.files import (
     ConfigPaths,
     config_paths,
     load_config,
-    read_api_keys,
     write_atomically,
 )
-from sparkd.core.errors import HostError, Misconfigured
-
-NOBODY = 65534
+from sparkd.core.errors import HostError
 
 
 @pytest.fixture
@@ -36,27 +30,6 @@ def paths(tmp_path: Path) -> ConfigPaths:
     found.local_catalog.mkdir(parents=True)
     found.shipped_catalog.mkdir()
     return found
-
-
-@pytest.fixture
-def open_dir() -> Iterator[Path]:
-    """A directory that every user can enter, for what must be refused by permission."""
-    directory = Path(tempfile.mkdtemp(prefix="sparkd-files-"))
-    directory.chmod(0o755)
-    yield directory
-    shutil.rmtree(directory)
-
-
-@pytest.fixture
-def as_nobody(open_dir: Path) -> Iterator[Path]:
-    """The same directory, seen by a user to whom permissions apply."""
-    if os.geteuid() == 0:
-        os.chown(open_dir, NOBODY, NOBODY)
-        os.seteuid(NOBODY)
-        yield open_dir
-        os.seteuid(0)
-    else:
-        yield open_dir
 
 
 def models(*ids: str, image: str = "localhost/x") -> str:
@@ -73,6 +46,7 @@ def test_environment_moves_both_directories() -> None:
     assert paths == ConfigPaths(
         settings=Path("/a/sparkd.yaml"),
         api_key=Path("/a/api-key"),
+        keys=Path("/a/keys.json"),
         shipped_catalog=Path("/b"),
         local_catalog=Path("/a/models.d"),
     )
@@ -192,79 +166,6 @@ def test_config_dir_that_may_not_be_entered_is_a_problem_not_an_empty_config(
     messages = {problem.source: problem.message for problem in config.problems}
     assert messages[str(closed / "sparkd.yaml")] == "cannot be read: Permission denied"
     assert messages[str(closed / "models.d")] == "cannot be read: Permission denied"
-
-
-@pytest.fixture
-def key_paths(tmp_path: Path) -> ConfigPaths:
-    return ConfigPaths(api_key=tmp_path / "api-key")
-
-
-def write_keys(paths: ConfigPaths, text: str, mode: int = 0o640) -> None:
-    paths.api_key.write_text(text)
-    paths.api_key.chmod(mode)
-
-
-def test_keys_are_lines_without_blanks_and_comments(key_paths: ConfigPaths) -> None:
-    write_keys(key_paths, "# mine\n\n  key-one  \nkey#two\n")
-    assert read_api_keys(key_paths, {}) == ("key-one", "key#two")
-
-
-def test_systemd_credential_goes_before_the_file(key_paths: ConfigPaths, tmp_path: Path) -> None:
-    write_keys(key_paths, "from-file\n")
-    credentials = tmp_path / "credentials"
-    credentials.mkdir()
-    environ = {"CREDENTIALS_DIRECTORY": str(credentials)}
-    assert read_api_keys(key_paths, environ) == ("from-file",)
-    (credentials / "api-key").write_text("from-credential\n")
-    (credentials / "api-key").chmod(0o400)
-    assert read_api_keys(key_paths, environ) == ("from-credential",)
-
-
-@pytest.mark.parametrize("text", [None, "", "\n# only a comment\n"])
-def test_missing_or_empty_key_file_says_how_to_make_a_key(
-    key_paths: ConfigPaths, text: str | None
-) -> None:
-    if text is not None:
-        write_keys(key_paths, text)
-    with pytest.raises(Misconfigured) as caught:
-        read_api_keys(key_paths, {})
-    assert caught.value.hint == "sudo sparkctl key rotate"
-    assert str(key_paths.api_key) in caught.value.message
-
-
-def test_key_file_open_to_everybody_is_refused(key_paths: ConfigPaths) -> None:
-    write_keys(key_paths, "planted-key\n", mode=0o644)
-    with pytest.raises(Misconfigured, match="mode 0644") as caught:
-        read_api_keys(key_paths, {})
-    assert "planted-key" not in str(caught.value)
-
-
-@pytest.mark.parametrize("line", ["planted key", "planted\x01key", "plantedéy", "planted\tkey"])
-def test_key_that_no_header_can_carry_is_refused_unnamed(key_paths: ConfigPaths, line: str) -> None:
-    write_keys(key_paths, f"good\n{line}\n")
-    with pytest.raises(Misconfigured, match=r"api-key:2: ") as caught:
-        read_api_keys(key_paths, {})
-    assert "planted" not in str(caught.value)
-
-
-def test_key_file_of_another_user_says_what_to_do(as_nobody: Path) -> None:
-    paths = ConfigPaths(api_key=as_nobody / "api-key")
-    write_keys(paths, "key\n", mode=0)
-    with pytest.raises(Misconfigured, match="sudo chgrp sparkd"):
-        read_api_keys(paths, {})
-
-
-@pytest.mark.parametrize("content", [b"\xff\n", None], ids=["binary", "directory"])
-def test_key_file_that_is_no_text_file_is_refused(
-    key_paths: ConfigPaths, content: bytes | None
-) -> None:
-    if content is None:
-        key_paths.api_key.mkdir()
-    else:
-        key_paths.api_key.write_bytes(content)
-        key_paths.api_key.chmod(0o600)
-    with pytest.raises(Misconfigured, match="not readable"):
-        read_api_keys(key_paths, {})
 
 
 def test_atomic_write_replaces_content_mode_and_leaves_nothing_else(tmp_path: Path) -> None:

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""docs/reference/http-api.md lists the endpoints that there are, each with what it asks for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from sanic import Sanic
+
+from sparkd.core.model import Config
+from sparkd.core.routing import OPERATIONS
+from sparkd.web.admission import access_of
+from sparkd.web.app import create_app
+
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs/reference/http-api.md"
+Endpoint = tuple[str, str, str]
+"""Method, path, and what it asks of its caller."""
+
+
+@pytest.fixture(scope="module")
+def routes() -> Iterator[set[Endpoint]]:
+    app = create_app(SimpleNamespace(config=Config()))  # type: ignore[arg-type]
+    app.router.finalize()
+    yield set(endpoints_of(app))
+    Sanic.unregister_app(app)
+
+
+def endpoints_of(app: Sanic[Any, Any]) -> Iterator[Endpoint]:
+    for route in app.router.routes:
+        access = str(access_of(route))
+        path = "/" + re.sub(r"<(\w+)(?::\w+)?>", "MODEL", route.path)
+        for method in route.methods - {"HEAD"}:
+            if path == "/v1/MODEL":
+                yield from ((method, f"/v1/{name}", access) for name in OPERATIONS)
+            else:
+                yield method, path, access
+
+
+def documented() -> list[Endpoint]:
+    rows = re.findall(
+        r"^\| `(\w+) (/\S*)` \| (\w+) \| [^|]+ \|$", DOCUMENT.read_text(), re.MULTILINE
+    )
+    return [(method, path, access) for method, path, access in rows]
+
+
+def test_every_endpoint_is_documented_with_its_scope_and_no_other_is(routes: set[Endpoint]) -> None:
+    listed = documented()
+    assert len(listed) == len(set(listed))
+    assert set(listed) == routes
+
+
+@pytest.mark.usefixtures("routes")
+def test_head_is_answered_wherever_get_is_but_where_the_answer_has_no_end() -> None:
+    for route in Sanic.get_app("sparkd").router.routes:
+        endless = getattr(route.ctx, "answers", "") == "text/event-stream"
+        assert ("HEAD" in route.methods) == ("GET" in route.methods and not endless), route.path

@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Limits of keys: exact in every minute, fair to the innocent, bounded in memory."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sparkd.core.apikeys import ApiKey
+from sparkd.core.errors import TooManyRequests
+from sparkd.core.quota import WRONG_KEYS_MOST, Meter, Meters, WrongKeys
+
+
+def key(concurrent: int | None = None, per_minute: int | None = None) -> ApiKey:
+    return ApiKey(name="laptop", digest="", concurrent=concurrent, per_minute=per_minute)
+
+
+def test_key_without_limits_is_only_counted() -> None:
+    meter = Meter("laptop")
+    for _ in range(1000):
+        meter.enter(key(), 0)
+    meter.leave()
+    assert (meter.open, meter.requests, meter.refused) == (999, 1000, 0)
+
+
+def test_open_requests_are_limited_and_one_that_ends_makes_room() -> None:
+    meter = Meter("laptop")
+    for _ in range(2):
+        meter.enter(key(concurrent=2), 0)
+    with pytest.raises(TooManyRequests, match="has 2 requests open") as caught:
+        meter.enter(key(concurrent=2), 0)
+    assert (caught.value.code, caught.value.retry_after_s) == ("too_many_open", 1)
+    meter.leave()
+    meter.enter(key(concurrent=2), 0)
+    assert (meter.open, meter.requests, meter.refused) == (2, 3, 1)
+
+
+def test_retry_after_is_when_the_next_request_will_be_let_in() -> None:
+    meter = Meter("laptop")
+    for at_s in (0.0, 10.5):
+        meter.enter(key(per_minute=2), at_s)
+    with pytest.raises(TooManyRequests) as caught:
+        meter.enter(key(per_minute=2), 20)
+    assert caught.value.retry_after_s == 40
+    meter.enter(key(per_minute=2), 60)
+    with pytest.raises(TooManyRequests):
+        meter.enter(key(per_minute=2), 70)
+    meter.enter(key(per_minute=2), 70.5)
+
+
+def test_limit_that_was_lowered_counts_from_the_next_request_on() -> None:
+    meter = Meter("laptop")
+    for at_s in range(5):
+        meter.enter(key(per_minute=5), at_s)
+    with pytest.raises(TooManyRequests) as caught:
+        meter.enter(key(per_minute=2), 10)
+    assert caught.value.retry_after_s == 3 + 60 - 10
+
+
+@given(st.integers(1, 5), st.lists(st.integers(0, 30), min_size=1, max_size=60))
+def test_no_minute_ever_has_more_than_the_limit(most: int, pauses: list[int]) -> None:
+    meter, now_s, begun = Meter("laptop"), 0, list[int]()
+    for pause_s in pauses:
+        now_s += pause_s
+        try:
+            meter.enter(key(per_minute=most), now_s)
+        except TooManyRequests as error:
+            now_s += error.retry_after_s or 0
+            meter.enter(key(per_minute=most), now_s)
+        begun.append(now_s)
+    for first, last in zip(begun, begun[most:], strict=False):
+        assert last - first >= 60
+
+
+def test_tokens_are_added_to_what_the_key_used() -> None:
+    meters = Meters()
+    meters.of(key()).used_tokens(input_tokens=3, output_tokens=4)
+    meters.of(key()).used_tokens(input_tokens=3, output_tokens=4)
+    (meter,) = meters.all()
+    assert (meter.name, meter.input_tokens, meter.output_tokens) == ("laptop", 6, 8)
+
+
+def guessed(wrong: WrongKeys, count: int, address: str = "10.0.0.9", at_s: float = 0) -> None:
+    for _ in range(count):
+        wrong.check(address, "guess", at_s)
+        wrong.wrong(address, at_s)
+
+
+def test_address_that_guesses_is_no_longer_listened_to_for_the_rest_of_the_minute() -> None:
+    wrong = WrongKeys()
+    guessed(wrong, WRONG_KEYS_MOST)
+    with pytest.raises(TooManyRequests) as caught:
+        wrong.check("10.0.0.9", "perhaps right", 20)
+    assert (caught.value.code, caught.value.retry_after_s) == ("too_many_wrong_keys", 40)
+    wrong.check("10.0.0.8", "perhaps right", 20)
+    wrong.check("10.0.0.9", "perhaps right", 60)
+
+
+def test_few_wrong_keys_in_each_minute_change_nothing() -> None:
+    wrong = WrongKeys()
+    for minute in range(5):
+        guessed(wrong, WRONG_KEYS_MOST - 1, at_s=minute * 60)
+    wrong.check("10.0.0.9", "right", 241)
+
+
+def test_key_that_was_right_from_there_before_is_not_locked_out_by_its_neighbour() -> None:
+    wrong = WrongKeys()
+    wrong.right("10.0.0.9", "right")
+    guessed(wrong, WRONG_KEYS_MOST)
+    wrong.check("10.0.0.9", "right", 1)
+    with pytest.raises(TooManyRequests):
+        wrong.check("10.0.0.9", "of somebody else", 1)
+
+
+def test_memory_for_addresses_is_bounded() -> None:
+    wrong = WrongKeys()
+    for number in range(5000):
+        wrong.wrong(str(number), 0)
+        wrong.right(str(number), "key")
+    assert len(wrong._counts) == len(wrong._right) == 1024
