@@ -21,7 +21,7 @@ deb: ## build dist/sparkd_*.deb
 
 .PHONY: test
 test: tools venv deb ## everything, unit to system
-	$(PYTEST) tests
+	$(PYTEST) tests -m "not long"
 
 .PHONY: test-unit
 test-unit: venv ## pure code, linters and types: seconds
@@ -35,6 +35,10 @@ test-integration: tools venv ## real locks, sockets and processes on this machin
 test-system: tools venv deb ## the real thing on booted hosts
 	$(PYTEST) tests/system
 
+.PHONY: test-clients
+test-clients: tools venv deb ## libraries and agents that people use, on a booted host, all of it
+	$(PYTEST) tests/clients
+
 .PHONY: soak
 soak: tools venv deb ## half an hour of random use and random kills (SPARKD_SOAK_S sets the time)
 	SPARKD_SOAK_S=$${SPARKD_SOAK_S:-1800} $(PYTEST) tests/system/test_soak.py --timeout 4000 -s
@@ -46,7 +50,7 @@ bench: venv deb ## measure against the fake engine, side by side; prints, assert
 .PHONY: tools
 tools: ## the programs that the tests call, by apt where they are missing
 	@python3 -c 'import ensurepip' 2>/dev/null || missing=python3-venv; \
-	for tool in git:git systemd-analyze:systemd dbus-daemon:dbus; do \
+	for tool in git:git systemd-analyze:systemd dbus-daemon:dbus node:nodejs npm:npm; do \
 	    command -v "$${tool%%:*}" >/dev/null || missing="$$missing $${tool##*:}"; done; \
 	if [ -n "$$missing" ]; then echo "tools: installing$$missing"; \
 	    apt-get update -qq && apt-get install -y -qq --no-install-recommends $$missing; fi

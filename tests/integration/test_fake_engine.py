@@ -177,6 +177,65 @@ def test_streams_of_other_dialects_carry_a_delta_for_each_token(start: Start) ->
     assert response[-1]["response"]["status"] == "completed"
 
 
+SUM = 'use add {"a": 1, "b": 2}'
+TOOL = {"name": "add", "input_schema": {}}
+RESULT = {"type": "tool_result", "tool_use_id": "x", "content": "three"}
+OUTPUT = {"type": "function_call_output", "call_id": "x", "output": "three"}
+CALLS = {
+    CHAT: (
+        {"messages": [{"role": "user", "content": SUM}], "tools": [{"function": TOOL}]},
+        lambda body: json.loads(
+            body["choices"][0]["message"]["tool_calls"][0]["function"]["arguments"]
+        ),
+        {"messages": [{"role": "tool", "tool_call_id": "x", "content": "three"}]},
+        lambda body: body["choices"][0]["message"]["content"],
+    ),
+    "/v1/messages": (
+        {"messages": [{"role": "user", "content": SUM}], "tools": [TOOL]},
+        lambda body: body["content"][0]["input"],
+        {"messages": [{"role": "user", "content": [RESULT]}]},
+        lambda body: body["content"][0]["text"],
+    ),
+    "/v1/responses": (
+        {"input": SUM, "tools": [TOOL]},
+        lambda body: json.loads(body["output"][0]["arguments"]),
+        {"input": [OUTPUT]},
+        lambda body: body["output"][0]["content"][0]["text"],
+    ),
+}
+
+
+@pytest.mark.parametrize("path", CALLS)
+def test_tool_is_called_when_the_user_says_so_and_its_result_is_echoed(
+    start: Start, path: str
+) -> None:
+    asked, called, answered, echo = CALLS[path]
+    engine = start()
+    assert called(engine.json(path, asked)) == {"a": 1, "b": 2}
+    assert echo(engine.json(path, {**asked, **answered})) == "echo: three"
+    pieces = "".join(json.dumps(event) for event in engine.events(path, asked))
+    assert "add" in pieces
+    assert "three" not in pieces
+
+
+def test_tool_that_was_not_offered_is_not_called(start: Start) -> None:
+    asked = {"messages": [{"role": "user", "content": SUM}]}
+    body = start().json(CHAT, asked)
+    assert body["choices"][0]["message"] == {
+        "role": "assistant",
+        "content": f"echo: {SUM}",
+        "tool_calls": [],
+    }
+
+
+def test_limit_only_limits_if_answers_are_not_to_be_filled_up(start: Start) -> None:
+    asked = {"messages": [{"role": "user", "content": "a b"}], "max_tokens": 2}
+    engine = start("--fake-fill=false")
+    assert engine.json(CHAT, asked)["choices"][0]["message"]["content"] == "echo: a"
+    whole = engine.json(CHAT, {**asked, "max_tokens": 9})["choices"][0]
+    assert (whole["message"]["content"], whole["finish_reason"]) == ("echo: a b", "stop")
+
+
 def test_embeddings_depend_on_the_text_alone(start: Start) -> None:
     engine = start()
     one = engine.json("/v1/embeddings", {"input": ["x", "y"]})["data"]

@@ -13,6 +13,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from toolcalls import (
+    Call,
+    chat_call,
+    chat_deltas,
+    message_block,
+    message_events,
+    response_item,
+    result_in,
+)
+
 Json = dict[str, Any]
 EMBEDDING_SIZE = 8
 CREATED = 1_700_000_000
@@ -45,11 +55,17 @@ def text_of(content: object) -> str:
     return ""
 
 
-def last_user_text(messages: object) -> str:
+def last_words(messages: object) -> str:
+    """What the user said last, or a tool after him."""
     if not isinstance(messages, list):
         raise BadRequestError("messages is not a list")
     for message in reversed(messages):
-        if isinstance(message, dict) and message.get("role") == "user":
+        if not isinstance(message, dict):
+            continue
+        result = result_in(message)
+        if result is not None:
+            return result
+        if message.get("role") == "user":
             return text_of(message.get("content"))
     return ""
 
@@ -59,8 +75,8 @@ def question(path: str, body: Json) -> str:
         return text_of(body.get("prompt"))
     if path == "/v1/responses":
         asked = body.get("input")
-        return asked if isinstance(asked, str) else last_user_text(asked)
-    return last_user_text(body.get("messages"))
+        return asked if isinstance(asked, str) else last_words(asked)
+    return last_words(body.get("messages"))
 
 
 def prompt_size(path: str, body: Json) -> int:
@@ -92,7 +108,7 @@ class Words:
         return "".join(self)
 
 
-def words(path: str, body: Json, wanted: int) -> Words:
+def words(path: str, body: Json, wanted: int, *, fill: bool) -> Words:
     """`echo:` and the question's words; cut or filled up to an exact number if one is asked for.
 
     Anthropic's dialect must name `max_tokens` in every request and the responses dialect only
@@ -102,7 +118,7 @@ def words(path: str, body: Json, wanted: int) -> Words:
     if wanted > 0:
         return Words(asked=asked, count=wanted, finish="stop")
     limit = body.get("max_completion_tokens") or body.get("max_tokens")
-    fills_up = path in ("/v1/chat/completions", "/v1/completions")
+    fills_up = fill and path in ("/v1/chat/completions", "/v1/completions")
     if path == "/v1/responses":
         limit = body.get("max_output_tokens")
     if limit is None:
@@ -123,6 +139,8 @@ class Answer:
     prompt_tokens: int
     words: Words
     wants_usage: bool
+    call: Call | None = None
+    """A call of a tool, instead of words."""
 
     def usage(self, produced: int) -> Json:
         return {
@@ -163,11 +181,17 @@ class Chat:
         return {**self._head(f"{self.KIND}.chunk"), "choices": [choice]}
 
     def body(self) -> Json:
-        said = self._answer.words
-        message = {"role": "assistant", "content": said.text(), "tool_calls": []}
-        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": said.finish}
+        said, call = self._answer.words, self._answer.call
+        message: Json = {"role": "assistant", "content": said.text(), "tool_calls": []}
+        if call is not None:
+            message |= {"content": None, "tool_calls": [chat_call(call)]}
+        finish = self._finish()
+        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish}
         usage = self._answer.usage(said.count)
         return {**self._head(self.KIND), "choices": [choice], "usage": usage}
+
+    def _finish(self) -> str:
+        return "tool_calls" if self._answer.call else self._answer.words.finish
 
     def opening(self) -> bytes:
         return event(self._chunk({"role": "assistant", "content": ""}, None))
@@ -176,8 +200,10 @@ class Chat:
         return b"data: " + self._before + compact(word) + self._after + b"\n\n"
 
     def closing(self) -> bytes:
-        said = self._answer.words
-        end = event(self._chunk({}, said.finish))
+        said, call = self._answer.words, self._answer.call
+        deltas = chat_deltas(call) if call is not None else []
+        end = b"".join(event(self._chunk(delta, None)) for delta in deltas)
+        end += event(self._chunk({}, self._finish()))
         if self._answer.wants_usage:
             usage = self._answer.usage(said.count)
             end += event({**self._head(f"{self.KIND}.chunk"), "choices": [], "usage": usage})
@@ -225,18 +251,26 @@ class Message:
         }
 
     def _stop_reason(self) -> str:
+        if self._answer.call is not None:
+            return "tool_use"
         return "max_tokens" if self._answer.words.finish == "length" else "end_turn"
 
     def body(self) -> Json:
-        said = self._answer.words
-        block = {"type": "text", "text": said.text()}
+        said, call = self._answer.words, self._answer.call
+        block = message_block(call) if call else {"type": "text", "text": said.text()}
         return self._message([block], self._stop_reason(), said.count)
 
     def opening(self) -> bytes:
+        call = self._answer.call
         block = {"type": "text", "text": ""}
-        start = {"type": "message_start", "message": self._message([], None, 0)}
-        content = {"type": "content_block_start", "index": 0, "content_block": block}
-        return event(start, "message_start") + event(content, "content_block_start")
+        start = {"type": "content_block_start", "index": 0, "content_block": block}
+        return b"".join(
+            event(value, str(value["type"]))
+            for value in (
+                {"type": "message_start", "message": self._message([], None, 0)},
+                *(message_events(call) if call is not None else [start]),
+            )
+        )
 
     def delta(self, word: str) -> bytes:
         delta = {"type": "text_delta", "text": word}
@@ -286,6 +320,8 @@ class Response:
 
     def _item(self, status: str) -> Json:
         parts = [self._part(self._answer.words.text())] if status != "in_progress" else []
+        if self._answer.call is not None:
+            return response_item(self._answer.call, status)
         item = {"id": self._item_id, "type": "message", "role": "assistant"}
         return {**item, "status": status, "content": parts}
 
@@ -305,25 +341,42 @@ class Response:
 
     def opening(self) -> bytes:
         item = self._item("in_progress")
-        return (
+        begun = (
             self._event("response.created", response=self._response("in_progress"))
             + self._event("response.in_progress", response=self._response("in_progress"))
             + self._event("response.output_item.added", output_index=0, item=item)
-            + self._event("response.content_part.added", **self._place(), part=self._part(""))
         )
+        if self._answer.call is not None:
+            return begun
+        part = self._part("")
+        return begun + self._event("response.content_part.added", **self._place(), part=part)
 
     def delta(self, word: str) -> bytes:
         return self._event("response.output_text.delta", **self._place(), delta=word)
 
     def closing(self) -> bytes:
-        status, text = self._final_status(), self._answer.words.text()
-        part = self._part(text)
+        status = self._final_status()
         return (
-            self._event("response.output_text.done", **self._place(), text=text)
-            + self._event("response.content_part.done", **self._place(), part=part)
+            (self._closed_text() if self._answer.call is None else self._arguments())
             + self._event("response.output_item.done", output_index=0, item=self._item(status))
             + self._event(f"response.{status}", response=self._response(status))
         )
+
+    def _closed_text(self) -> bytes:
+        text = self._answer.words.text()
+        part = self._part(text)
+        return self._event("response.output_text.done", **self._place(), text=text) + self._event(
+            "response.content_part.done", **self._place(), part=part
+        )
+
+    def _arguments(self) -> bytes:
+        call = self._answer.call
+        assert call is not None
+        place = {"item_id": response_item(call, "completed")["id"], "output_index": 0}
+        kind = "response.function_call_arguments"
+        deltas = (self._event(f"{kind}.delta", **place, delta=piece) for piece in call.pieces())
+        done = self._event(f"{kind}.done", **place, name=call.name, arguments=call.arguments)
+        return b"".join(deltas) + done
 
 
 DIALECTS: dict[str, type[Dialect]] = {

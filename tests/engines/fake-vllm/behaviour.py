@@ -42,6 +42,7 @@ class Behaviour:
     stop_seconds: float = 0.0
 
     tokens: int = 0
+    fill: bool = True
     pace_ms: float = 0.0
     first_token_ms: float = 0.0
     status: int = 200

@@ -13,6 +13,7 @@ import os
 import sys
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any, Never
 
 from answers import (
@@ -32,6 +33,7 @@ from answers import (
 )
 from behaviour import Behaviour, BehaviourError, Switches, overridden
 from http1 import Connection, Request
+from toolcalls import call_of
 
 # Without a pace all tokens are ready at once: now and then the other connections get their turn.
 TOKENS_IN_A_ROW = 32
@@ -219,12 +221,16 @@ class Engine:
     async def _generate(
         self, path: str, body: Json, behaviour: Behaviour, reply: Connection
     ) -> None:
+        number = next(self._numbers)
+        call = call_of(body, question(path, body), number)
+        said = words(path, body, behaviour.tokens, fill=behaviour.fill)
         answer = Answer(
-            id=f"chatcmpl-{next(self._numbers):016x}",
+            id=f"chatcmpl-{number:016x}",
             model=body.get("model", self._models[0]),
             prompt_tokens=prompt_size(path, body),
-            words=words(path, body, behaviour.tokens),
+            words=said if call is None else replace(said, count=0, finish="stop"),
             wants_usage=bool((body.get("stream_options") or {}).get("include_usage")),
+            call=call,
         )
         dialect = DIALECTS[path](answer)
         try:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Boots the hosts that the system tests use, once a session, and takes them down at its end.
+"""Boots the hosts that tests use, once a session, and takes them down at its end.
 
 SPARKD_TEST_HOST names a host that runs already; then nothing is booted or ended (for development).
 """
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from .hosts import HOST, SETTINGS, Host
+from .system.hosts import HOST, SETTINGS, Host
 
 
 def _booted(name: str, suite: str, engine: str) -> Iterator[Host]:
@@ -61,5 +61,5 @@ def host(trixie: Host) -> Iterator[Host]:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if "tests/system/" in str(item.path):
+        if {"system", "clients"} & set(item.path.parts):
             item.add_marker(pytest.mark.system)
