@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from sanic import Sanic
 from sanic.server.async_server import AsyncioServer
 
+from sparkd import metrics
 from sparkd._version import __version__
 from sparkd.adapters import files, journal
 from sparkd.adapters.host import ProcessWatch, cgroup_pids
@@ -34,6 +35,7 @@ from sparkd.core.names import SCOPE_PATTERN
 from sparkd.housekeeping import Housekeeper
 from sparkd.proxy import Proxy
 from sparkd.runtime import Runtime, build
+from sparkd.sampling import Sampler
 from sparkd.web.app import create_app
 from sparkd.web.connections import Connections
 from sparkd.web.context import Context
@@ -74,6 +76,7 @@ class Daemon:
         self._context = Context(
             runtime=runtime,
             proxy=Proxy(runtime.ensurer),
+            sampler=Sampler(runtime.sessions),
             config=config,
             keys=KeyFiles(paths, os.environ),
         )
@@ -89,12 +92,17 @@ class Daemon:
         )
         runtime.scheduler.on_started.append(runtime.endings.watch)
         self._context.keys.current()  # What is wrong with them is in the journal from the start.
+        runtime.scheduler.on_left.append(self._context.traffic.waited)
+        metrics.restore(runtime.layout, self._context.traffic)
         _log_problems(config)
         self._app = create_app(self._context)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
         loop.add_signal_handler(signal.SIGHUP, self._reload)
+        # As systemd(1) has them for its own daemons.
+        for offset, level in ((22, logging.DEBUG), (23, logging.INFO)):
+            loop.add_signal_handler(signal.SIGRTMIN + offset, journal.set_level, level)
         await self._listen()
         self._housekeeper.begin()
         self._notifier.ready(f"serving {len(config.models)} models")
@@ -133,6 +141,7 @@ class Daemon:
         await self._context.runtime.endings.close()
         await self._context.runtime.close()
         await self._context.proxy.close()
+        metrics.keep(self._context.runtime.layout, self._context.traffic)
 
     async def _listen(self) -> None:
         # Sanic would set a start method for worker processes that it never starts here.

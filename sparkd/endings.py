@@ -20,6 +20,8 @@ from sparkd.adapters.podman import Podman
 from sparkd.core.errors import HostError
 from sparkd.core.model import Instance
 from sparkd.core.names import Layout, Names
+from sparkd.core.session import EndReason
+from sparkd.sessions import Sessions
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +33,7 @@ _RECORD_PAUSE_S = 0.5
 class Endings:
     layout: Layout
     podman: Podman
+    sessions: Sessions
     _watches: dict[int, asyncio.Task[None]] = field(default_factory=dict)
 
     def watch(self, instance: Instance) -> None:
@@ -57,6 +60,7 @@ class Endings:
         if LockTable.read().held(lock, exclusive_only=True):
             return
         ended_at = time.time()
+        self.sessions.end(instance.model_id, EndReason.ENDED, ended_at=ended_at)
         log.warning(
             "model %s ended without having been stopped",
             instance.model_id,

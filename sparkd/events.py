@@ -15,7 +15,7 @@ import logging
 import os
 import time
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 from sparkd.adapters.journal import Event
 from sparkd.adapters.journalreader import events, follow
@@ -39,8 +39,9 @@ class ListenerLostError(Exception):
 class Listener:
     """One who listens; takes events by iterating over it."""
 
-    def __init__(self, after_us: int, *, chatty: bool) -> None:
+    def __init__(self, after_us: int, *, chatty: bool, of: Callable[[str], bool]) -> None:
         self.after_us = after_us
+        self._of = of
         self.chatty = chatty
         self.lost = False
         self._pending: deque[Happening] = deque()
@@ -48,6 +49,8 @@ class Listener:
 
     def put(self, happening: Happening) -> None:
         if happening.at_us <= self.after_us or (not self.chatty and _is_chatty(happening)):
+            return
+        if not self._of(str(happening.values.get("model", ""))):
             return
         self.after_us = happening.at_us
         if len(self._pending) >= _PENDING_MAX:
@@ -77,14 +80,18 @@ class EventFeed:
         self._chatty = False
 
     @contextlib.asynccontextmanager
-    async def listen(self, after_us: int | None, *, chatty: bool) -> AsyncIterator[Listener]:
+    async def listen(
+        self, after_us: int | None, *, chatty: bool, of: Callable[[str], bool]
+    ) -> AsyncIterator[Listener]:
         """Listen to what comes after a moment of wall time, `None` for now, in microseconds.
 
-        `chatty` says whether to tell of each request and each idle check too.
+        `chatty` says whether to tell of each request and each idle check too, `of` which models to
+        tell of; what is about none has the empty id.
         """
         now_us = time.time_ns() // 1000
         oldest_us = now_us - int(BACKLOG_MAX_S * 1e6)
-        listener = Listener(max(now_us if after_us is None else after_us, oldest_us), chatty=chatty)
+        begin_us = max(now_us if after_us is None else after_us, oldest_us)
+        listener = Listener(begin_us, chatty=chatty, of=of)
         self._listeners.add(listener)
         try:
             await self._serve(listener)

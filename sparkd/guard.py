@@ -75,6 +75,11 @@ class LoadGuard:
         await self._measure()
         return None if self._disturbed else max(0, self._before_bytes - self._lowest_bytes)
 
+    async def grown_bytes(self) -> int | None:
+        """How much less is available now than before the load; None as with `peak_bytes`."""
+        available = (await self._probe.host(0)).available_bytes
+        return None if self._disturbed else self._before_bytes - available
+
     async def watch(self, scope: str) -> None:
         """Sample until cancelled, or until the floor is crossed and the scope killed."""
         measuring = asyncio.ensure_future(self._keep_measuring())

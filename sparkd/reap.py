@@ -18,8 +18,10 @@ from sparkd.adapters.podman import ContainerReading, Podman
 from sparkd.adapters.systemd import UserManager
 from sparkd.core.model import Config, ModelSpec
 from sparkd.core.names import SCOPE_PATTERN, Names, model_of_scope, unescape
+from sparkd.core.session import EndReason
 from sparkd.launch import Launcher
 from sparkd.leases import Leases
+from sparkd.sessions import Sessions
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +45,7 @@ class Reaper:
     systemd: UserManager
     podman: Podman
     launcher: Launcher
+    sessions: Sessions
 
     async def idle_pass(self, config: Config, model_id: str) -> Outcome:
         """One pass. Raises HostError when systemd or Podman cannot be asked."""
@@ -60,6 +63,7 @@ class Reaper:
                 await self._tidy(names, container)
                 return Outcome.GONE
             remaining_s = self._deadline_at(spec, config, names, container) - time.time()
+            self.sessions.sample(model_id)
             if remaining_s > 0:
                 # A pinned model is asked about all the same: a reload may unpin it.
                 await self.launcher.arm_idle_timer(names, min(remaining_s, idle_timeout_s))
@@ -67,6 +71,7 @@ class Reaper:
             grace_s = spec.stop_grace_s if spec else config.settings.stop_grace_s
             container_id = container.container_id if container else None
             await self.launcher.stop(names, container_id, grace_s)
+            self.sessions.end(model_id, EndReason.IDLE)
         log.log(
             NOTICE,
             "model %s was stopped after being idle for %g s",
@@ -117,6 +122,8 @@ class Reaper:
     async def _tidy(self, names: Names, container: ContainerReading | None) -> None:
         """Remove what a start or a crash left, but not a dead container that tells why."""
         dead = container is not None and container.dead
+        ended_at = container.finished_at if container is not None and dead else None
+        self.sessions.end(names.model_id, EndReason.ENDED, ended_at=ended_at or 0.0)
         if container is not None and dead and container.exit_code not in _ENDED_AS_ASKED:
             await self.launcher.remove_all_but_container(names)
         else:

@@ -19,6 +19,7 @@ from sparkd.leases import Leases
 from sparkd.loadwatch import LoadWatch
 from sparkd.reap import Reaper
 from sparkd.scheduler import Scheduler
+from sparkd.sessions import Sessions
 from sparkd.starter import Starter
 from sparkd.stop import Stopper
 from sparkd.view import ViewMaker
@@ -37,6 +38,7 @@ class Runtime:
     world: WorldReader
     views: ViewMaker
     records: Records
+    sessions: Sessions
     loads: LoadWatch
     endings: Endings
     scheduler: Scheduler
@@ -64,6 +66,7 @@ def build() -> Runtime:
     records = Records(layout)
     views = ViewMaker(layout, probe, records)
     loads = LoadWatch()
+    sessions = Sessions(layout)
     starter = Starter(
         layout=layout,
         leases=leases,
@@ -73,6 +76,7 @@ def build() -> Runtime:
         probe=probe,
         records=records,
         loads=loads,
+        sessions=sessions,
     )
     scheduler = Scheduler(leases, world, views, starter)
     return Runtime(
@@ -84,11 +88,12 @@ def build() -> Runtime:
         world=world,
         views=views,
         records=records,
+        sessions=sessions,
         loads=loads,
-        endings=Endings(layout, podman),
+        endings=Endings(layout, podman, sessions),
         scheduler=scheduler,
         starter=starter,
         ensurer=Ensurer(layout, leases, scheduler),
-        reaper=Reaper(leases, systemd, podman, launcher),
-        stopper=Stopper(leases, systemd, podman, launcher, records),
+        reaper=Reaper(leases, systemd, podman, launcher, sessions),
+        stopper=Stopper(leases, systemd, podman, launcher, records, sessions),
     )

@@ -125,6 +125,8 @@ class Scheduler:
         self._seen = World(models={}, lifecycles={})
         self.on_started: list[Callable[[Instance], None]] = []
         """Told about every model that became ready."""
+        self.on_left: list[Callable[[str, float], None]] = []
+        """Told how long each who leaves the queue, served or not, has waited for which model."""
 
     def queue(self) -> Mapping[str, Entry]:
         """Who waits for what now, for status readings."""
@@ -154,7 +156,9 @@ class Scheduler:
         finally:
             if not told:
                 _give_back(waiter)
-            del entry.waiters[waiter]
+            waited_s = time.monotonic() - entry.waiters.pop(waiter)
+            for listener in self.on_left:
+                listener(spec.model_id, waited_s)
             if not entry.waiters:
                 self._abandon(entry)
 

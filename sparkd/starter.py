@@ -25,10 +25,12 @@ from sparkd.core.containerspec import spec_hash
 from sparkd.core.errors import StartCrashed, StartFailed
 from sparkd.core.model import Config, Instance, Lifecycle, ModelSpec, Settings, World
 from sparkd.core.names import COMEBACK_SERVICE, Layout, Names
+from sparkd.core.session import EndReason
 from sparkd.guard import LoadGuard, recovered
 from sparkd.launch import LaneTaken, Launcher, to_the_end
 from sparkd.leases import Leases, StopRight
 from sparkd.loadwatch import LoadWatch
+from sparkd.sessions import Sessions
 from sparkd.view import Queued, ViewMaker
 from sparkd.world import WorldReader
 
@@ -45,6 +47,7 @@ class Starter:
     probe: MemoryProbe
     records: Records
     loads: LoadWatch
+    sessions: Sessions
 
     async def bring_up(
         self,
@@ -85,9 +88,11 @@ class Starter:
         spec = config.models.get(model_id)
         grace_s = spec.stop_grace_s if spec else config.settings.stop_grace_s
         container_id = reading.instance.container_id if reading and reading.instance else None
+        self.sessions.sample(model_id)
         # Half stopped it would serve nobody and tell nothing.
         await to_the_end(self.launcher.stop(Names(model_id), container_id, grace_s))
-        reason = "evicted" if wanted else "reconfigured"
+        reason = EndReason.EVICTED if wanted else EndReason.RECONFIGURED
+        self.sessions.end(model_id, reason)
         log.log(
             NOTICE,
             "model %s was stopped %s",
@@ -152,7 +157,7 @@ class Starter:
         reach("ready-healthy")
         took_s = time.time() - instance.started_at
         self.records.add_load(spec.model_id, took_s, await guard.peak_bytes())
-        await self._settle(spec, instance, fresh=True)
+        await self._settle(spec, instance, fresh=True, grown_bytes=await guard.grown_bytes())
         return instance
 
     async def _begin(self, spec: ModelSpec, arguments: tuple[str, ...]) -> Instance:
@@ -209,14 +214,21 @@ class Starter:
             lambda: self.leases.others_move(names),
         )
 
-    async def _settle(self, spec: ModelSpec, instance: Instance, *, fresh: bool) -> None:
-        """The end of every way up: used now, its idle check set, its failures forgotten."""
+    async def _settle(
+        self, spec: ModelSpec, instance: Instance, *, fresh: bool, grown_bytes: int | None = None
+    ) -> None:
+        """The end of every way up: used now, its idle check set, its failures forgotten.
+
+        `grown_bytes` is what its load took from the host, where it is known.
+        """
         names = Names(spec.model_id)
+        took_s = time.time() - instance.started_at
+        load_s = took_s if fresh else None
+        self.sessions.open(instance, load_s=load_s, grown_bytes=grown_bytes)
         self.leases.touch(names)
         await self.launcher.arm_idle_timer(names, spec.idle_timeout_s)
         self.records.clear_failure(spec.model_id)
         self.records.clear_comeback(spec.model_id)
-        took_s = time.time() - instance.started_at
         log.log(
             NOTICE,
             "model %s is ready after %.1f s" if fresh else "model %s was found, started %.1f s ago",

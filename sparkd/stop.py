@@ -20,8 +20,10 @@ from sparkd.adapters.records import Records
 from sparkd.adapters.systemd import UserManager
 from sparkd.core.model import Config
 from sparkd.core.names import Names
+from sparkd.core.session import EndReason
 from sparkd.launch import Launcher
 from sparkd.leases import Leases
+from sparkd.sessions import Sessions
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +39,7 @@ class Stopper:
     podman: Podman
     launcher: Launcher
     records: Records
+    sessions: Sessions
 
     async def stop(self, config: Config, model_id: str, *, drain: bool) -> bool:
         """Stop the model, after its running requests when `drain`; whether there was anything.
@@ -58,7 +61,9 @@ class Stopper:
                 transition, broke_off = await self._seize(names, grace_s)
                 locks.enter_context(transition)
                 locks.enter_context(self.leases.try_drained(names) or contextlib.nullcontext())
+            self.sessions.sample(model_id)
             ran = await self._end(names, grace_s, broke_off=broke_off)
+            self.sessions.end(model_id, EndReason.ASKED if ran else EndReason.ENDED)
         if ran:
             log.log(
                 NOTICE,

@@ -185,6 +185,13 @@ def configure(*, level: int = logging.INFO, environ: Mapping[str, str] = os.envi
         logging.getLogger(chatty).setLevel(logging.WARNING)
 
 
+def set_level(level: int) -> None:
+    """From now on, log what is at this level or above it."""
+    logging.getLogger().setLevel(level)
+    log = logging.getLogger(__name__)
+    log.log(NOTICE, "the log level is %s now", logging.getLevelName(level).lower())
+
+
 async def last_lines(container_id: str, count: int = 20) -> list[str]:
     """The last lines that a container's processes wrote, oldest first; empty when unreadable."""
     process = await asyncio.create_subprocess_exec(

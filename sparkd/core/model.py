@@ -45,6 +45,21 @@ class WhenBusy(StrEnum):
     """429 at once, for clients that choose another model by themselves."""
 
 
+class LogRequests(StrEnum):
+    """Which inference requests the journal is told about."""
+
+    ALL = "all"
+    ERRORS = "errors"
+    NONE = "none"
+
+
+class MetricsAccess(StrEnum):
+    """Who may read /metrics."""
+
+    KEY = "key"
+    OPEN = "open"
+
+
 class Transport(StrEnum):
     UNIX = "unix"
     TCP = "tcp"
@@ -243,6 +258,8 @@ class Settings:
     drop_caches_below_bytes: int = 8 << 30
     preload: tuple[str, ...] = ()
     hub: str = "https://huggingface.co"
+    log_requests: LogRequests = LogRequests.ALL
+    metrics_access: MetricsAccess = MetricsAccess.KEY
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -40,7 +40,16 @@ from sparkd.core.keys import (
     Text,
     table,
 )
-from sparkd.core.model import Dialect, Lifecycle, Rewrite, Status, Transport, WhenBusy
+from sparkd.core.model import (
+    Dialect,
+    Lifecycle,
+    LogRequests,
+    MetricsAccess,
+    Rewrite,
+    Status,
+    Transport,
+    WhenBusy,
+)
 
 _SECOND = 1.0
 _MINUTE = 60.0
@@ -160,6 +169,18 @@ SETTINGS_KEYS: Final = table(
         ),
         doc="The model hub from which `sparkctl pull` fetches; `HF_ENDPOINT` moves it for one "
         "command.",
+    ),
+    Key(
+        name="log_requests",
+        field="log_requests",
+        kind=Choice(LogRequests),
+        doc="Which inference requests get a line in the journal: all, only errors, or none.",
+    ),
+    Key(
+        name="metrics_access",
+        field="metrics_access",
+        kind=Choice(MetricsAccess),
+        doc="Who may read /metrics: whoever has a key, or everybody (open).",
     ),
 )
 

@@ -14,7 +14,7 @@ from sanic.handlers import ErrorHandler
 
 from sparkd.core.auth import Access
 from sparkd.core.errors import BodyTooLarge, NotFound, RequestError, SparkdError
-from sparkd.web import admin, description, events, openai
+from sparkd.web import admin, description, events, figures, openai
 from sparkd.web.context import READ, Context
 from sparkd.web.render import Shape, error_body, error_headers
 from sparkd.web.requestid import name_answer
@@ -52,6 +52,7 @@ def create_app(context: Context) -> Sanic[Any, Any]:
     admin.add_routes(app)
     description.add_routes(app)
     events.add_routes(app)
+    figures.add_routes(app)
     app.register_middleware(name_answer, "response")
     return app
 

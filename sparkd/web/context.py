@@ -12,9 +12,11 @@ from sparkd.adapters.keyfiles import KeyFiles
 from sparkd.core.errors import Misconfigured
 from sparkd.core.model import Config
 from sparkd.core.quota import Meters, WrongKeys
+from sparkd.core.traffic import Traffic
 from sparkd.events import EventFeed
 from sparkd.proxy import Proxy
 from sparkd.runtime import Runtime
+from sparkd.sampling import Sampler
 
 READ = ("GET", "HEAD")
 """The methods of whatever can be read: HEAD is answered wherever GET is."""
@@ -57,10 +59,12 @@ class Context:
 
     runtime: Runtime
     proxy: Proxy
+    sampler: Sampler
     config: Config
     keys: KeyFiles
     meters: Meters = field(default_factory=Meters)
     wrong_keys: WrongKeys = field(default_factory=WrongKeys)
+    traffic: Traffic = field(default_factory=Traffic)
     open_requests: OpenRequests = field(default_factory=OpenRequests)
     events: EventFeed = field(default_factory=EventFeed)
     leaving: asyncio.Event = field(default_factory=asyncio.Event)

@@ -17,12 +17,13 @@ from sanic import Request, Sanic
 from sanic.compat import Header
 from sanic.response import BaseHTTPResponse
 
+from sparkd.core import auth
 from sparkd.core.auth import Access
 from sparkd.core.errors import RequestError
 from sparkd.core.happening import as_sse
 from sparkd.core.sse import comment
 from sparkd.events import Listener, ListenerLostError
-from sparkd.web.admission import admitted
+from sparkd.web.admission import admitted, key_of
 from sparkd.web.context import Context
 from sparkd.web.requestid import HEADER, request_id
 
@@ -34,17 +35,22 @@ _COME_BACK_MS = 300_000
 
 
 def add_routes(app: Sanic[Any, Any]) -> None:
-    # For admins, because it tells what everybody does.
-    access, answers = Access.ADMIN, "text/event-stream"
+    access, answers = Access.ANY, "text/event-stream"
     app.add_route(tell, "/events", methods=["GET"], ctx_access=access, ctx_answers=answers)
 
 
 async def tell(request: Request) -> None:
-    """Events after `Last-Event-ID`, or of the `last` seconds; `requests=1` adds each request."""
+    """Events after `Last-Event-ID`, or of the `last` seconds; `requests=1` adds each request.
+
+    What everybody asks is for admins only; what becomes of models is in /status too.
+    """
     context = admitted(request)
     after_us = _after_us(request)
     chatty = request.args.get("requests", "0") not in ("0", "false")
-    async with context.events.listen(after_us, chatty=chatty) as listener:
+    key = key_of(request)
+    if chatty:
+        auth.require(key, Access.ADMIN)
+    async with context.events.listen(after_us, chatty=chatty, of=key.may_use) as listener:
         headers = Header([("cache-control", "no-cache"), (HEADER, request_id(request))])
         response = await request.respond(headers=headers, content_type="text/event-stream")
         try:

@@ -9,6 +9,7 @@ after that is told as an error event of the client's dialect.
 from __future__ import annotations
 
 import asyncio
+from time import monotonic
 
 from sanic import HTTPResponse, Request
 from sanic.compat import Header
@@ -17,7 +18,9 @@ from sanic.response import BaseHTTPResponse
 from sparkd.adapters.journal import Event, note
 from sparkd.adapters.upstream import Answer
 from sparkd.core.errors import BodyTooLarge, RequestError, SparkdError, UpstreamLost
+from sparkd.core.model import LogRequests
 from sparkd.core.sse import EndMark, comment
+from sparkd.core.traffic import Passage, Traffic
 from sparkd.proxy import response_headers
 from sparkd.scheduler import Progress
 from sparkd.web.render import Shape, error_event
@@ -33,10 +36,12 @@ _EVENT_STREAM = "text/event-stream"
 class Exchange:
     """The wire of one request, and what the journal is told about it: never what was said."""
 
-    def __init__(self, request: Request, request_id: str) -> None:
+    def __init__(self, request: Request, request_id: str, traffic: Traffic) -> None:
         self._request = request
         self._wire: WireHttp = request.stream  # type: ignore[assignment]  # It is all we serve.
         self._response: BaseHTTPResponse | None = None
+        self._traffic = traffic
+        self._passage: Passage | None = None
         self.request_id = request_id
         self.shape = Shape.OPENAI
         self.operation = "-"
@@ -44,6 +49,8 @@ class Exchange:
         self.key_name: str | None = None
         self.status = 0
         self.reason: str | None = None
+        self.complete = False
+        """Whether the client was sent all of its answer, whatever it does afterwards."""
 
     async def read_body(self, limit_bytes: int) -> bytes:
         """The whole body. Raises BodyTooLarge, or RequestError when the client stalls."""
@@ -89,11 +96,15 @@ class Exchange:
         first = answer.at_hand() if streams or answer.whole else await answer.next()
         if self._response is None:
             await self._respond(answer.status, Header(response_headers(answer.headers)))
+        passage = self._passage = self._traffic.passage(self.model_id, streaming=streams)
+        if first:
+            passage.chunk(first, monotonic())
         await self._send(first, end=answer.whole)
         if answer.whole:
             return
+        sink = _Measured(self._wire, passage)
         try:
-            await (self._pour_to_mark(answer, first) if streams else answer.pour(self._wire))
+            await (self._pour_to_mark(answer, sink, first) if streams else answer.pour(sink))
         except UpstreamLost as error:
             self.failed(error)
             if not streams:
@@ -103,14 +114,14 @@ class Exchange:
             await self._send(error_event(error, self.shape))
         await self._end()
 
-    async def _pour_to_mark(self, answer: Answer, first: bytes) -> None:
+    async def _pour_to_mark(self, answer: Answer, sink: _Measured, first: bytes) -> None:
         """Pour a stream; one that only its connection ends must say that it is whole."""
         if not answer.ends_with_connection:
-            await answer.pour(self._wire)
+            await answer.pour(sink)
             return
-        sink = _Watched(self._wire, first)
-        await answer.pour(sink)
-        if not sink.mark.seen:
+        watched = _Watched(sink, first)
+        await answer.pour(watched)
+        if not watched.mark.seen:
             raise UpstreamLost(
                 "the model broke off its answer: the stream has no end mark",
                 hint="send the request again; sparkctl logs MODEL tells why it ended",
@@ -129,7 +140,16 @@ class Exchange:
         self.reason = error.code
         self.status = self.status or error.http_status
 
-    def log(self, took_s: float) -> None:
+    def ended(self, began_s: float, told: LogRequests) -> None:
+        """Count the request, and log it if that is wanted."""
+        now_s = monotonic()
+        labels = (self.model_id, self.operation, str(self.status), self.reason or "")
+        self._traffic.ended(labels, self._passage, began_s=began_s, now_s=now_s)
+        good = self.reason is None and self.status < 400
+        if told is LogRequests.ALL or (told is LogRequests.ERRORS and not good):
+            self._log(now_s - began_s)
+
+    def _log(self, took_s: float) -> None:
         note(
             __name__,
             Event.REQUEST,
@@ -161,6 +181,7 @@ class Exchange:
     async def _send(self, data: bytes, *, end: bool = False) -> None:
         if self._response is not None:
             await self._response.send(data, end_stream=end)
+            self.complete = self.complete or end
 
     async def _end(self) -> None:
         await self._send(b"", end=True)
@@ -170,10 +191,25 @@ class Exchange:
         transport.abort()
 
 
+class _Measured:
+    """The wire, and what is measured of that which it is given."""
+
+    def __init__(self, wire: WireHttp, passage: Passage) -> None:
+        self._wire = wire
+        self._passage = passage
+
+    def put(self, data: bytes) -> bool:
+        self._passage.chunk(data, monotonic())
+        return self._wire.put(data)
+
+    async def drained(self) -> None:
+        await self._wire.drained()
+
+
 class _Watched:
     """The wire, and whether what it was given ends as a whole stream does."""
 
-    def __init__(self, wire: WireHttp, first: bytes) -> None:
+    def __init__(self, wire: _Measured, first: bytes) -> None:
         self._wire = wire
         self.mark = EndMark()
         self.mark.feed(first)

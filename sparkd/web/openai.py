@@ -55,7 +55,7 @@ async def infer(request: Request, rest: str) -> None:
     """One inference request, from the key to the last byte of the answer."""
     context: Context = request.app.ctx.sparkd
     started_s = time.monotonic()
-    exchange = Exchange(request, request_id(request))
+    exchange = Exchange(request, request_id(request), context.traffic)
     with context.open_requests.one():
         try:
             admitted(request)
@@ -71,10 +71,11 @@ async def infer(request: Request, rest: str) -> None:
             if not await exchange.fail(error):
                 raise
         except asyncio.CancelledError:
-            exchange.reason = "client_gone"
+            if not exchange.complete:
+                exchange.reason = "client_gone"
             raise
         finally:
-            exchange.log(time.monotonic() - started_s)
+            exchange.ended(started_s, context.config.settings.log_requests)
 
 
 async def _infer(context: Context, request: Request, exchange: Exchange) -> None:
@@ -96,8 +97,10 @@ async def _infer(context: Context, request: Request, exchange: Exchange) -> None
         body=routing.upstream_body(raw, body, spec.model_id, rewritten),
     )
     on_wait = exchange.notice if body.get("stream") is True else None
-    async with context.proxy.answer(config, spec, outgoing, on_wait) as answer:
-        await exchange.relay(answer)
+    with context.traffic.flight(spec.model_id, len(outgoing.body)):
+        async with context.proxy.answer(config, spec, outgoing, on_wait) as answer:
+            await exchange.relay(answer)
+            await context.sampler.sample(spec.model_id)
 
 
 def _json_headers(headers: dict[str, str]) -> dict[str, str]:

@@ -21,6 +21,7 @@ LAYERS = {
         *("sparkd.endings", "sparkd.ensure", "sparkd.events", "sparkd.guard"),
         *("sparkd.housekeeping", "sparkd.launch", "sparkd.leases", "sparkd.loadwatch"),
         *("sparkd.blobs", "sparkd.pull"),
+        *("sparkd.metrics", "sparkd.sampling", "sparkd.sessions", "sparkd.statistics"),
         *("sparkd.proxy", "sparkd.reap", "sparkd.runtime", "sparkd.scheduler", "sparkd.starter"),
         *("sparkd.status", "sparkd.stop", "sparkd.view", "sparkd.world"),
     },
@@ -58,6 +59,7 @@ PLACES = {
     "rich": {"sparkd.commands.pull"},
     "sdnotify": {"sparkd.adapters.notify"},
     "psutil": {"sparkd.adapters.host"},
+    "prometheus_client": {"sparkd.adapters.exposition"},
     "fcntl": {"sparkd.adapters.flock"},
     # The parser takes a text and gives a tree, so the core may use it.
     "yaml": {"L0"},

@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What passes through the gateway, as plain numbers: counts, sums, and arrays of buckets.
+
+On the way of a request nothing but integers are added up; names, text and libraries come when
+somebody asks for /metrics. Labels are bounded: models are those of the catalog, and past a limit
+of label sets everything new is counted as `other`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+LABEL_SETS_MAX = 4000
+"""Of one family: 60 models, a dozen operations and what usually becomes of requests fit well."""
+OTHER = "other"
+
+WAIT_S = (0.01, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0)
+FIRST_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
+GAP_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_BOUNDS = {
+    "sparkd_request_duration_seconds": FIRST_S,
+    "sparkd_time_to_first_byte_seconds": FIRST_S,
+    "sparkd_chunk_gap_seconds": GAP_S,
+    "sparkd_queue_wait_seconds": WAIT_S,
+}
+_TAIL_BYTES = 4096
+"""`usage` stands near the end of an answer."""
+_USAGE = re.compile(rb'"usage"\s*:\s*\{((?:[^{}]|\{[^{}]*\})*)\}')
+_TOKENS = re.compile(rb'"(prompt|input|completion|output)_tokens"\s*:\s*(\d{1,12})\b')
+_KINDS = {b"prompt": "prompt", b"input": "prompt", b"completion": "completion"}
+
+Labels = tuple[str, ...]
+
+
+class Histogram:
+    """Buckets by upper bound, the last one without a bound, and the sum."""
+
+    __slots__ = ("bounds", "counts", "sum")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.sum = 0.0
+
+    def observe(self, value: float) -> None:
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.sum += value
+
+
+class Passage:
+    """One answer while it passes; told of each of its chunks."""
+
+    __slots__ = ("_before", "_gaps", "_last", "_last_s", "first_s", "size")
+
+    def __init__(self, gaps: Histogram | None) -> None:
+        self._gaps = gaps
+        self._before = b""
+        self._last = b""
+        self._last_s = 0.0
+        self.first_s: float | None = None
+        """When its first byte came."""
+        self.size = 0
+
+    def chunk(self, data: bytes, now_s: float) -> None:
+        if self.first_s is None:
+            self.first_s = now_s
+        elif self._gaps is not None:
+            self._gaps.observe(now_s - self._last_s)
+        self._last_s = now_s
+        self.size += len(data)
+        # Kept, not copied: the end of an answer may be spread over two chunks.
+        self._before, self._last = self._last, data
+
+    def tokens(self) -> dict[str, int]:
+        """How many tokens the answer says that it took, by kind; empty when it does not say."""
+        return usage_of(self._before[-_TAIL_BYTES:] + self._last[-_TAIL_BYTES:])
+
+
+def usage_of(tail: bytes) -> dict[str, int]:
+    """The tokens in the last `usage` of the end of an answer, in whichever dialect.
+
+    A quote within a text is escaped in JSON, so nothing that was said can pose as it.
+    """
+    found = _USAGE.findall(tail)
+    counts = _TOKENS.findall(found[-1]) if found else []
+    return {_KINDS.get(kind, "completion"): int(count) for kind, count in counts}
+
+
+class Traffic:
+    """All counters of one daemon, by the names under which /metrics has them."""
+
+    def __init__(self) -> None:
+        self.counts: dict[str, dict[Labels, int]] = {}
+        self.histograms: dict[str, dict[Labels, Histogram]] = {}
+        self.in_flight: dict[str, int] = {}
+
+    def add(self, name: str, labels: Labels, amount: int = 1) -> None:
+        counts = self.counts.setdefault(name, {})
+        labels = _bounded(counts, labels)
+        counts[labels] = counts.get(labels, 0) + amount
+
+    def histogram(self, name: str, model_id: str) -> Histogram:
+        histograms = self.histograms.setdefault(name, {})
+        labels = _bounded(histograms, (model_id,))
+        found = histograms.get(labels)
+        if found is None:
+            found = histograms[labels] = Histogram(_BOUNDS[name])
+        return found
+
+    def passage(self, model_id: str, *, streaming: bool) -> Passage:
+        """For the answer of a model; between the chunks of a stream the time is taken."""
+        gaps = self.histogram("sparkd_chunk_gap_seconds", model_id) if streaming else None
+        return Passage(gaps)
+
+    @contextlib.contextmanager
+    def flight(self, model_id: str, size: int) -> Iterator[None]:
+        """From the moment at which a request with a body of `size` is right to its end."""
+        self.in_flight[model_id] = self.in_flight.get(model_id, 0) + 1
+        self.add("sparkd_request_bytes_total", (model_id,), size)
+        try:
+            yield
+        finally:
+            self.in_flight[model_id] -= 1
+            if not self.in_flight[model_id]:
+                del self.in_flight[model_id]
+
+    def ended(
+        self, labels: Labels, passage: Passage | None, *, began_s: float, now_s: float
+    ) -> None:
+        """A request is over; the labels are model, operation, status and reason."""
+        model_id = labels[0]
+        self.add("sparkd_requests_total", labels)
+        self.histogram("sparkd_request_duration_seconds", model_id).observe(now_s - began_s)
+        if passage is None or passage.first_s is None:
+            return
+        first_s = passage.first_s - began_s
+        self.histogram("sparkd_time_to_first_byte_seconds", model_id).observe(first_s)
+        self.add("sparkd_response_bytes_total", (model_id,), passage.size)
+        for kind, count in passage.tokens().items():
+            self.add("sparkd_tokens_total", (model_id, kind), count)
+
+    def waited(self, model_id: str, wait_s: float) -> None:
+        """A request has left the queue."""
+        self.histogram("sparkd_queue_wait_seconds", model_id).observe(wait_s)
+
+    def dump(self) -> dict[str, Any]:
+        """All that is counted for good, as JSON can have it."""
+        return {
+            "counts": {
+                name: [[*labels, count] for labels, count in counts.items()]
+                for name, counts in self.counts.items()
+            },
+            "histograms": {
+                name: [[*labels, one.sum, one.counts] for labels, one in histograms.items()]
+                for name, histograms in self.histograms.items()
+            },
+        }
+
+    def restore(self, dumped: Mapping[str, Any]) -> None:
+        """Go on from what another daemon counted. What does not fit is left out."""
+        try:
+            for name, rows in dumped.get("counts", {}).items():
+                for *labels, count in rows:
+                    self.add(name, tuple(labels), int(count))
+            for name, rows in dumped.get("histograms", {}).items():
+                for model_id, total, counts in rows:
+                    histogram = self.histogram(name, model_id)
+                    if len(counts) == len(histogram.counts):
+                        histogram.counts, histogram.sum = [int(n) for n in counts], float(total)
+        except (AttributeError, KeyError, TypeError, ValueError):
+            return
+
+
+def _bounded(known: Mapping[Labels, object], labels: Labels) -> Labels:
+    if labels in known or len(known) < LABEL_SETS_MAX:
+        return labels
+    return (OTHER,) * len(labels)
