@@ -63,6 +63,7 @@ _COMMANDS = {
     "logs": ("sparkd.commands.logs", "run"),
     "events": ("sparkd.commands.events", "run"),
     "check": ("sparkd.commands.check", "run"),
+    "doctor": ("sparkd.commands.doctor", "run"),
     "integrate": ("sparkd.commands.integrate", "run"),
     "key show": ("sparkd.commands.key", "show"),
     "key rotate": ("sparkd.commands.key", "rotate"),

@@ -15,7 +15,7 @@ import shutil
 from pathlib import Path
 
 from sparkd.core.errors import HostError
-from sparkd.core.memory import HostMemory, parse_meminfo, parse_smi
+from sparkd.core.memory import HostMemory, meminfo_bytes, parse_meminfo, parse_smi
 
 _SMI_TIMEOUT_S = 5.0
 _SMI_QUERY = ("--id=0", "--query-gpu=memory.total,memory.free", "--format=csv,noheader,nounits")
@@ -36,6 +36,10 @@ class MemoryProbe:
     def available_bytes(self) -> int:
         """MemAvailable of the host, cheap enough to be read four times a second."""
         return parse_meminfo(self._meminfo.read_text())[1]
+
+    def amounts(self) -> dict[str, int]:
+        """Every line of meminfo, in bytes."""
+        return meminfo_bytes(self._meminfo.read_text())
 
     async def host(self, reserve_bytes: int) -> HostMemory:
         """The memory that decides about a start: the GPU's own where it has any.

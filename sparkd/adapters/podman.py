@@ -45,6 +45,14 @@ class Pids:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Info:
+    """What Podman says of itself."""
+
+    version: tuple[int, ...]
+    storage_driver: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ContainerReading:
     """One of our containers as Podman sees it."""
 
@@ -138,6 +146,19 @@ class Podman:
             return [reading for reading in found if reading is not None]
 
         return await self._call(models)
+
+    async def info(self) -> Info:
+        """Version and storage, from the service itself."""
+
+        def info(client: PodmanClient) -> Info:
+            said = client.info()  # type: ignore[no-untyped-call]
+            numbers = re.findall(r"\d+", str(said["version"]["Version"]))
+            return Info(
+                version=tuple(int(number) for number in numbers[:3]),
+                storage_driver=str(said["store"]["graphDriverName"]),
+            )
+
+        return await self._call(info)
 
     async def _call(self, work: Callable[[PodmanClient], T]) -> T:
         thread = asyncio.ensure_future(asyncio.to_thread(self._work, work))

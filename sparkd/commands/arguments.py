@@ -47,6 +47,7 @@ class Options:
     models: tuple[str, ...] = ()
     url: str = ""
     with_key: bool = False
+    strict: bool = False
 
 
 class _Parser(argparse.ArgumentParser):
@@ -98,6 +99,7 @@ _COMMANDS = {
     "logs": "show what a model printed, also when it is gone",
     "events": "show what happened to models, and what happens",
     "check": "check the configuration as the daemon reads it",
+    "doctor": "look for what is wrong with this host, and say how to mend it",
     "integrate": "print the configuration of a client, ready to use",
     "key": "show, add and revoke API keys",
 }
@@ -144,6 +146,9 @@ def _parser() -> _Parser:
         "--now",
         action="store_true",
         help="end running requests, or the start that is in progress, instead of waiting",
+    )
+    parsers["doctor"].add_argument(
+        "--strict", action="store_true", help="end with 1 for warnings too"
     )
     _add_integrate(parsers["integrate"])
     events = parsers["events"]

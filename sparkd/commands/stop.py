@@ -9,6 +9,7 @@ from sparkd.commands import catalog, identity, journaling, output, progress
 from sparkd.commands.arguments import Options
 from sparkd.commands.exits import Exit
 from sparkd.core.model import Config
+from sparkd.core.names import Names
 from sparkd.runtime import Runtime, build
 
 
@@ -41,8 +42,9 @@ def as_json(model_id: str, took_s: float, *, stopped: bool) -> dict[str, object]
 async def _stop(runtime: Runtime, config: Config, model_id: str, *, now: bool) -> bool:
     known = catalog.names(config)
     if model_id not in known:
-        # It may have left the catalog while it ran.
+        # It may have left the catalog while it ran, or have left something behind.
         world = await runtime.world.read(config)
-        if model_id not in world.models:
+        left = runtime.layout.endpoint_dir(Names(model_id)).exists()
+        if model_id not in world.models and not left:
             raise catalog.unknown(model_id, {*known, *world.models})
     return await runtime.stopper.stop(config, model_id, drain=not now)

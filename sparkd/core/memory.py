@@ -135,10 +135,15 @@ def utilization(need_bytes: int, host: HostMemory) -> float:
 
 def parse_meminfo(text: str) -> tuple[int, int]:
     """MemTotal and MemAvailable of /proc/meminfo (proc(5)) in bytes. Raises ValueError."""
-    kib = {match[1]: int(match[2]) for match in _MEMINFO_LINE.finditer(text)}
-    if "MemTotal" not in kib or "MemAvailable" not in kib:
+    found = meminfo_bytes(text)
+    if "MemTotal" not in found or "MemAvailable" not in found:
         raise ValueError(f"meminfo has no MemTotal or MemAvailable: {text[:80]!r}")
-    return kib["MemTotal"] * 1024, kib["MemAvailable"] * 1024
+    return found["MemTotal"], found["MemAvailable"]
+
+
+def meminfo_bytes(text: str) -> dict[str, int]:
+    """Every line of /proc/meminfo that is an amount of memory."""
+    return {match[1]: int(match[2]) * 1024 for match in _MEMINFO_LINE.finditer(text)}
 
 
 def parse_smi(text: str) -> tuple[int, int] | None:

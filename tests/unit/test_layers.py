@@ -20,7 +20,7 @@ LAYERS = {
     "L2": {
         *("sparkd.endings", "sparkd.ensure", "sparkd.events", "sparkd.guard"),
         *("sparkd.housekeeping", "sparkd.launch", "sparkd.leases", "sparkd.loadwatch"),
-        *("sparkd.blobs", "sparkd.pull"),
+        *("sparkd.blobs", "sparkd.examine", "sparkd.pull"),
         *("sparkd.metrics", "sparkd.sampling", "sparkd.sessions", "sparkd.statistics"),
         *("sparkd.proxy", "sparkd.reap", "sparkd.runtime", "sparkd.scheduler", "sparkd.starter"),
         *("sparkd.status", "sparkd.stop", "sparkd.view", "sparkd.world"),
@@ -36,9 +36,12 @@ LAYERS = {
 
 MAY_IMPORT = {
     "L0": {"L0"},
-    # Adapters do not know each other, but for these two: one writes files for whoever has records,
-    # the other is what `upstream` speaks HTTP by.
-    "L1": {"L0", "sparkd.adapters.files", "sparkd.adapters.transport"},
+    # Adapters do not know each other, but for these: one writes files for whoever has records,
+    # one is what `upstream` speaks HTTP by, one asks systemd for readings of the host.
+    "L1": {
+        *("L0", "sparkd.adapters.files", "sparkd.adapters.systemctl"),
+        "sparkd.adapters.transport",
+    },
     "L2": {"L0", "L1", "L2"},
     # The command line and the idle pass work when the daemon is dead, so they know nothing of it.
     "web": {"L0", "L1", "L2", "version", "web"},
