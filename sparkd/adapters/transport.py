@@ -13,6 +13,7 @@ import errno
 import os
 import select
 import socket
+import struct
 import time
 from collections.abc import AsyncIterator, Callable
 from typing import Protocol, cast
@@ -316,3 +317,10 @@ async def _joined(path: str) -> socket.socket:
         link.close()
         raise
     return link
+
+
+def break_off(link: asyncio.Transport) -> None:
+    """Close a connection so that the other side sees it broken, not ended in order."""
+    end: socket.socket = link.get_extra_info("socket")
+    end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    link.abort()

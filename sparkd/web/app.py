@@ -99,11 +99,12 @@ def _from_sanic(request: Request, exception: SanicException) -> SparkdError:
             hint="the API is under /v1/; GET /v1/models lists the models",
             code="unknown_path",
         )
-    error = RequestError(
-        # A head that could not be read leaves Sanic's stand-in for a request.
-        f"{request.method} {request.path[:200]}: {exception}" if request.head else str(exception),
-        hint="GET /v1/models lists the models",
-        code="bad_request",
-    )
+    if request.head:
+        text, hint = f"{request.method} {request.path[:200]}: {exception}", "GET /v1/models"
+        error = RequestError(text, hint=f"{hint} lists the models", code="bad_request")
+    else:
+        # Sanic's stand-in for a request whose head could not be read.
+        hint = "plain HTTP/1.1 is spoken here, no TLS and no HTTP/2"
+        error = RequestError(str(exception), hint=hint, code="bad_request")
     error.http_status = exception.status_code
     return error

@@ -13,6 +13,7 @@ from time import monotonic
 
 from sanic import HTTPResponse, Request
 from sanic.compat import Header
+from sanic.exceptions import BadRequest
 from sanic.response import BaseHTTPResponse
 
 from sparkd.adapters.journal import Event, note
@@ -74,10 +75,13 @@ class Exchange:
             ) from None
 
     async def _read_part(self) -> bytes | None:
-        if self._wire.body_is_at_hand():
-            return await self._wire.read()
-        async with asyncio.timeout(_BODY_STALL_S):
-            return await self._wire.read()
+        try:
+            if self._wire.body_is_at_hand():
+                return await self._wire.read()
+            async with asyncio.timeout(_BODY_STALL_S):
+                return await self._wire.read()
+        except BadRequest as error:
+            raise RequestError(str(error), code="bad_request") from None
 
     async def notice(self, progress: Progress) -> None:
         """Tell a streaming client what it waits for."""
@@ -95,7 +99,10 @@ class Exchange:
         # The head of a stream goes at once, any other together with what follows it.
         first = answer.at_hand() if streams or answer.whole else await answer.next()
         if self._response is None:
-            await self._respond(answer.status, Header(response_headers(answer.headers)))
+            headers = Header(response_headers(answer.headers))
+            if streams:
+                headers.popall("content-length", None)  # An error event may have to follow.
+            await self._respond(answer.status, headers)
         passage = self._passage = self._traffic.passage(self.model_id, streaming=streams)
         if first:
             passage.chunk(first, monotonic())
@@ -109,7 +116,7 @@ class Exchange:
             self.failed(error)
             if not streams:
                 # Only a broken connection tells that a body of known kind is not whole.
-                self._cut()
+                self._wire.cut()
                 return
             await self._send(error_event(error, self.shape))
         await self._end()
@@ -185,10 +192,6 @@ class Exchange:
 
     async def _end(self) -> None:
         await self._send(b"", end=True)
-
-    def _cut(self) -> None:
-        transport: asyncio.Transport = self._request.transport  # type: ignore[assignment]
-        transport.abort()
 
 
 class _Measured:

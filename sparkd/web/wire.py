@@ -27,6 +27,7 @@ from sanic.http import Http, Stage
 from sanic.http.http1 import HTTP_CONTINUE
 from sanic.server import HttpProtocol
 
+from sparkd.adapters.transport import break_off
 from sparkd.core.httprequest import ChunkedBody, Malformed, RequestHead, head_end, parse_head
 
 _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}" for status in HTTPStatus}
@@ -53,8 +54,11 @@ class WireHttp(Http):
     async def http1_request_header(self) -> None:
         """Receive the head of a request, and make Sanic's `Request` of it."""
         buffer, protocol = self.recv_buffer, self.protocol
+        # Some clients end a body with a line of its own (RFC 9112, 2.2).
+        if buffer == b"\r":
+            await self._receive_more()
         if buffer.startswith(b"\r\n"):
-            del buffer[:2]  # Some clients end a body with a line of its own (RFC 9112, 2.2).
+            del buffer[:2]
         try:
             while (end := head_end(buffer, self.HEADER_MAX_SIZE)) is None:
                 await self._receive_more()
@@ -130,7 +134,8 @@ class WireHttp(Http):
             while not (data := body.take(self.recv_buffer)) and not body.whole:
                 await self._receive_more()
         except Malformed as error:
-            self.keep_alive = False
+            # Nobody can tell where it ends: nothing of it is read on.
+            self.keep_alive, self.request_body = False, None
             raise BadRequest(f"the body is not in chunks: {error}") from None
         self.request_bytes += len(data)
         return data
@@ -166,6 +171,13 @@ class WireHttp(Http):
         await self._send(head if self.head_only else head + self._framed(data))
         self.stage = Stage.IDLE if end_stream else Stage.RESPONSE
 
+    async def error_response(self, exception: Exception) -> None:
+        """Have the error answered, unless nobody is there to read it."""
+        if self.protocol.gone():
+            self.keep_alive = False
+        else:
+            await super().error_response(exception)
+
     async def _send_more(self, data: bytes, end_stream: bool) -> None:  # noqa: FBT001
         framed = self._framed(data)
         if end_stream:
@@ -184,6 +196,13 @@ class WireHttp(Http):
     async def drained(self) -> None:
         """Wait until the client takes more. Raises RequestCancelled when it has left."""
         await self.protocol.drained()
+
+    def cut(self) -> None:
+        """Break the connection, where an orderly end could be taken for that of the answer."""
+        self.keep_alive, self.response_func, self.stage = False, None, Stage.IDLE
+        transport = self.protocol.transport
+        if transport is not None and not transport.is_closing():
+            break_off(transport)
 
     def _framed(self, data: bytes) -> bytes:
         if self._left is not None:
@@ -204,8 +223,12 @@ class WireProtocol(HttpProtocol):
     async def drained(self) -> None:
         if not self._can_write.is_set():
             await self._can_write.wait()
-        if self.transport is None or self.transport.is_closing():
+        if self.gone():
             raise RequestCancelled
+
+    def gone(self) -> bool:
+        """Whether the client has left, or was closed."""
+        return self.transport is None or self.transport.is_closing()
 
     def put(self, data: bytes) -> bool:
         if self.transport is None or self.transport.is_closing():

@@ -22,6 +22,8 @@ class Peer:
         self.requests: list[bytes] = []
         self.sent_bytes = 0
         self.client_left = asyncio.Event()
+        self.told = asyncio.Event()
+        """For the test to say when the script may go on."""
 
     async def request(self) -> bytes:
         """One whole request; IncompleteReadError when the client left."""

@@ -9,10 +9,8 @@ from pathlib import Path
 
 import pytest
 from sanic.exceptions import ServerError
-from sanic.http import Http
-from sanic.server import HttpProtocol
 
-from sparkd.web.wire import WireHttp, WireProtocol, _head
+from sparkd.web.wire import _head
 
 WRITTEN_FOR = {
     "sanic.http.http1": "64a29e81759ef884",
@@ -27,13 +25,6 @@ def test_sanic_is_the_one_that_the_wire_was_written_for(module: str, digest: str
     spec = importlib.util.find_spec(module)
     assert spec is not None and spec.origin is not None  # noqa: PT018
     assert hashlib.sha256(Path(spec.origin).read_bytes()).hexdigest()[:16] == digest
-
-
-def test_what_the_wire_overrides_is_what_sanic_calls() -> None:
-    for ours, sanics in ((WireHttp, Http), (WireProtocol, HttpProtocol)):
-        public = {name for name in vars(ours) if not name.startswith("_")}
-        own = {"body_is_at_hand", "put", "drained"}
-        assert {name for name in public - own if not hasattr(sanics, name)} == set()
 
 
 @pytest.mark.parametrize("value", ["a\r\nx-b: 1", "a\n", "a\r", "a\0"])
