@@ -10,8 +10,9 @@ import time
 from collections.abc import Mapping
 
 from sparkd.core.apikeys import ApiKey, Scope
+from sparkd.core.errors import HostError
 from sparkd.core.model import Config, ModelReading, State, World
-from sparkd.core.names import Names
+from sparkd.core.names import SCOPE_PATTERN, Names
 from sparkd.core.quota import Meter
 from sparkd.runtime import Runtime
 from sparkd.scheduler import Entry
@@ -42,6 +43,29 @@ async def status(runtime: Runtime, config: Config) -> dict[str, object]:
         "problems": [str(problem) for problem in config.problems],
         "now": round(time.time(), 3),
     }
+
+
+async def states(runtime: Runtime, config: Config) -> dict[str, str]:
+    """The word for each model; none when it cannot be read.
+
+    Podman is asked only while a model runs, because to ask it starts it.
+    """
+    queue = runtime.scheduler.queue()
+    try:
+        units = await runtime.systemd.units([SCOPE_PATTERN])
+        readings = {model_id: _stopped(model_id) for model_id in config.models}
+        if any(unit.active for unit in units):
+            readings |= (await runtime.world.read_with_health(config)).models
+    except HostError:
+        return {}
+    return {
+        model_id: state_word(runtime, reading, queue.get(model_id))
+        for model_id, reading in readings.items()
+    }
+
+
+def _stopped(model_id: str) -> ModelReading:
+    return ModelReading(model_id=model_id, state=State.STOPPED)
 
 
 def state_word(runtime: Runtime, reading: ModelReading, entry: Entry | None) -> str:

@@ -51,10 +51,15 @@ def offer(spec: ModelSpec, client: Client) -> Offer:
         output_tokens=next(iter(outputs), share),
         options=next((one.options for one in said if one.options), ()),
         tools=calls_tools(spec),
-        reasoning="--reasoning-parser" in spec.args,
+        reasoning=reasons(spec),
         vision=spec.vision,
         experimental=spec.status is not Status.VALIDATED,
     )
+
+
+def reasons(spec: ModelSpec) -> bool:
+    """Whether its thoughts come apart from its answer."""
+    return "--reasoning-parser" in spec.args
 
 
 def calls_tools(spec: ModelSpec) -> bool:

@@ -280,7 +280,7 @@ class Text(Kind):
 
 @dataclass(frozen=True, slots=True)
 class AllOrNone(Text):
-    """A device name, `all`, or `none` for no device."""
+    """A name, or `none` for nothing."""
 
     def read(self, at: Place) -> str | None:
         text = Text.read(self, at)

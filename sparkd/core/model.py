@@ -174,6 +174,8 @@ class ModelSpec:
 
     model_id: str
     image: str
+    aliases: tuple[str, ...] = ()
+    """Further names by which clients may ask for it."""
     lifecycle: Lifecycle = Lifecycle.NORMAL
     weights: Weights | None = None
     engine: Engine | None = None
@@ -257,6 +259,10 @@ class Settings:
     memory_floor_bytes: int = 2 << 30
     drop_caches_below_bytes: int = 8 << 30
     preload: tuple[str, ...] = ()
+    default_model: str | None = None
+    """What `auto` and `default` mean."""
+    small_model: str | None = None
+    """What `small` means."""
     hub: str = "https://huggingface.co"
     log_requests: LogRequests = LogRequests.ALL
     metrics_access: MetricsAccess = MetricsAccess.KEY
@@ -268,6 +274,8 @@ class Config:
 
     settings: Settings = field(default_factory=Settings)
     models: dict[str, ModelSpec] = field(default_factory=dict)
+    aliases: dict[str, str] = field(default_factory=dict)
+    """Further names of the models, to their ids."""
     broken: dict[str, tuple[Problem, ...]] = field(default_factory=dict)
     """Entries that do not parse, by model id; they are listed and refused, others serve."""
     problems: tuple[Problem, ...] = ()

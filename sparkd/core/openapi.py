@@ -109,14 +109,20 @@ def _inference(path: Path, name: str, template: str) -> Json:
     if name in _STREAMING:
         content["text/event-stream"] = {"schema": {"type": "string"}}
         properties["stream"] = {"type": "boolean"}
+    required = [] if "{model}" in template else ["model"]
+    kind = "application/json"
+    if OPERATIONS[name].form:
+        kind = "multipart/form-data"
+        properties["file"] = {"type": "string", "format": "binary"}
+        required.append("file")
     body: Json = {"type": "object", "properties": properties}
-    if "{model}" not in template:
-        body["required"] = ["model"]
+    if required:
+        body["required"] = required
     statuses = (*_OF_EVERY_KEY, *_OF_A_MODEL, *_OF_A_BODY, *_OF_A_CHANGE)
     engines = {"description": _OF_THE_ENGINE}
     summary = f"{path.summary} The engine answers at {OPERATIONS[name].upstream_path}."
     return _common(path, template, summary) | {
-        "requestBody": {"required": True, "content": {"application/json": {"schema": body}}},
+        "requestBody": {"required": True, "content": {kind: {"schema": body}}},
         "responses": {
             "200": {"description": "The model's answer, as it came.", "content": content},
             **_refusals(statuses),

@@ -25,6 +25,8 @@ class Operation:
 
     dialect: Dialect
     upstream_path: str
+    form: bool = False
+    """Whether its body is a form with a file, instead of JSON."""
     rewritten: bool = True
     """Whether the rules of request rewriting apply; not where texts and tokens are the matter."""
 
@@ -40,9 +42,17 @@ OPERATIONS: dict[str, Operation] = {
     "score": Operation(Dialect.SCORE, "/v1/score"),
     "pooling": Operation(Dialect.POOLING, "/pooling"),
     "classify": Operation(Dialect.CLASSIFY, "/classify"),
+    "audio/transcriptions": Operation(
+        Dialect.TRANSCRIPTIONS, "/v1/audio/transcriptions", form=True, rewritten=False
+    ),
+    "audio/translations": Operation(
+        Dialect.TRANSCRIPTIONS, "/v1/audio/translations", form=True, rewritten=False
+    ),
     "tokenize": Operation(Dialect.CHAT, "/tokenize", rewritten=False),
     "detokenize": Operation(Dialect.CHAT, "/detokenize", rewritten=False),
 }
+_DEFAULTS = {"auto": "default_model", "default": "default_model", "small": "small_model"}
+"""Names that mean what a setting says, unless a model of the catalog has them."""
 _LONGEST_FIRST = sorted(OPERATIONS, key=len, reverse=True)
 """So that "m/chat/completions" is not taken for "completions" of a model "m/chat"."""
 
@@ -93,7 +103,7 @@ def parse_body(raw: bytes) -> dict[str, Any]:
 
 
 def model_of(route: Route, body: dict[str, Any]) -> str:
-    """The id the request names. Raises RequestError."""
+    """The name that the request gives. Raises RequestError."""
     if route.model_id is not None:
         return route.model_id
     model_id = body.get("model")
@@ -108,9 +118,14 @@ def model_of(route: Route, body: dict[str, Any]) -> str:
     return model_id
 
 
-def lookup(config: Config, model_id: str) -> ModelSpec:
-    """The configured model of this id. Raises NotFound or Misconfigured."""
-    spec = config.models.get(model_id)
+def lookup(config: Config, name: str) -> ModelSpec:
+    """The configured model of this id, alias or default name. Raises NotFound or Misconfigured."""
+    model_id = name
+    spec = config.models.get(name)
+    if spec is None:
+        model_id = config.aliases.get(name) or _default(config, name) or name
+        model_id = config.aliases.get(model_id, model_id)
+        spec = config.models.get(model_id)
     if spec is not None:
         return spec
     if model_id in config.broken:
@@ -118,6 +133,16 @@ def lookup(config: Config, model_id: str) -> ModelSpec:
             f"the entry of model {model_id!r} is wrong: {config.broken[model_id][0]}",
             hint="sparkctl check",
             code="model_misconfigured",
+        )
+    if name in _DEFAULTS:
+        setting = _DEFAULTS[name]
+        raise NotFound(
+            f"there is no model {name!r}: {setting} of sparkd.yaml is {model_id!r}"
+            if model_id != name
+            else f"there is no model {name!r}: sparkd.yaml has no {setting}",
+            hint=f"set {setting} in /etc/sparkd/sparkd.yaml to a model of: sparkctl models",
+            code="model_not_found",
+            param="model",
         )
     listing = "GET /v1/models lists the models, as does: sparkctl models"
     raise NotFound(
@@ -127,6 +152,11 @@ def lookup(config: Config, model_id: str) -> ModelSpec:
         code="model_not_found",
         param="model",
     )
+
+
+def _default(config: Config, name: str) -> str | None:
+    setting = _DEFAULTS.get(name)
+    return None if setting is None else getattr(config.settings, setting)
 
 
 def check_enabled(spec: ModelSpec) -> None:
@@ -147,7 +177,7 @@ def find(config: Config, model_id: str, dialect: Dialect) -> ModelSpec:
     if dialect not in spec.dialects:
         spoken = ", ".join(spec.dialects)
         raise RequestError(
-            f"model {model_id!r} does not do {dialect}",
+            f"model {spec.model_id!r} does not do {dialect}",
             hint=f"it does {spoken}",
             code="dialect_unsupported",
         )

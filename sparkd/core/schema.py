@@ -27,7 +27,8 @@ from sparkd.core.model import (
     Transport,
 )
 from sparkd.core.names import Layout, check_model_id
-from sparkd.core.tables import MODEL_KEYS, SETTINGS_KEYS
+from sparkd.core.settingstable import SETTINGS_KEYS
+from sparkd.core.tables import MODEL_KEYS
 from sparkd.core.yamlnodes import Place, compose, shorten
 
 WEIGHTS_DIR = Layout().weights_dir
@@ -101,12 +102,19 @@ def parse(sources: Sequence[Source], *, weights_dir: Path = WEIGHTS_DIR) -> Conf
             for model_id, entry in _read_models(file, problems):
                 catalog[model_id] = _lay_over(catalog.get(model_id), model_id, entry)
 
+    catalog = _without_clashes(catalog)
     for entry in catalog.values():
         problems.extend(entry.problems)
     order = [source.name for source in sources]
     return Config(
         settings=settings,
         models={model_id: entry.spec for model_id, entry in catalog.items() if entry.spec},
+        aliases={
+            alias: model_id
+            for model_id, entry in catalog.items()
+            if entry.spec
+            for alias in entry.spec.aliases
+        },
         broken={model_id: entry.problems for model_id, entry in catalog.items() if entry.problems},
         problems=tuple(
             sorted(dict.fromkeys(problems), key=lambda one: (order.index(one.source), one.line))
@@ -200,6 +208,7 @@ def _read_entry(model_id: str, place: Place, file: _File) -> _Entry:
         weights = replace(spec.weights, path=file.weights_dir / spec.weights.path)
         spec = replace(spec, weights=weights)
     spec = _with_context_window(spec, place)
+    _check_aliases(spec, place)
     _check_rewriting(spec, place)
     _check_standing(spec, place)
     _check_engine(spec, place)
@@ -304,6 +313,38 @@ def _option_value(args: Iterable[str], options: tuple[str, ...]) -> str:
             found = value
         previous = word
     return found
+
+
+def _without_clashes(catalog: Mapping[str, _Entry]) -> dict[str, _Entry]:
+    """The catalog in which every name means one model; entries that want a taken one are broken."""
+    taken = dict.fromkeys(catalog, "is the id of another model")
+    checked = dict(catalog)
+    # Who stands in a higher layer chooses first.
+    for model_id, entry in sorted(catalog.items(), key=lambda item: -item[1].layer):
+        problems: list[Problem] = []
+        for alias in entry.spec.aliases if entry.spec else ():
+            if alias in taken:
+                problems.append(_clash(entry, alias, taken[alias]))
+            taken.setdefault(alias, f"is an alias of model {model_id!r} already")
+        if problems:
+            checked[model_id] = replace(entry, spec=None, problems=(*entry.problems, *problems))
+    return checked
+
+
+def _clash(entry: _Entry, alias: str, why: str) -> Problem:
+    place = entry.place
+    return Problem(
+        source=place.source,
+        line=place.line,
+        path=f"{place.path}.aliases",
+        message=f"{shorten(alias)} {why}",
+        hint="choose another alias",
+    )
+
+
+def _check_aliases(spec: ModelSpec, place: Place) -> None:
+    for alias in spec.aliases:
+        _is_model_id(alias, place)
 
 
 def _lay_over(before: _Entry | None, model_id: str, entry: _Entry) -> _Entry:

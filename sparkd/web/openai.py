@@ -16,10 +16,13 @@ from sanic import HTTPResponse, Request, Sanic
 
 from sparkd.core import auth, routing
 from sparkd.core.auth import Access
+from sparkd.core.cards import card
 from sparkd.core.errors import SparkdError
+from sparkd.core.forms import Form
 from sparkd.core.model import Dialect, ModelSpec, Status
 from sparkd.core.rewrite import rewrite
 from sparkd.proxy import Outgoing, request_headers
+from sparkd.status import states
 from sparkd.web.admission import admitted, key_of
 from sparkd.web.context import READ, Context
 from sparkd.web.exchange import Exchange
@@ -38,7 +41,12 @@ async def list_models(request: Request) -> HTTPResponse:
     """Every model that can be asked, in OpenAI's list. Starts nothing and counts as no use."""
     context, key = admitted(request), key_of(request)
     models = (spec for spec in context.config.models.values() if key.may_use(spec.model_id))
-    data = [_listed(spec) for spec in models if spec.status is not Status.DISABLED]
+    state = await states(context.runtime, context.config)
+    data = [
+        card(spec, state.get(spec.model_id))
+        for spec in models
+        if spec.status is not Status.DISABLED
+    ]
     return _json({"object": "list", "data": data})
 
 
@@ -48,7 +56,8 @@ async def show_model(request: Request, model_id: str) -> HTTPResponse:
     spec = routing.lookup(context.config, unquote(model_id))
     auth.require_model(key_of(request), spec.model_id)
     routing.check_enabled(spec)
-    return _json(_listed(spec))
+    state = await states(context.runtime, context.config)
+    return _json(card(spec, state.get(spec.model_id)))
 
 
 async def infer(request: Request, rest: str) -> None:
@@ -81,26 +90,46 @@ async def infer(request: Request, rest: str) -> None:
 async def _infer(context: Context, request: Request, exchange: Exchange) -> None:
     config = context.config
     route = routing.route(request.path)
+    operation = route.operation
     exchange.operation = route.name
-    if route.operation.dialect is Dialect.MESSAGES:
+    if operation.dialect is Dialect.MESSAGES:
         exchange.shape = Shape.ANTHROPIC
     raw = await exchange.read_body(config.settings.body_limit_bytes)
-    body = routing.parse_body(raw)
-    spec = routing.find(config, routing.model_of(route, body), route.operation.dialect)
-    auth.require_model(key_of(request), spec.model_id)
-    exchange.model_id = spec.model_id
-    rewritten = rewrite(spec, route.operation.dialect, body) if route.operation.rewritten else body
-    outgoing = Outgoing(
-        method="POST",
-        path=route.operation.upstream_path,
-        headers=_json_headers(request_headers(request.headers, exchange.request_id)),
-        body=routing.upstream_body(raw, body, spec.model_id, rewritten),
-    )
-    on_wait = exchange.notice if body.get("stream") is True else None
-    with context.traffic.flight(spec.model_id, len(outgoing.body)):
+    headers = request_headers(request.headers, exchange.request_id)
+    if operation.form:
+        form = Form(raw, headers.get("content-type", ""))
+        named = {"model": form.text("model")}
+        spec = _asked(context, request, exchange, route, named)
+        streams = form.text("stream") == "true"
+        out = form.with_text("model", spec.model_id)
+    else:
+        body = routing.parse_body(raw)
+        spec = _asked(context, request, exchange, route, body)
+        streams = body.get("stream") is True
+        rewritten = rewrite(spec, operation.dialect, body) if operation.rewritten else body
+        out = routing.upstream_body(raw, body, spec.model_id, rewritten)
+        headers = _json_headers(headers)
+    outgoing = Outgoing(method="POST", path=operation.upstream_path, headers=headers, body=out)
+    on_wait = exchange.notice if streams else None
+    with context.traffic.flight(spec.model_id, len(out)):
         async with context.proxy.answer(config, spec, outgoing, on_wait) as answer:
             await exchange.relay(answer)
             await context.sampler.sample(spec.model_id)
+
+
+def _asked(
+    context: Context,
+    request: Request,
+    exchange: Exchange,
+    route: routing.Route,
+    body: dict[str, Any],
+) -> ModelSpec:
+    """The model that is asked, if its key may use it and it does what is asked."""
+    name = routing.model_of(route, body)
+    spec = routing.find(context.config, name, route.operation.dialect)
+    auth.require_model(key_of(request), spec.model_id)
+    exchange.model_id = spec.model_id
+    return spec
 
 
 def _json_headers(headers: dict[str, str]) -> dict[str, str]:
@@ -108,17 +137,6 @@ def _json_headers(headers: dict[str, str]) -> dict[str, str]:
     if not headers.get("content-type", "").lower().startswith("application/json"):
         headers["content-type"] = "application/json"
     return headers
-
-
-def _listed(spec: ModelSpec) -> dict[str, object]:
-    return {
-        "id": spec.model_id,
-        "object": "model",
-        "created": 0,
-        "owned_by": "sparkd",
-        "max_model_len": spec.max_model_len,
-        "dialects": list(spec.dialects),
-    }
 
 
 def _json(body: object) -> HTTPResponse:

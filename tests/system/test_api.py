@@ -340,11 +340,51 @@ def test_list_of_models_is_that_of_sparkctl_and_wakes_nothing(host: Host) -> Non
         ids = [model["id"] for model in listed["data"]]
         assert sorted(ids) == sorted(model["id"] for model in known)
         one = next(model for model in listed["data"] if model["id"] == MODEL)
+        assert (one["state"], one["status"], one["aliases"]) == ("stopped", "experimental", [])
+        assert one["capabilities"]["chat"] is one["capabilities"]["embeddings"] is True
+        assert host.request("GET", "/v1/models/little").json()["id"] == "fake-util"
         assert (one["object"], one["owned_by"], one["max_model_len"]) == ("model", "sparkd", 8192)
         assert {"chat", "completions", "embeddings"} <= set(one["dialects"])
         assert host.request("GET", f"/v1/models/{MODEL}").json() == one
         error = error_of(host.request("GET", "/v1/models/constructor"), 404)
         assert error["code"] == "model_not_found"
+
+
+def test_listed_state_is_what_the_models_do(served: Host) -> None:
+    listed = served.request("GET", "/v1/models").json()["data"]
+    states = {model["id"]: model["state"] for model in listed}
+    assert states.pop(MODEL) == "ready"
+    assert set(states.values()) == {"stopped"}
+
+
+def test_model_answers_to_its_aliases_and_to_what_the_settings_call_it(host: Host) -> None:
+    host.configure(f"{SETTINGS}default_model: little\nsmall_model: fake-util\n")
+    for name in ("little", "org/little", "auto", "default", "small", "fake-util"):
+        response = host.chat(name)
+        assert answer_of(response) == "echo: hello"
+        assert response.headers["x-sparkd-model"] == response.json()["model"] == "fake-util"
+    by_path = host.request("POST", "/v1/org/little/chat/completions", json=chat_body("x"))
+    assert answer_of(by_path) == "echo: hello"
+    speech = bytes(range(256)) * 40
+    for named in ({"model": "fake-util"}, {"model": "little"}, {}):
+        form: dict[str, Any] = {"data": named, "files": {"file": ("speech.wav", speech)}}
+        path = "/v1/audio/transcriptions" if named else "/v1/little/audio/translations"
+        content = httpx.Request("POST", "http://x", **form).read()
+        kind = f"multipart/form-data; boundary={content[2:34].decode()}"
+        heard = host.request("POST", path, content=content, headers={"content-type": kind})
+        assert heard.json() == {"text": f"heard {len(speech)} bytes"}, heard.text
+        last = host.engine_state("fake-util")["last"]
+        assert last["target"] == path.replace("/little", "")
+        sent = base64.b64decode(last["body_base64"])
+        assert (sent == content) is (named.get("model") == "fake-util")
+        assert b'name="model"\r\n\r\nfake-util\r\n' in sent
+    cursor = host.cursor()
+    wrong = host.request("POST", "/v1/audio/transcriptions", json=chat_body("little"))
+    assert error_of(wrong, 400)["code"] == "invalid_form"
+    twice = [("file", ("x", b"x")), ("model", (None, b"little")), ("model", (None, b"fake-b"))]
+    wrong = host.request("POST", "/v1/audio/transcriptions", files=twice)
+    assert error_of(wrong, 400)["code"] == "invalid_form"
+    assert host.journal("SPARKD_EVENT=model-starting", since=cursor) == []
 
 
 # What passes

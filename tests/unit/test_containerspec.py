@@ -224,6 +224,7 @@ CHANGES: dict[str, Any] = {
     "shm_bytes": 1 << 20,
 }
 WITHOUT_EFFECT: dict[str, Any] = {
+    "aliases": ("other",),
     "dialects": (Dialect.EMBEDDINGS,),
     "max_model_len": 1,
     "rewrite": tuple(Rewrite),

@@ -59,11 +59,12 @@ def test_every_operation_can_name_its_model_in_the_body_or_in_the_path(
 ) -> None:
     by_body = document["paths"][f"/v1/{name}"]["post"]
     by_path = document["paths"][f"/v1/{{model}}/{name}"]["post"]
+    kind = "multipart/form-data" if OPERATIONS[name].form else "application/json"
+    also = ["file"] if OPERATIONS[name].form else []
     schemas = [
-        operation["requestBody"]["content"]["application/json"]["schema"]
-        for operation in (by_body, by_path)
+        operation["requestBody"]["content"][kind]["schema"] for operation in (by_body, by_path)
     ]
-    assert [schema.get("required") for schema in schemas] == [["model"], None]
+    assert [schema.get("required", []) for schema in schemas] == [["model", *also], also]
     assert OPERATIONS[name].upstream_path in by_body["summary"]
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from sparkd.core import routing
 from sparkd.core.errors import Disabled, Misconfigured, NotFound, RequestError
-from sparkd.core.model import Config, Dialect, ModelSpec, Problem, Status
+from sparkd.core.model import Config, Dialect, ModelSpec, Problem, Settings, Status
 
 MODEL = ModelSpec(model_id="m", image="i", dialects=(Dialect.CHAT,))
 PROBLEM = Problem(source="models.d/x.yaml", line=3, path="models.bad", message="no image is given")
@@ -191,7 +191,7 @@ def test_rewritten_body_is_sent_under_the_name_of_the_model() -> None:
 
 def test_rules_of_rewriting_apply_to_all_but_texts_and_tokens_as_they_are() -> None:
     plain = {name for name, operation in routing.OPERATIONS.items() if not operation.rewritten}
-    assert plain == {"tokenize", "detokenize"}
+    assert plain == {"tokenize", "detokenize", "audio/transcriptions", "audio/translations"}
 
 
 def test_disabled_model_is_refused_with_its_reason_as_something_not_to_be_tried_again() -> None:
@@ -208,3 +208,44 @@ def test_disabled_model_is_refused_with_its_reason_as_something_not_to_be_tried_
 def test_every_other_status_is_served(status: Status) -> None:
     config = Config(models={"m": replace(MODEL, status=status)})
     assert routing.find(config, "m", Dialect.CHAT).status is status
+
+
+def test_model_is_found_by_each_of_its_names() -> None:
+    config = replace(CONFIG, aliases={"short": "m", "org/m": "m"})
+    assert routing.lookup(config, "short") is routing.lookup(config, "org/m") is MODEL
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        ({"default_model": "m"}, "auto"),
+        ({"default_model": "m"}, "default"),
+        ({"default_model": "short"}, "auto"),
+        ({"small_model": "m"}, "small"),
+    ],
+)
+def test_name_without_a_model_means_what_the_setting_says(
+    settings: dict[str, str], name: str
+) -> None:
+    config = replace(CONFIG, aliases={"short": "m"}, settings=Settings(**settings))
+    assert routing.lookup(config, name) is MODEL
+    own = replace(MODEL, model_id=name)
+    assert routing.lookup(replace(config, models={**config.models, name: own}), name) is own
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({}, "sparkd.yaml has no default_model"), ({"default_model": "gone"}, "is 'gone'")],
+)
+def test_default_that_is_not_there_says_which_setting_to_set(
+    settings: dict[str, str], message: str
+) -> None:
+    with pytest.raises(NotFound, match=message) as caught:
+        routing.lookup(replace(CONFIG, settings=Settings(**settings)), "auto")
+    assert (caught.value.code, caught.value.param) == ("model_not_found", "model")
+    assert "set default_model" in caught.value.hint
+
+
+def test_forms_are_what_audio_is_sent_as() -> None:
+    forms = {name for name, operation in routing.OPERATIONS.items() if operation.form}
+    assert forms == {"audio/transcriptions", "audio/translations"}

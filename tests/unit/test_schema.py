@@ -39,7 +39,8 @@ from sparkd.core.model import (
     Weights,
 )
 from sparkd.core.schema import Source, SourceKind, default_text, parse
-from sparkd.core.tables import MODEL_KEYS, SETTINGS_KEYS
+from sparkd.core.settingstable import SETTINGS_KEYS
+from sparkd.core.tables import MODEL_KEYS
 from sparkd.core.yamlnodes import LOADER, Loader, compose
 
 SHA256 = "446a9538cb6c348e3516120d7c08b09f57c36495e2acfffe59a5bf8b0cfb1a2d"
@@ -245,7 +246,7 @@ def test_unreadable_source_is_reported_as_it_came() -> None:
     ("text", "message", "hint"),
     [
         ("idle_exti: 5s", "unknown key 'idle_exti'", "did you mean idle_exit?"),
-        ("zzz: 5s", "unknown key 'zzz'", "known here: body_limit, busy, drain_timeout,"),
+        ("zzz: 5s", "unknown key 'zzz'", "known here: body_limit, busy, "),
         ("idle_exit: 60", "'60' is not a duration", "a unit is missing: 60s"),
         ("idle_exit: [5s]", "wanted a duration, found a list", ""),
         ("idle_exit:", "wanted a duration, found nothing", ""),
@@ -906,3 +907,44 @@ def test_order_of_variables_does_not_change_a_model() -> None:
         return models_of(f"models: {{m: {{image: localhost/x, env: {text}}}}}").models
 
     assert env("{A: 1, B: 2}") == env("{B: 2, A: 1}")
+
+
+# --- aliases ---
+
+
+def aliased(*entries: tuple[str, str], name: str = "m.yaml", layer: int = 0) -> Source:
+    lines = [f"  {model}: {{image: localhost/x, aliases: [{names}]}}" for model, names in entries]
+    return catalog(name, "models:\n" + "\n".join(lines) + "\n", layer)
+
+
+def test_aliases_lead_to_their_models() -> None:
+    config = parse([aliased(("a", "x, org/x"), ("b", "y"))])
+    assert not config.problems
+    assert config.aliases == {"x": "a", "org/x": "a", "y": "b"}
+
+
+@pytest.mark.parametrize("other", ["{image: localhost/x}", "{imaeg: localhost/x}"])
+def test_alias_may_not_be_the_id_of_a_model_even_of_a_broken_one(other: str) -> None:
+    config = parse([aliased(("a", "b")), catalog("n.yaml", f"models:\n  b: {other}\n")])
+    assert "a" in config.broken
+    assert config.broken["a"][0].path == "models.a.aliases"
+    assert config.broken["a"][0].message == "'b' is the id of another model"
+    assert config.aliases == {}
+
+
+def test_two_models_may_not_have_the_same_alias_and_the_local_one_keeps_it() -> None:
+    config = parse([aliased(("a", "x")), aliased(("b", "x"), name="l.yaml", layer=1)])
+    assert config.aliases == {"x": "b"}
+    assert [str(found) for found in config.broken["a"]] == [
+        "m.yaml:2: models.a.aliases: 'x' is an alias of model 'b' already (choose another alias)"
+    ]
+
+
+def test_alias_that_could_not_be_an_id_is_refused() -> None:
+    assert "'a b' is not a model id" in problem(entry('aliases: ["a b"]')).message
+
+
+def test_alias_of_an_entry_that_was_replaced_is_free_again() -> None:
+    replaced = catalog("l.yaml", "models:\n  a: {image: localhost/x}\n", layer=1)
+    config = parse([aliased(("a", "x")), replaced])
+    assert (config.aliases, config.problems) == ({}, ())

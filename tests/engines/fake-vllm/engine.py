@@ -7,6 +7,8 @@ and reads no settings but those handed to it.
 
 import asyncio
 import base64
+import email
+import email.policy
 import itertools
 import json
 import os
@@ -37,6 +39,7 @@ from toolcalls import call_of
 
 # Without a pace all tokens are ready at once: now and then the other connections get their turn.
 TOKENS_IN_A_ROW = 32
+TRANSCRIBED = ("/v1/audio/transcriptions", "/v1/audio/translations")
 GARBAGE = {
     "status_line": b"NONSENSE/9 what\r\n\r\n",
     "header": b"HTTP/1.1 200 OK\r\nno colon here\x01\r\ncontent-length: 2\r\n\r\n{}",
@@ -65,6 +68,21 @@ def exit_now(code: int, last_words: str) -> Never:
     """The end as a crash brings it: no cleaning up, nothing said to clients."""
     print(last_words, file=sys.stderr, flush=True)
     os._exit(code)
+
+
+def form(request: Request) -> dict[str, Any]:
+    """The fields of a form: texts, and bytes for `file`, which must be there."""
+    kinds = [value for name, value in request.headers if name.lower() == "content-type"]
+    head = f"content-type: {''.join(kinds)}\r\n\r\n".encode()
+    message = email.message_from_bytes(head + request.body, policy=email.policy.HTTP)
+    fields: dict[str, Any] = {}
+    for part in message.iter_parts():
+        name = part.get_param("name", header="content-disposition")
+        content = part.get_payload(decode=True)
+        fields[str(name)] = content if name == "file" else content.decode()
+    if not fields.get("file"):
+        raise BadRequestError("there is no file")
+    return fields
 
 
 class BrokenOffError(Exception):
@@ -189,12 +207,16 @@ class Engine:
         elif model not in self._models:
             text = f"The model `{model}` does not exist."
             reply.send(404, error_body(text, "NotFoundError", 404, "model"))
+        elif request.path in TRANSCRIBED:
+            reply.send(200, compact({"text": f"heard {len(body['file'])} bytes"}))
         elif request.path in DIALECTS:
             await self._generate(request.path, body, behaviour, reply)
         else:
             self._compute(request.path, body, reply)
 
     def _body(self, request: Request) -> dict[str, Any]:
+        if request.path in TRANSCRIBED:
+            return form(request)
         try:
             body = json.loads(request.body)
         except ValueError as wrong:
