@@ -59,6 +59,7 @@ _COMMANDS = {
     "stop": ("sparkd.commands.stop", "run"),
     "status": ("sparkd.commands.status", "run"),
     "preload": ("sparkd.commands.preload", "run"),
+    "run": ("sparkd.commands.run", "run"),
     "pull": ("sparkd.commands.pull", "run"),
     "logs": ("sparkd.commands.logs", "run"),
     "events": ("sparkd.commands.events", "run"),

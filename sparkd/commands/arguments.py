@@ -48,6 +48,7 @@ class Options:
     url: str = ""
     with_key: bool = False
     strict: bool = False
+    prompt: tuple[str, ...] = ()
 
 
 class _Parser(argparse.ArgumentParser):
@@ -95,6 +96,7 @@ _COMMANDS = {
     "stop": "stop a model, after the requests it serves",
     "status": "show the socket, the service, the GPU and what runs",
     "preload": "start the models that preload in sparkd.yaml names",
+    "run": "ask a model, and print what it answers",
     "pull": "fetch the weights and files of a model",
     "logs": "show what a model printed, also when it is gone",
     "events": "show what happened to models, and what happens",
@@ -140,7 +142,7 @@ def _parser() -> _Parser:
     parsers["models"].add_argument(
         "--all", action="store_true", help="also those that the catalog has disabled, and why"
     )
-    for name in ("start", "stop", "pull", "logs"):
+    for name in ("start", "stop", "run", "pull", "logs"):
         parsers[name].add_argument("model", metavar="MODEL", help="its id, as in: sparkctl models")
     parsers["stop"].add_argument(
         "--now",
@@ -149,6 +151,12 @@ def _parser() -> _Parser:
     )
     parsers["doctor"].add_argument(
         "--strict", action="store_true", help="end with 1 for warnings too"
+    )
+    parsers["run"].add_argument(
+        "prompt",
+        metavar="PROMPT",
+        nargs="*",
+        help="what to ask (default: what stdin has; on a terminal, a conversation)",
     )
     _add_integrate(parsers["integrate"])
     events = parsers["events"]

@@ -57,8 +57,12 @@ PLACES = {
     "podman": {"sparkd.adapters.podman"},
     "requests": {"sparkd.adapters.podman"},
     "dbus_fast": {"sparkd.adapters.systemd"},
-    # Models by a transport of our own; the hub, with its redirects and TLS, by httpx's.
-    "httpx": {"sparkd.adapters.upstream", "sparkd.adapters.transport", "sparkd.adapters.hub"},
+    # Models by a transport of our own; the hub, with its redirects and TLS, and our own gateway,
+    # as its clients do, by httpx's.
+    "httpx": {
+        *("sparkd.adapters.upstream", "sparkd.adapters.transport", "sparkd.adapters.hub"),
+        "sparkd.adapters.gateway",
+    },
     "rich": {"sparkd.commands.pull"},
     "sdnotify": {"sparkd.adapters.notify"},
     "psutil": {"sparkd.adapters.host"},

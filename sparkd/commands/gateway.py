@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where the gateway is and the key for it: what commands that use a model begin with."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from sparkd.adapters.files import config_paths
+from sparkd.adapters.keyfiles import read_secrets
+from sparkd.commands import identity, systemunits
+
+_URL, _KEY = "SPARKD_URL", "SPARKD_API_KEY"
+
+
+def url() -> str:
+    """`SPARKD_URL`, or where sparkd.socket of this host listens."""
+    return os.environ.get(_URL, "").rstrip("/") or systemunits.url_of(systemunits.read()[0])
+
+
+def key(words: Sequence[str]) -> str:
+    """`SPARKD_API_KEY`, or the first one of the key file.
+
+    Raises NotPermittedError when this user may not read that, or Misconfigured.
+    """
+    given = os.environ.get(_KEY, "").strip()
+    return given or first_of_file(words)
+
+
+def first_of_file(words: Sequence[str]) -> str:
+    """The first key of the key file; raises as `key` does."""
+    path = config_paths(os.environ).api_key
+    if path.exists() and not os.access(path, os.R_OK):
+        raise identity.needs_root(f"only root and sparkd may read {path}", words)
+    return read_secrets(path)[0]
