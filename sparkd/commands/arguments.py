@@ -112,7 +112,7 @@ _KEY_COMMANDS = {
     "list": "list the keys and what each may do, without the keys themselves",
     "revoke": "end a key that was added",
 }
-_SEVERAL = ("scopes", "models")
+_SEVERAL = ("scopes", "models", "prompt")
 
 
 CLIENTS = ("opencode", "cline", "openwebui", "continue", "env")
