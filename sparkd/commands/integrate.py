@@ -5,3 +5,50 @@ The key is written down only when that is asked for: what is printed is likely t
 """
 
 from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+from sparkd.commands import catalog, gateway, identity, output, systemunits
+from sparkd.commands.arguments import Options
+from sparkd.commands.exits import Exit, UsageError
+from sparkd.core.errors import NotFound
+from sparkd.core.integrations import FILES, Choice, Gateway, Target, choose, render
+
+
+def run(options: Options) -> Exit:
+    url = checked_url(options.url) if options.url else systemunits.url_of(systemunits.read()[0])
+    key = gateway.first_of_file(options.words) if options.with_key else None
+    identity.read_as_sparkd()
+    config = catalog.load()
+    named = [catalog.find(config, model_id) for model_id in options.models]
+    choice = choose(config.models.values(), named)
+    if choice is None:
+        raise NotFound("there is no model to offer", hint="sparkctl models --all")
+    target, where = Target(options.client), Gateway(url=url, key=key)
+    written = render(target, choice, where)
+    if options.json:
+        output.print_json(as_json(target, choice, where, written))
+    else:
+        print(written, end="")
+    return Exit.OK
+
+
+def checked_url(text: str) -> str:
+    """An address of a gateway, without the path that clients add. Raises UsageError."""
+    url = urlsplit(text)
+    path = url.path.rstrip("/").removesuffix("/v1")
+    if url.scheme not in ("http", "https") or not url.netloc or path or url.query:
+        raise UsageError(
+            f"{text!r} is not the address of a gateway", hint="as in: --url http://spark:8009"
+        )
+    return f"{url.scheme}://{url.netloc}"
+
+
+def as_json(target: Target, choice: Choice, gateway: Gateway, written: str) -> dict[str, object]:
+    return {
+        "client": target,
+        "file": FILES[target],
+        "base_url": gateway.base_url,
+        "models": [spec.model_id for spec in choice.models],
+        "configuration": written,
+    }
