@@ -43,6 +43,11 @@ test-clients: tools venv deb ## libraries and agents that people use, on a boote
 soak: tools venv deb ## half an hour of random use and random kills (SPARKD_SOAK_S sets the time)
 	SPARKD_SOAK_S=$${SPARKD_SOAK_S:-1800} $(PYTEST) tests/system/test_soak.py --timeout 4000 -s
 
+.PHONY: rounds
+rounds: tools venv deb ## races, as often as docs/reliability.md says: two models at once, idle stops
+	SPARKD_SWAP_ROUNDS=$${SPARKD_SWAP_ROUNDS:-50} SPARKD_IDLE_ROUNDS=$${SPARKD_IDLE_ROUNDS:-500} \
+	    $(PYTEST) tests/system/test_rounds.py --timeout 4000 -s
+
 .PHONY: bench
 bench: venv deb ## measure against the fake engine, side by side; prints, asserts nothing
 	$(VENV)/bin/python tests/bench/run.py

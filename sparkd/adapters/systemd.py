@@ -127,7 +127,7 @@ class UserManager:
         try:
             yield bus
         finally:
-            bus.disconnect()
+            await _close(bus)
 
     async def _connect(self) -> MessageBus:
         deadline = asyncio.get_running_loop().time() + _CONNECT_PATIENCE_S
@@ -147,6 +147,22 @@ class UserManager:
                         code="user_manager_down",
                     ) from error
             await asyncio.sleep(_CONNECT_PAUSE_S)
+
+
+async def _close(bus: MessageBus) -> None:
+    """End the connection, and its descriptor with it.
+
+    dbus-fast leaves the descriptor to the garbage collector, which may come after hundreds of
+    operations.
+    """
+    bus.disconnect()
+    with contextlib.suppress(OSError, EOFError, TimeoutError):
+        # Not sooner: until then the event loop watches the descriptor by its number.
+        async with asyncio.timeout(_CALL_TIMEOUT_S):
+            await bus.wait_for_disconnect()  # type: ignore[no-untyped-call]
+    if bus._stream is not None:
+        with contextlib.suppress(OSError):
+            bus._stream.close()
 
 
 async def _call(bus: MessageBus, member: str, signature: str, body: list[Any]) -> list[Any]:

@@ -41,11 +41,15 @@ def scope_properties(spec: ModelSpec, pids: tuple[int, ...]) -> tuple[Property, 
 
 
 def timer_properties(names: Names, *, purpose: str, delay_s: float) -> tuple[Property, ...]:
-    """A timer that starts one idle pass of the model in `delay_s` and then goes away."""
+    """A timer that starts one idle pass of the model in `delay_s`; that pass sets or ends it anew.
+
+    A pass that sets it may still be ending when it elapses, and a unit that runs cannot be started:
+    then the second trigger counts, from the end of that pass.
+    """
     delay_us = max(0, int(delay_s * 1_000_000))
     return (
         ("Description", "s", f"sparkd {purpose} check of model {names.model_id}"),
-        ("TimersMonotonic", "a(st)", [["OnActiveSec", delay_us]]),
+        ("TimersMonotonic", "a(st)", [["OnActiveSec", delay_us], ["OnUnitInactiveSec", delay_us]]),
         ("AccuracyUSec", "t", _TIMER_ACCURACY_US),
         ("RemainAfterElapse", "b", False),
     )

@@ -377,3 +377,19 @@ async def test_bus_that_was_started_anew_is_used_again(
     await ours.stop("b.service")
     assert second.asked("StopUnit")[0] == "b.service"
     connection.disconnect()
+
+
+async def test_descriptor_of_every_connection_is_given_back_at_once(
+    manager: Systemd, ours: UserManager
+) -> None:
+    manager.answers["KillUnit"] = lambda call: [reply(call)]
+    gc.collect()
+    before = os.listdir("/proc/self/fd")
+    gc.disable()
+    try:
+        for _ in range(3):
+            await ours.stop("a.service")
+            await ours.kill("a.service")
+        assert len(os.listdir("/proc/self/fd")) == len(before)
+    finally:
+        gc.enable()

@@ -51,9 +51,14 @@ def test_memory_limit_is_set_only_where_it_is_configured() -> None:
 @pytest.mark.parametrize(
     ("delay_s", "delay_us"), [(1.5, 1_500_000), (0, 0), (-3, 0), (604_800, 604_800_000_000)]
 )
-def test_timer_elapses_once_after_its_delay(delay_s: float, delay_us: int) -> None:
+def test_timer_elapses_after_its_delay_and_again_after_a_pass_that_was_still_ending(
+    delay_s: float, delay_us: int
+) -> None:
     properties = by_name(timer_properties(Names("m"), purpose="idle", delay_s=delay_s))
-    assert properties["TimersMonotonic"] == [["OnActiveSec", delay_us]]
+    assert properties["TimersMonotonic"] == [
+        ["OnActiveSec", delay_us],
+        ["OnUnitInactiveSec", delay_us],
+    ]
     assert properties["RemainAfterElapse"] is False
     assert properties["Description"] == "sparkd idle check of model m"
 
