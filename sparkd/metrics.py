@@ -25,6 +25,7 @@ from sparkd.core.errors import HostError, SparkdError
 from sparkd.core.metricfamilies import FAMILIES, Samples, Value
 from sparkd.core.model import Config, Endpoint
 from sparkd.core.names import SCOPE_PATTERN, Layout, Names, model_of_scope
+from sparkd.core.quota import Meters
 from sparkd.core.session import EndReason
 from sparkd.core.traffic import Traffic
 from sparkd.runtime import Runtime
@@ -71,7 +72,9 @@ def _kept_file(layout: Layout) -> Path:
     return layout.runtime_dir / "metrics.json"
 
 
-async def page(runtime: Runtime, config: Config, traffic: Traffic, version: str) -> bytes:
+async def page(
+    runtime: Runtime, config: Config, traffic: Traffic, meters: Meters, *, version: str
+) -> bytes:
     """All of it in Prometheus' text format."""
     from sparkd.adapters.exposition import exposition
 
@@ -79,6 +82,7 @@ async def page(runtime: Runtime, config: Config, traffic: Traffic, version: str)
     text, dropped = merged(readings.pages)
     families = [
         *_of_traffic(traffic),
+        *_of_keys(meters),
         *_of_models(runtime, config, readings),
         *_of_host(runtime, readings),
         _samples("build_info", [((version,), 1)]),
@@ -156,6 +160,16 @@ def _of_traffic(traffic: Traffic) -> Iterator[Samples]:
         yield Samples(FAMILIES[name], list(histograms.items()))
     rows: Rows = [((model_id,), count) for model_id, count in traffic.in_flight.items()]
     yield _samples("requests_in_flight", rows)
+
+
+def _of_keys(meters: Meters) -> Iterator[Samples]:
+    """By the names of keys, of which there are as many as the admin has made."""
+    used = meters.all()
+    yield _samples("key_requests_total", [((one.name,), one.requests) for one in used])
+    yield _samples("key_refused_total", [((one.name,), one.refused) for one in used])
+    tokens: Rows = [((one.name, "prompt"), one.input_tokens) for one in used]
+    tokens += [((one.name, "completion"), one.output_tokens) for one in used]
+    yield _samples("key_tokens_total", tokens)
 
 
 def _of_models(runtime: Runtime, config: Config, readings: Readings) -> Iterator[Samples]:

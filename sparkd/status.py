@@ -11,7 +11,8 @@ from collections.abc import Mapping
 
 from sparkd.core.apikeys import ApiKey, Scope
 from sparkd.core.errors import HostError
-from sparkd.core.model import Config, ModelReading, State, World
+from sparkd.core.memory import HostMemory
+from sparkd.core.model import Config, ModelReading, ModelSpec, State, World
 from sparkd.core.names import SCOPE_PATTERN, Names
 from sparkd.core.quota import Meter
 from sparkd.runtime import Runtime
@@ -30,6 +31,7 @@ async def status(runtime: Runtime, config: Config) -> dict[str, object]:
     return {
         "models": [
             _model(runtime, config, reading, queue.get(reading.model_id))
+            | _memory(runtime, config.models.get(reading.model_id), host)
             for reading in world.models.values()
         ],
         "gpu": {"holders": _holders(world)},
@@ -107,6 +109,15 @@ def _model(
         "failure": failure.message if failure else None,
         "failures_in_a_row": failure.count if failure else 0,
         "exit_code": reading.dead.exit_code if reading.dead else None,
+    }
+
+
+def _memory(runtime: Runtime, spec: ModelSpec | None, host: HostMemory) -> dict[str, object]:
+    """What the model needs at its peak, and how that is known."""
+    need = runtime.views.need(spec, host) if spec else None
+    return {
+        "need_bytes": need.peak_bytes if need else None,
+        "need_basis": need.basis if need else None,
     }
 
 

@@ -76,6 +76,15 @@ FAMILIES = _table(
         *("tokens_total", Kind.COUNTER, ("model", "kind")),
         "Tokens that answers say they took: kind is prompt or completion.",
     ),
+    ("key_requests_total", Kind.COUNTER, ("key",), "Requests that the key was let in with."),
+    (
+        *("key_refused_total", Kind.COUNTER, ("key",)),
+        "Requests that were refused because the key had used up its limits.",
+    ),
+    (
+        *("key_tokens_total", Kind.COUNTER, ("key", "kind")),
+        "Tokens that answers to the key say they took.",
+    ),
     ("queue_requests", Kind.GAUGE, _OF_MODEL, "Requests that wait for the model."),
     (
         *("queue_wait_seconds", Kind.HISTOGRAM, _OF_MODEL),

@@ -54,13 +54,14 @@ class Histogram:
 class Passage:
     """One answer while it passes; told of each of its chunks."""
 
-    __slots__ = ("_before", "_gaps", "_last", "_last_s", "first_s", "size")
+    __slots__ = ("_before", "_gaps", "_last", "_last_s", "_tokens", "first_s", "size")
 
     def __init__(self, gaps: Histogram | None) -> None:
         self._gaps = gaps
         self._before = b""
         self._last = b""
         self._last_s = 0.0
+        self._tokens: dict[str, int] | None = None
         self.first_s: float | None = None
         """When its first byte came."""
         self.size = 0
@@ -76,8 +77,10 @@ class Passage:
         self._before, self._last = self._last, data
 
     def tokens(self) -> dict[str, int]:
-        """How many tokens the answer says that it took, by kind; empty when it does not say."""
-        return usage_of(self._before[-_TAIL_BYTES:] + self._last[-_TAIL_BYTES:])
+        """How many tokens the whole answer says that it took, by kind; empty if it does not say."""
+        if self._tokens is None:
+            self._tokens = usage_of(self._before[-_TAIL_BYTES:] + self._last[-_TAIL_BYTES:])
+        return self._tokens
 
 
 def usage_of(tail: bytes) -> dict[str, int]:

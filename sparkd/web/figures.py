@@ -42,7 +42,9 @@ async def show_metrics(request: Request) -> HTTPResponse:
                 hint="sudo sparkctl key add NAME, without --model",
                 code="model_forbidden",
             )
-    body = await page(context.runtime, context.config, context.traffic, __version__)
+    body = await page(
+        context.runtime, context.config, context.traffic, context.meters, version=__version__
+    )
     return HTTPResponse(body, content_type=_CONTENT_TYPE)
 
 
