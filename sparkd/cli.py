@@ -63,6 +63,8 @@ _COMMANDS = {
     "pull": ("sparkd.commands.pull", "run"),
     "logs": ("sparkd.commands.logs", "run"),
     "events": ("sparkd.commands.events", "run"),
+    "stats": ("sparkd.commands.stats", "run"),
+    "top": ("sparkd.commands.top", "run"),
     "check": ("sparkd.commands.check", "run"),
     "doctor": ("sparkd.commands.doctor", "run"),
     "integrate": ("sparkd.commands.integrate", "run"),

@@ -48,6 +48,10 @@ class LockTable:
             for held in self._of(path)
         )
 
+    def count(self, path: Path) -> int:
+        """How many times the file is held, by whomever."""
+        return len(self._of(path))
+
     def holders(self, path: Path) -> tuple[LockHolder, ...]:
         """The processes that hold a flock on the file, with what can be said of each.
 

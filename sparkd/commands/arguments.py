@@ -100,6 +100,8 @@ _COMMANDS = {
     "pull": "fetch the weights and files of a model",
     "logs": "show what a model printed, also when it is gone",
     "events": "show what happened to models, and what happens",
+    "stats": "show how long models ran and what they took",
+    "top": "show what running models use, live",
     "check": "check the configuration as the daemon reads it",
     "doctor": "look for what is wrong with this host, and say how to mend it",
     "integrate": "print the configuration of a client, ready to use",
@@ -162,6 +164,7 @@ def _parser() -> _Parser:
     events = parsers["events"]
     events.add_argument("model", metavar="MODEL", nargs="?", default="", help="only of this model")
     events.add_argument("--all", action="store_true", help="also each request and each idle check")
+    parsers["stats"].add_argument("model", metavar="MODEL", nargs="?", default="")
     _add_lines(parsers["logs"], "what it prints next")
     _add_lines(events, "what happens next")
     return parser

@@ -25,7 +25,7 @@ def read_world(config: Config, words: Sequence[str]) -> World:
     from sparkd import runtime
 
     parts = runtime.build()
-    _require_bus(parts)
+    require_bus(parts)
     return asyncio.run(parts.world.read_with_health(config))
 
 
@@ -37,7 +37,7 @@ def try_read_world(config: Config, words: Sequence[str]) -> tuple[World | None, 
         return None, error
 
 
-def _require_bus(parts: Runtime) -> None:
+def require_bus(parts: Runtime) -> None:
     """Say at once what a real connection, which waits for a manager that is starting, says late."""
     try:
         with socket.socket(socket.AF_UNIX) as probe:

@@ -13,6 +13,7 @@ from sparkd.commands import catalog, identity, output
 from sparkd.commands.arguments import Options
 from sparkd.commands.exits import Exit
 from sparkd.core.errors import NotFound
+from sparkd.core.quantities import readable_size
 from sparkd.sessions import Sessions, Standing
 from sparkd.statistics import statistics
 
@@ -72,4 +73,4 @@ def _row(model_id: str, standing: Standing, now: float) -> tuple[str, ...]:
 
 
 def _size(size: int | None) -> str:
-    return output.NOTHING if size is None else output.size(size)
+    return output.NOTHING if size is None else readable_size(size)
