@@ -38,7 +38,7 @@ def test_stats_tell_of_runs_and_why_they_ended() -> None:
     }
     assert stats.text(found, now=250.0).splitlines() == [
         "MODEL  RUNS  RUN TIME  LOAD   MEM MIN  MEAN     MAX      LAST RUN  ENDED BY",
-        "a      1     1m30s     1m15s  3.0 GiB  3.0 GiB  3.0 GiB  1m0s ago  idle 1",
+        "a      1     1m30s     1m15s  3.0 GiB  3.0 GiB  3.0 GiB  1m ago    idle 1",
         "b      2     2m30s     1m15s  3.0 GiB  3.0 GiB  3.0 GiB  now       idle 1",
     ]
 

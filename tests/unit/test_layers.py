@@ -69,7 +69,7 @@ PLACES = {
         *("sparkd.adapters.upstream", "sparkd.adapters.transport", "sparkd.adapters.hub"),
         "sparkd.adapters.gateway",
     },
-    "rich": {"sparkd.commands.pull"},
+    "rich": {"sparkd.commands.pull", "sparkd.commands.top"},
     "sdnotify": {"sparkd.adapters.notify"},
     "psutil": {"sparkd.adapters.host"},
     "prometheus_client": {"sparkd.adapters.exposition"},
