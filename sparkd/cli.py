@@ -54,6 +54,7 @@ def _run(words: Sequence[str]) -> int:
 
 _COMMANDS = {
     "models": ("sparkd.commands.models", "run"),
+    "show": ("sparkd.commands.show", "run"),
     "ps": ("sparkd.commands.ps", "run"),
     "start": ("sparkd.commands.start", "run"),
     "stop": ("sparkd.commands.stop", "run"),

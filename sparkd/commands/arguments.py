@@ -91,6 +91,7 @@ def _unknown(name: str, known: Sequence[str], prefix: str) -> UsageError:
 
 _COMMANDS = {
     "models": "list the models of the catalog and their state",
+    "show": "show what sparkd makes of a model's entry: container, memory, rules",
     "ps": "list the running models",
     "start": "start a model and wait until it is ready",
     "stop": "stop a model, after the requests it serves",
@@ -144,7 +145,7 @@ def _parser() -> _Parser:
     parsers["models"].add_argument(
         "--all", action="store_true", help="also those that the catalog has disabled, and why"
     )
-    for name in ("start", "stop", "run", "pull", "logs"):
+    for name in ("show", "start", "stop", "run", "pull", "logs"):
         parsers[name].add_argument("model", metavar="MODEL", help="its id, as in: sparkctl models")
     parsers["stop"].add_argument(
         "--now",

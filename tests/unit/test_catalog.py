@@ -3,19 +3,22 @@
 
 Facts of that stack are in tests/vectors/catalog-reference.json, corrections with their reasons in
 tests/vectors/catalog-corrections.yaml. Both sides are brought into one form, field by field, the
-command line option by option from the container's final command; then they must be equal.
+command line option by option from what `sparkctl show` prints; then they must be equal.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from sparkd.adapters.records import Loads
+from sparkd.commands import show
 from sparkd.core.clients import is_offered, offer
 from sparkd.core.containerspec import (
     INSIDE_ENDPOINT,
@@ -23,8 +26,10 @@ from sparkd.core.containerspec import (
     container_spec,
     lock_command,
 )
+from sparkd.core.memory import HostMemory
 from sparkd.core.model import Client, HostFile, ModelSpec, Rewrite, Status, Transport
 from sparkd.core.names import Layout
+from sparkd.core.podmanline import podman_create
 from sparkd.core.schema import Source, SourceKind, parse
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -44,6 +49,8 @@ MODELS = CATALOG.models
 OWN_ENVIRONMENT = {
     name for name, _ in container_spec(ModelSpec(model_id="m", image="i"), Layout()).environment
 }
+GIB = 1 << 30
+SPARK = HostMemory(total_bytes=120 * GIB, available_bytes=112 * GIB, reserve_bytes=4 * GIB)
 models = pytest.mark.parametrize("model_id", sorted(REFERENCE))
 
 Record = dict[str, Any]
@@ -69,9 +76,18 @@ def options(words: list[str]) -> dict[str, str | bool]:
 
 
 def server_command(spec: ModelSpec) -> list[str]:
-    """What the container runs once it holds its locks."""
-    command = container_spec(spec, Layout(), port=40000).command
-    return list(command[len(lock_command(spec.lifecycle)) :])
+    """What the container runs once it holds its locks, as `sparkctl show` prints it."""
+    printed = show.command_text(podman_create(derived(spec).container))
+    words = shlex.split(printed.replace("\\\n", ""))
+    # The entry point, flock, is an option of podman's; behind the image stands the rest.
+    command = ["flock", *words[words.index(spec.image) + 1 :]]
+    locks = list(lock_command(spec.lifecycle))
+    assert command[: len(locks)] == locks
+    return command[len(locks) :]
+
+
+def derived(spec: ModelSpec) -> show.Shown:
+    return show.derive(spec, Layout(), SPARK, Loads())
 
 
 def program(words: list[str], served: str) -> str:
@@ -337,3 +353,26 @@ def test_every_request_is_capped_by_the_window_that_is_served(model_id: str) -> 
     served = args.get("--max-model-len") or args.get("--context-length")
     assert str(spec.max_model_len) == served
     assert Rewrite.CAP_TOKENS in spec.rewrite
+
+
+@models
+def test_show_says_what_a_start_would_do(model_id: str) -> None:
+    spec = MODELS[model_id]
+    shown = derived(spec)
+    told: Any = show.as_json(shown)
+    assert told["command"] == list(container_spec(spec, Layout(), port=40000).command)
+    assert told["rewrite"] == list(spec.rewrite)
+    assert told["facts"] == list(spec.facts)
+    assert json.loads(json.dumps(told)) == told
+    text = show.text(shown)
+    assert f"{spec.status}: {spec.reason}" in text
+    assert all(fact in text for fact in spec.facts)
+    for rule in spec.rewrite:
+        assert rule in text
+
+
+@models
+def test_every_model_says_what_it_needs_and_fits_into_a_spark(model_id: str) -> None:
+    told: Any = show.as_json(derived(MODELS[model_id]))
+    assert told["memory"]["needs_bytes"]
+    assert told["memory"]["fits"] == "now"
