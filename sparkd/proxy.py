@@ -9,14 +9,14 @@ may have acted, so that is the client's to repeat.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 
 from sparkd.adapters.upstream import Answer, ConnectFailed, Upstream
 from sparkd.core.httprequest import connection_options
 from sparkd.core.model import Config, Endpoint, ModelSpec
 from sparkd.ensure import Ensurer
-from sparkd.scheduler import OnWait
+from sparkd.scheduler import Grant, OnWait
 
 _HOP_BY_HOP = frozenset(
     {
@@ -24,12 +24,21 @@ _HOP_BY_HOP = frozenset(
         *("proxy-connection", "trailer", "transfer-encoding", "upgrade"),
     }
 )
-_OURS = frozenset({"authorization", "x-api-key", "cookie", "host", "content-length", "expect"})
+_OURS = frozenset(
+    {
+        *("authorization", "x-api-key", "cookie", "host", "content-length", "expect"),
+        # The engine has rules of its own for browsers, and would answer by them.
+        "origin",
+    }
+)
 """What is between the client and the gateway only."""
 _STOPPED = _HOP_BY_HOP | _OURS
 _NOT_RETURNED = _HOP_BY_HOP | {"date", "server", "x-request-id"}
 _RAW = "surrogateescape"
 """Bytes of a header that are not UTF-8 go on as they came."""
+
+
+OnGrant = Callable[[Grant], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,18 +58,28 @@ class Proxy:
 
     @contextlib.asynccontextmanager
     async def answer(
-        self, config: Config, spec: ModelSpec, outgoing: Outgoing, on_wait: OnWait | None = None
+        self,
+        config: Config,
+        spec: ModelSpec,
+        outgoing: Outgoing,
+        on_grant: OnGrant,
+        on_wait: OnWait | None = None,
     ) -> AsyncIterator[Answer]:
         """The model's answer, its head arrived; leaving the block cancels what is unread.
 
-        `on_wait` is told why it takes long. Raises what `Ensurer.grant` raises, and UpstreamLost.
+        `on_grant` is told when the model is there, `on_wait` why it takes long. Raises what
+        `Ensurer.grant` raises, and UpstreamLost.
         """
         async with contextlib.AsyncExitStack() as held:
             try:
-                answer = await self._send(config, spec, outgoing, held, on_wait)
+                grant = await self._ensurer.grant(config, spec, on_wait)
+                on_grant(grant)
+                answer = await self._send(grant, outgoing, held)
             except ConnectFailed:
                 self._ensurer.forget(spec.model_id)
-                answer = await self._send(config, spec, outgoing, held, on_wait)
+                grant = await self._ensurer.grant(config, spec, on_wait)
+                on_grant(grant)
+                answer = await self._send(grant, outgoing, held)
             yield answer
 
     async def close(self) -> None:
@@ -68,14 +87,8 @@ class Proxy:
             await upstream.close()
 
     async def _send(
-        self,
-        config: Config,
-        spec: ModelSpec,
-        outgoing: Outgoing,
-        held: contextlib.AsyncExitStack,
-        on_wait: OnWait | None,
+        self, grant: Grant, outgoing: Outgoing, held: contextlib.AsyncExitStack
     ) -> Answer:
-        grant = await self._ensurer.grant(config, spec, on_wait)
         try:
             answer = await self._upstream(grant.endpoint).send(
                 outgoing.method, outgoing.path, outgoing.headers, outgoing.body

@@ -54,6 +54,10 @@ class Grant:
 
     lease: UseLease
     endpoint: Endpoint
+    queue_s: float = 0.0
+    """How long it was waited for before anything was done for the model."""
+    load_s: float = 0.0
+    """How long its start was waited for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -338,10 +342,13 @@ class Scheduler:
 
     def _lend(self, entry: Entry, instance: Instance) -> None:
         names = Names(entry.spec.model_id)
-        for waiter in entry.waiters:
+        now_s = time.monotonic()
+        for waiter, since_s in entry.waiters.items():
             if not waiter.done():
                 lease = self._leases.use_in_transition(names)
-                waiter.set_result(Grant(lease, instance.endpoint))
+                sent_off_s = max(since_s, entry.task_since_s)
+                waited_s, load_s = sent_off_s - since_s, now_s - sent_off_s
+                waiter.set_result(Grant(lease, instance.endpoint, waited_s, load_s))
 
     async def _until_change(self, waits: list[policy.Wait]) -> None:
         """Sleep until the next turn may decide otherwise than the last one."""

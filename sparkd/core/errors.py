@@ -13,6 +13,7 @@ docs/reference/errors.md; `web.render` turns an error into the body of the clien
     │   ├── NotFound          404  no such model, path or running instance
     │   │   └── Disabled      404  a model that the catalog has switched off
     │   ├── BodyTooLarge      413  the body is over the limit
+    │   ├── UnknownEncoding   415  the body is compressed
     │   └── TooManyRequests   429  the key, or its address, asks more than it may
     ├── Unavailable           503  right request, not now
     │   ├── GpuHeld           503  another program holds the GPU
@@ -92,6 +93,11 @@ class Disabled(NotFound):
 class BodyTooLarge(RequestError):
     code = "body_too_large"
     http_status = 413
+
+
+class UnknownEncoding(RequestError):
+    code = "encoding_unsupported"
+    http_status = 415
 
 
 class TooManyRequests(RequestError):

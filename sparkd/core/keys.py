@@ -8,6 +8,7 @@ the kinds that only a model's entry has are in `entrykinds`.
 
 from __future__ import annotations
 
+import json
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -247,6 +248,34 @@ class Names(Kind):
 
     def read(self, at: Place) -> tuple[str, ...]:
         return tuple(text for item in at.items() if (text := item.scalar("a model id")) is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class Texts(Kind):
+    """A list of texts that match a pattern."""
+
+    pattern: str
+    item: str
+    limits_text: str
+
+    @property
+    def wanted(self) -> str:
+        return "a list"
+
+    @property
+    def limits(self) -> str:
+        return self.limits_text
+
+    def read(self, at: Place) -> tuple[str, ...]:
+        texts = [(item, item.text(self.item)) for item in at.items()]
+        for item, text in texts:
+            if text is not None and not re.fullmatch(self.pattern, text):
+                item.report(f"{shorten(text)} is not {self.item}", self.limits_text)
+        return tuple(text for _, text in texts if text is not None)
+
+    def show(self, value: object) -> str:
+        items = value if isinstance(value, tuple) else ()
+        return f"[{', '.join(json.dumps(item) for item in items)}]"
 
 
 @dataclass(frozen=True, slots=True)

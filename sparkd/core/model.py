@@ -259,6 +259,10 @@ class Settings:
     memory_floor_bytes: int = 2 << 30
     drop_caches_below_bytes: int = 8 << 30
     preload: tuple[str, ...] = ()
+    cors_origins: tuple[str, ...] = (
+        *("http://localhost:*", "https://localhost:*", "http://127.0.0.1:*", "https://127.0.0.1:*"),
+        "vscode-webview://*",
+    )
     default_model: str | None = None
     """What `auto` and `default` mean."""
     small_model: str | None = None

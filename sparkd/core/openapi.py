@@ -23,6 +23,7 @@ ERRORS = {
     403: "The key may not do this.",
     404: "No such model or path; or the catalog has the model switched off.",
     413: "The body is over `body_limit`.",
+    415: "The body is compressed.",
     429: "Another model is in use and the wait was too long, or the key asks more than it may.",
     500: "The host refused something, or sparkd has a defect.",
     502: "The model did not start, or broke off.",
@@ -34,7 +35,7 @@ ERRORS = {
 _OF_EVERY_KEY = (400, 401, 403, 429, 500, 503)
 _OF_A_MODEL = (404,)
 _OF_A_CHANGE = (502, 504)
-_OF_A_BODY = (413,)
+_OF_A_BODY = (413, 415)
 _STREAMING = frozenset({"chat/completions", "completions", "responses", "messages"})
 _OF_THE_ENGINE = "The model's server refused or failed; these are its own words."
 _REST = "{rest}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from sparkd.core.cors import ORIGIN
 from sparkd.core.keys import (
     AllOrNone,
     Choice,
@@ -18,6 +19,7 @@ from sparkd.core.keys import (
     Names,
     Size,
     Text,
+    Texts,
     table,
 )
 from sparkd.core.model import LogRequests, MetricsAccess, WhenBusy
@@ -159,6 +161,16 @@ SETTINGS_KEYS: Final = table(
         field="metrics_access",
         kind=Choice(MetricsAccess),
         doc="Who may read /metrics: whoever has a key, or everybody (open).",
+    ),
+    Key(
+        name="cors_origins",
+        field="cors_origins",
+        kind=Texts(
+            pattern=ORIGIN,
+            item="an origin",
+            limits_text="SCHEME://HOST, with :PORT, :* for any port, * for any host; or *",
+        ),
+        doc="Pages of which origins a browser lets use the gateway; they need a key all the same.",
     ),
     Key(
         name="default_model",

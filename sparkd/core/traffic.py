@@ -133,18 +133,23 @@ class Traffic:
 
     def ended(
         self, labels: Labels, passage: Passage | None, *, began_s: float, now_s: float
-    ) -> None:
-        """A request is over; the labels are model, operation, status and reason."""
+    ) -> dict[str, int]:
+        """A request is over; the labels are model, operation, status and reason.
+
+        Returns the tokens that its answer says it took, by kind.
+        """
         model_id = labels[0]
         self.add("sparkd_requests_total", labels)
         self.histogram("sparkd_request_duration_seconds", model_id).observe(now_s - began_s)
         if passage is None or passage.first_s is None:
-            return
+            return {}
         first_s = passage.first_s - began_s
         self.histogram("sparkd_time_to_first_byte_seconds", model_id).observe(first_s)
         self.add("sparkd_response_bytes_total", (model_id,), passage.size)
-        for kind, count in passage.tokens().items():
+        tokens = passage.tokens()
+        for kind, count in tokens.items():
             self.add("sparkd_tokens_total", (model_id, kind), count)
+        return tokens
 
     def waited(self, model_id: str, wait_s: float) -> None:
         """A request has left the queue."""

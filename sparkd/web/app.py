@@ -9,15 +9,17 @@ import traceback
 from typing import Any
 
 from sanic import HTTPResponse, Request, Sanic
-from sanic.exceptions import PayloadTooLarge, SanicException
+from sanic.exceptions import MethodNotAllowed, PayloadTooLarge, SanicException
 from sanic.handlers import ErrorHandler
+from sanic.response import BaseHTTPResponse
 
 from sparkd.core.auth import Access
 from sparkd.core.errors import BodyTooLarge, NotFound, RequestError, SparkdError
-from sparkd.web import admin, description, events, figures, openai
+from sparkd.web import admin, crossorigin, description, events, figures, openai
 from sparkd.web.context import READ, Context
-from sparkd.web.render import Shape, error_body, error_headers
+from sparkd.web.render import error_body, error_headers, shape_of
 from sparkd.web.requestid import name_answer
+from sparkd.web.wire import HEAD_S
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +27,6 @@ _NEVER_S = 10 * 365 * 24 * 3600
 """Sanic limits the time to an answer; a load may take an hour, so `load_timeout` limits it."""
 _KEEP_ALIVE_S = 20
 """Shorter than any sensible `idle_exit`, so that idle connections do not outlive it."""
-_REQUEST_HEAD_S = 30
 _LINGER_FACTOR = 2
 """How much of a refused body is read and thrown away, so that the client gets to read why."""
 
@@ -38,7 +39,7 @@ def create_app(context: Context) -> Sanic[Any, Any]:
     app.config.ACCESS_LOG = False
     app.config.RESPONSE_TIMEOUT = _NEVER_S
     app.config.KEEP_ALIVE_TIMEOUT = _KEEP_ALIVE_S
-    app.config.REQUEST_TIMEOUT = _REQUEST_HEAD_S
+    app.config.REQUEST_TIMEOUT = HEAD_S
     app.config.REQUEST_MAX_SIZE = context.config.settings.body_limit_bytes * _LINGER_FACTOR
     app.ctx.sparkd = context
     app.add_route(
@@ -53,8 +54,15 @@ def create_app(context: Context) -> Sanic[Any, Any]:
     description.add_routes(app)
     events.add_routes(app)
     figures.add_routes(app)
-    app.register_middleware(name_answer, "response")
+    app.register_middleware(_finish, "response")
     return app
+
+
+async def _finish(request: Request, response: BaseHTTPResponse) -> None:
+    """What every answer has, errors and streams included."""
+    name_answer(request, response)
+    if "origin" in request.headers:
+        crossorigin.allow(request, response)
 
 
 async def healthz(request: Request) -> HTTPResponse:
@@ -66,8 +74,10 @@ class _Errors(ErrorHandler):
     """Answers every exception that reaches Sanic, its own among them."""
 
     def default(self, request: Request, exception: Exception) -> HTTPResponse:
+        if isinstance(exception, MethodNotAllowed) and request.method == "OPTIONS":
+            return crossorigin.options(request, exception)
         error = _as_ours(request, exception)
-        shape = Shape.ANTHROPIC if request.headers.get("anthropic-version") else Shape.OPENAI
+        shape = shape_of(request.path, request.headers)
         return HTTPResponse(
             error_body(error, shape),
             status=error.http_status,
@@ -107,4 +117,6 @@ def _from_sanic(request: Request, exception: SanicException) -> SparkdError:
         hint = "plain HTTP/1.1 is spoken here, no TLS and no HTTP/2"
         error = RequestError(str(exception), hint=hint, code="bad_request")
     error.http_status = exception.status_code
+    if isinstance(exception, MethodNotAllowed):
+        error.headers["allow"] = crossorigin.allowed_methods(exception)
     return error

@@ -18,17 +18,26 @@ from sanic.response import BaseHTTPResponse
 
 from sparkd.adapters.journal import Event, note
 from sparkd.adapters.upstream import Answer
-from sparkd.core.errors import BodyTooLarge, RequestError, SparkdError, UpstreamLost
+from sparkd.core.errors import (
+    BodyTooLarge,
+    RequestError,
+    SparkdError,
+    UnknownEncoding,
+    UpstreamLost,
+)
 from sparkd.core.model import LogRequests
+from sparkd.core.quota import Meter
 from sparkd.core.sse import EndMark, comment
 from sparkd.core.traffic import Passage, Traffic
 from sparkd.proxy import response_headers
-from sparkd.scheduler import Progress
-from sparkd.web.render import Shape, error_event
+from sparkd.scheduler import Grant, Progress
+from sparkd.web.render import Shape, error_event, shape_of
 from sparkd.web.wire import WireHttp
 
 _BODY_STALL_S = 60.0
 """A client that sends nothing of its body for this long is gone."""
+_BODY_SLOWEST_BYTES_S = 4096
+"""Below this pace, after the time above, it only wants to hold a connection."""
 _ERROR_BODY_LIMIT = 64 << 10
 """How much of an engine's own error is passed on inside an event."""
 _EVENT_STREAM = "text/event-stream"
@@ -44,25 +53,37 @@ class Exchange:
         self._traffic = traffic
         self._passage: Passage | None = None
         self.request_id = request_id
-        self.shape = Shape.OPENAI
+        self.shape = shape_of(request.path, request.headers)
         self.operation = "-"
         self.model_id = "-"
         self.key_name: str | None = None
+        self.meter: Meter | None = None
+        self.waited_ms = self.loaded_ms = 0
+        """In the queue, and of its model's start."""
         self.status = 0
         self.reason: str | None = None
         self.complete = False
         """Whether the client was sent all of its answer, whatever it does afterwards."""
 
     async def read_body(self, limit_bytes: int) -> bytes:
-        """The whole body. Raises BodyTooLarge, or RequestError when the client stalls."""
+        """The whole body. Raises BodyTooLarge, UnknownEncoding, or RequestError when it stalls."""
+        encoding = self._request.headers.get("content-encoding", "identity")
+        if encoding.lower() != "identity":
+            raise UnknownEncoding(
+                f"the body has content-encoding {encoding[:40]!r}, only plain ones are read",
+                hint="switch the compression of requests off in the client",
+            )
         announced = self._request.headers.get("content-length", "")
         if announced.isdigit() and int(announced) > limit_bytes:
             raise _too_large(int(announced), limit_bytes)
         parts: list[bytes] = []
         size = 0
+        began_s = monotonic()
         try:
             while True:
                 part = await self._read_part()
+                if monotonic() - began_s > _BODY_STALL_S + size / _BODY_SLOWEST_BYTES_S:
+                    raise TimeoutError
                 if not part:
                     return b"".join(parts)
                 size += len(part)
@@ -71,7 +92,9 @@ class Exchange:
                 parts.append(part)
         except TimeoutError:
             raise RequestError(
-                f"the body stopped after {size} bytes for {_BODY_STALL_S:g} s", code="body_stalled"
+                f"the body stopped or crept: {size} bytes in {monotonic() - began_s:.0f} s",
+                hint="send it again; look for a proxy that cuts requests",
+                code="body_stalled",
             ) from None
 
     async def _read_part(self) -> bytes | None:
@@ -82,6 +105,10 @@ class Exchange:
                 return await self._wire.read()
         except BadRequest as error:
             raise RequestError(str(error), code="bad_request") from None
+
+    def granted(self, grant: Grant) -> None:
+        """The model is there: note for the answer's head how long that took."""
+        self.waited_ms, self.loaded_ms = round(grant.queue_s * 1000), round(grant.load_s * 1000)
 
     async def notice(self, progress: Progress) -> None:
         """Tell a streaming client what it waits for."""
@@ -155,7 +182,11 @@ class Exchange:
         """Count the request, and log it if that is wanted."""
         now_s = monotonic()
         labels = (self.model_id, self.operation, str(self.status), self.reason or "")
-        self._traffic.ended(labels, self._passage, began_s=began_s, now_s=now_s)
+        tokens = self._traffic.ended(labels, self._passage, began_s=began_s, now_s=now_s)
+        if self.meter is not None and tokens:
+            self.meter.used_tokens(
+                input_tokens=tokens.get("prompt", 0), output_tokens=tokens.get("completion", 0)
+            )
         good = self.reason is None and self.status < 400
         if told is LogRequests.ALL or (told is LogRequests.ERRORS and not good):
             self._log(now_s - began_s)
@@ -177,6 +208,8 @@ class Exchange:
     async def _respond(self, status: int, headers: Header) -> None:
         headers["x-request-id"] = self.request_id
         headers["x-sparkd-model"] = self.model_id
+        headers["x-sparkd-queue-ms"] = str(self.waited_ms)
+        headers["x-sparkd-load-ms"] = str(self.loaded_ms)
         self.status = status
         self._response = await self._request.respond(HTTPResponse(status=status, headers=headers))
 
@@ -186,7 +219,8 @@ class Exchange:
         async for chunk in answer.chunks():
             said = (said + chunk)[:_ERROR_BODY_LIMIT]
         self.reason = f"upstream_{answer.status}"
-        await self._send(b"data: " + b" ".join(said.splitlines()) + b"\n\n")
+        named = b"event: error\n" if self.shape is Shape.ANTHROPIC else b""
+        await self._send(named + b"data: " + b" ".join(said.splitlines()) + b"\n\n")
         await self._end()
 
     async def _send(self, data: bytes, *, end: bool = False) -> None:

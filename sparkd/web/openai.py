@@ -19,14 +19,13 @@ from sparkd.core.auth import Access
 from sparkd.core.cards import card
 from sparkd.core.errors import SparkdError
 from sparkd.core.forms import Form
-from sparkd.core.model import Dialect, ModelSpec, Status
+from sparkd.core.model import ModelSpec, Status
 from sparkd.core.rewrite import rewrite
 from sparkd.proxy import Outgoing, request_headers
 from sparkd.status import states
 from sparkd.web.admission import admitted, key_of
 from sparkd.web.context import READ, Context
 from sparkd.web.exchange import Exchange
-from sparkd.web.render import Shape
 from sparkd.web.requestid import request_id
 
 
@@ -70,7 +69,7 @@ async def infer(request: Request, rest: str) -> None:
             admitted(request)
             key = key_of(request)
             exchange.key_name = key.name
-            meter = context.meters.of(key)
+            exchange.meter = meter = context.meters.of(key)
             meter.enter(key, started_s)
             try:
                 await _infer(context, request, exchange)
@@ -96,8 +95,6 @@ async def _infer(context: Context, request: Request, exchange: Exchange) -> None
     route = routing.route(request.path)
     operation = route.operation
     exchange.operation = route.name
-    if operation.dialect is Dialect.MESSAGES:
-        exchange.shape = Shape.ANTHROPIC
     raw = await exchange.read_body(config.settings.body_limit_bytes)
     headers = request_headers(request.headers, exchange.request_id)
     if operation.form:
@@ -114,9 +111,9 @@ async def _infer(context: Context, request: Request, exchange: Exchange) -> None
         out = routing.upstream_body(raw, body, spec.model_id, rewritten)
         headers = _json_headers(headers)
     outgoing = Outgoing(method="POST", path=operation.upstream_path, headers=headers, body=out)
-    on_wait = exchange.notice if streams else None
+    told = (exchange.granted, exchange.notice if streams else None)
     with context.traffic.flight(spec.model_id, len(out)):
-        async with context.proxy.answer(config, spec, outgoing, on_wait) as answer:
+        async with context.proxy.answer(config, spec, outgoing, *told) as answer:
             await exchange.relay(answer)
             await context.sampler.sample(spec.model_id)
 

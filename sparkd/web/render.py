@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from enum import StrEnum
 
 from sparkd.core.errors import (
@@ -21,6 +22,15 @@ from sparkd.core.errors import (
 class Shape(StrEnum):
     OPENAI = "openai"
     ANTHROPIC = "anthropic"
+
+
+def shape_of(path: str, headers: Mapping[str, str]) -> Shape:
+    """The form in which a client reads errors, by the path that is Anthropic's or its header."""
+    anthropic = path.endswith(_ANTHROPIC_PATHS) or "anthropic-version" in headers
+    return Shape.ANTHROPIC if anthropic else Shape.OPENAI
+
+
+_ANTHROPIC_PATHS = ("/messages", "/messages/count_tokens")
 
 
 _OPENAI_TYPES: tuple[tuple[type[SparkdError], str], ...] = (

@@ -26,6 +26,6 @@ def request_id(request: Request) -> str:
     return known
 
 
-async def name_answer(request: Request, response: BaseHTTPResponse) -> None:
+def name_answer(request: Request, response: BaseHTTPResponse) -> None:
     """Put the id on an answer, errors included."""
     response.headers.setdefault(HEADER, request_id(request))

@@ -10,6 +10,7 @@ comes, so that they are compared again.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
@@ -20,6 +21,7 @@ from sanic.exceptions import (
     ExpectationFailed,
     PayloadTooLarge,
     RequestCancelled,
+    RequestTimeout,
     ServerError,
 )
 from sanic.helpers import has_message_body
@@ -30,6 +32,8 @@ from sanic.server import HttpProtocol
 from sparkd.adapters.transport import break_off
 from sparkd.core.httprequest import ChunkedBody, Malformed, RequestHead, head_end, parse_head
 
+HEAD_S = 30.0
+"""How long the head of a request may take, from its first byte to its last."""
 _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}" for status in HTTPStatus}
 
 
@@ -60,8 +64,9 @@ class WireHttp(Http):
         if buffer.startswith(b"\r\n"):
             del buffer[:2]
         try:
-            while (end := head_end(buffer, self.HEADER_MAX_SIZE)) is None:
-                await self._receive_more()
+            end = head_end(buffer, self.HEADER_MAX_SIZE)
+            if end is None:
+                end = await self._rest_of_head()
             raw = bytes(buffer[:end])
             self._head = head = parse_head(raw)
         except Malformed as error:
@@ -82,6 +87,18 @@ class WireHttp(Http):
         self._expect_body(head, request.headers.get("expect"))
         self.request, request.stream = request, self
         protocol.state["requests_count"] += 1
+
+    async def _rest_of_head(self) -> int:
+        """Where the head ends; one that comes byte by byte must have come in time all the same."""
+        try:
+            async with asyncio.timeout(HEAD_S):
+                while True:
+                    await self._receive_more()
+                    end = head_end(self.recv_buffer, self.HEADER_MAX_SIZE)
+                    if end is not None:
+                        return end
+        except TimeoutError:
+            raise RequestTimeout(f"the head did not come within {HEAD_S:g} s") from None
 
     def _expect_body(self, head: RequestHead, expected: str | None) -> None:
         self.request_bytes = self.request_bytes_left = head.length or 0

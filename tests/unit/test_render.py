@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Errors in the form of the client that gets them: by its path, or by the header of its library."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from sparkd.core.errors import (
+    BodyTooLarge,
+    Busy,
+    Forbidden,
+    Misconfigured,
+    NotFound,
+    RequestError,
+    SparkdError,
+    TooManyRequests,
+    Unauthorized,
+    UpstreamLost,
+)
+from sparkd.web.render import Shape, error_body, error_event, error_headers, shape_of
+
+VERSION = {"anthropic-version": "2023-06-01"}
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "shape"),
+    [
+        ("/v1/messages", {}, Shape.ANTHROPIC),
+        ("/v1/messages/count_tokens", {}, Shape.ANTHROPIC),
+        ("/v1/org/model/messages", {}, Shape.ANTHROPIC),
+        ("/v1/chat/completions", {}, Shape.OPENAI),
+        ("/v1/messages/x", {}, Shape.OPENAI),
+        ("/v1/models", VERSION, Shape.ANTHROPIC),
+    ],
+)
+def test_form_follows_from_the_path_or_the_header(
+    path: str, headers: dict[str, str], shape: Shape
+) -> None:
+    assert shape_of(path, headers) is shape
+
+
+@pytest.mark.parametrize(
+    ("error", "openai", "anthropic"),
+    [
+        (RequestError("x"), "invalid_request_error", "invalid_request_error"),
+        (Unauthorized("x"), "authentication_error", "authentication_error"),
+        (Forbidden("x"), "permission_error", "permission_error"),
+        (NotFound("x"), "not_found_error", "not_found_error"),
+        (BodyTooLarge("x"), "invalid_request_error", "request_too_large"),
+        (TooManyRequests("x"), "rate_limit_error", "rate_limit_error"),
+        (Busy("x"), "rate_limit_error", "rate_limit_error"),
+        (Misconfigured("x"), "server_error", "api_error"),
+        (UpstreamLost("x"), "server_error", "api_error"),
+        (SparkdError("x"), "server_error", "api_error"),
+    ],
+)
+def test_each_error_has_the_type_that_its_library_knows(
+    error: SparkdError, openai: str, anthropic: str
+) -> None:
+    assert json.loads(error_body(error, Shape.OPENAI))["error"]["type"] == openai
+    body = json.loads(error_body(error, Shape.ANTHROPIC))
+    assert body == {"type": "error", "error": {"type": anthropic, "message": "x"}}
+
+
+def test_event_of_anthropic_has_a_name_and_that_of_openai_has_none() -> None:
+    error = Busy("x", retry_after_s=7)
+    assert error_event(error, Shape.ANTHROPIC).startswith(b"event: error\ndata: {")
+    assert error_event(error, Shape.OPENAI).startswith(b"data: {")
+    assert error_headers(error)["retry-after"] == "7"
