@@ -91,6 +91,7 @@ class Exchange:
                     raise _too_large(size, limit_bytes)
                 parts.append(part)
         except TimeoutError:
+            self._wire.give_up_body()
             raise RequestError(
                 f"the body stopped or crept: {size} bytes in {monotonic() - began_s:.0f} s",
                 hint="send it again; look for a proxy that cuts requests",

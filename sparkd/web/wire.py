@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from http import HTTPStatus
 
 from sanic.compat import Header
@@ -34,6 +34,8 @@ from sparkd.core.httprequest import ChunkedBody, Malformed, RequestHead, head_en
 
 HEAD_S = 30.0
 """How long the head of a request may take, from its first byte to its last."""
+LINGER_S = 30.0
+"""How long the rest of a refused body is taken, so that its client gets to read why."""
 _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}" for status in HTTPStatus}
 
 
@@ -136,6 +138,21 @@ class WireHttp(Http):
             # Who sent more than Sanic buffers was stopped, and must be seen when he leaves.
             self.protocol.transport.resume_reading()
         return None
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        """What is left of a body after its answer, for Sanic to throw away; not for ever."""
+        try:
+            async with asyncio.timeout(LINGER_S):
+                while self.request_body:
+                    data = await self.read()
+                    if data:
+                        yield data
+        except TimeoutError:
+            raise PayloadTooLarge("the rest of the body did not come in time") from None
+
+    def give_up_body(self) -> None:
+        """Read no more of the body; the answer is the last on this connection."""
+        self.request_body, self.keep_alive = None, False
 
     async def _read_counted(self) -> bytes:
         buffer = self.recv_buffer

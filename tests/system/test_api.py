@@ -644,6 +644,124 @@ def test_answer_that_is_not_http_is_an_error_with_a_status(served: Host, kind: s
     assert answer_of(served.chat(MODEL, "again")) == "echo: again"
 
 
+# The other API
+
+MESSAGES = "/v1/messages"
+
+
+def message(model: str, **fields: Any) -> dict[str, Any]:
+    return {**chat_body(model), "max_tokens": 50, **fields}
+
+
+def test_messages_and_their_tokens_pass_where_the_model_has_them(served: Host) -> None:
+    headers = {"x-api-key": served.key, "anthropic-beta": "x-1"}
+    body = message(MODEL)
+    answer = served.request("POST", f"{MESSAGES}?beta=true", key=None, headers=headers, json=body)
+    assert answer.json()["content"] == [{"type": "text", "text": "echo: hello"}]
+    last = state(served)["last"]
+    assert (last["target"], dict(last["headers"])["anthropic-beta"]) == (MESSAGES, "x-1")
+    counted = served.request("POST", f"/v1/{MODEL}/messages/count_tokens", json={**body})
+    assert counted.json() == {"input_tokens": 2}
+
+
+def test_errors_of_messages_are_in_the_form_of_their_library_without_any_header(
+    served: Host,
+) -> None:
+    for body, key, status, kind, words in [
+        (message(MODEL), "sk-wrong", 401, "authentication_error", "not one of this server's"),
+        (message("nobody"), "", 404, "not_found_error", "there is no model 'nobody'"),
+        (message("fake-util"), "", 400, "invalid_request_error", "does not do messages"),
+        ({}, "", 400, "invalid_request_error", "must name a model"),
+    ]:
+        response = served.request("POST", MESSAGES, key=key, json=body)
+        said = response.json()
+        assert (response.status_code, said["type"], said["error"]["type"]) == (
+            *(status, "error", kind),
+        )
+        assert words in said["error"]["message"]
+    broken = message(MODEL, stream=True, fake={"tokens": 9, "break_after_tokens": 3})
+    *_, last, end = served.request("POST", MESSAGES, json=broken).text.split("\n\n")
+    assert (end, last.splitlines()[0]) == ("", "event: error")
+    assert '"type": "api_error"' in last
+    served.configure(f"{SETTINGS}busy: reject\n")
+    stream = Stream(served, MODEL, tokens=100, pace_ms=50)
+    stream.wait_first()
+    busy = served.request("POST", MESSAGES, json=message("fake-c"))
+    assert (busy.status_code, busy.json()["error"]["type"]) == (429, "rate_limit_error")
+    assert 1 <= int(busy.headers["retry-after"]) <= 60
+    stream.leave()
+
+
+# Browsers, and what they ask before they ask
+
+PAGE = {"origin": "http://localhost:3000"}
+
+
+def test_page_of_this_machine_may_ask_and_read_the_answer(served: Host) -> None:
+    wanted = "authorization,content-type,x-stainless-lang,x-stainless-retry-count"
+    asks = {"access-control-request-method": "POST", "access-control-request-headers": wanted}
+    before = served.request("OPTIONS", CHAT, key=None, headers={**PAGE, **asks})
+    assert (before.status_code, before.content) == (204, b"")
+    assert before.headers["access-control-allow-origin"] == PAGE["origin"]
+    assert before.headers["access-control-allow-headers"] == wanted
+    assert "POST" in before.headers["access-control-allow-methods"].split(", ")
+    assert "Origin" in before.headers["vary"]
+    for key, stream, status in [("", False, 200), ("", True, 200), ("wrong", False, 401)]:
+        body = chat_body(MODEL, stream=stream)
+        response = served.request("POST", CHAT, key=key, headers=PAGE, json=body)
+        assert response.status_code == status
+        assert response.headers.get_list("access-control-allow-origin") == [PAGE["origin"]]
+        assert "retry-after" in response.headers["access-control-expose-headers"]
+        assert "Origin" in response.headers["vary"]
+
+
+def test_page_from_elsewhere_may_not_until_it_is_configured(served: Host) -> None:
+    page = {"origin": "https://chat.example", "access-control-request-method": "POST"}
+    before = served.request("OPTIONS", CHAT, key=None, headers=page)
+    assert "access-control-allow-origin" not in before.headers
+    response = served.chat(MODEL)
+    assert not [name for name in response.headers if name.startswith("access-control")]
+    served.configure(f'{SETTINGS}cors_origins: ["https://chat.example"]\n')
+    before = served.request("OPTIONS", CHAT, key=None, headers=page)
+    assert before.headers["access-control-allow-origin"] == "https://chat.example"
+    before = served.request("OPTIONS", CHAT, key=None, headers={**page, **PAGE})
+    assert "access-control-allow-origin" not in before.headers
+
+
+def test_options_and_wrong_methods_are_told_which_are_right(host: Host) -> None:
+    asked = host.request("OPTIONS", "/v1/models", key=None)
+    assert (asked.status_code, asked.headers["allow"]) == (204, "GET, HEAD, OPTIONS")
+    wrong = host.request("DELETE", "/v1/models")
+    assert (wrong.status_code, wrong.headers["allow"]) == (405, "GET, HEAD, OPTIONS")
+    assert host.request("OPTIONS", "/nowhere", key=None).status_code == 404
+    for path in ("/v1/models", f"/v1/models/{MODEL}", "/status"):
+        head = host.request("HEAD", path)
+        assert (head.status_code, head.content) == (200, b"")
+        assert int(head.headers["content-length"]) > 100
+        assert host.request("HEAD", path, key=None).status_code == 401
+
+
+def test_answer_says_how_long_its_model_was_waited_for(host: Host) -> None:
+    first, second = host.chat(MODEL).headers, host.chat(MODEL).headers
+    assert 1000 <= int(first["x-sparkd-load-ms"]) < 60_000
+    assert 0 <= int(first["x-sparkd-queue-ms"]) < 60_000
+    assert (second["x-sparkd-load-ms"], second["x-sparkd-queue-ms"]) == ("0", "0")
+
+
+def test_compressed_body_is_refused_clearly(served: Host) -> None:
+    headers = {"content-encoding": "gzip", "content-type": "application/json"}
+    error = error_of(served.request("POST", CHAT, headers=headers, content=b"\x1f\x8b"), 415)
+    assert error["code"] == "encoding_unsupported"
+    assert (
+        answer_of(
+            served.request(
+                "POST", CHAT, headers={"content-encoding": "identity"}, json=chat_body(MODEL)
+            )
+        )
+        == "echo: hello"
+    )
+
+
 # What is never written down
 
 PROMPT, ANSWER, KEY = "xylophone-prompt", "xylophone-answer", "sk-xylophone-0123456789"
