@@ -51,7 +51,8 @@ class Account:
 class Accounts:
     def __init__(self, host: Host) -> None:
         self._host = host
-        self._metrics, self._stats, self._cursor = scraped(host), stats(host), host.cursor()
+        # The two that tell of requests last, as there may be some under way.
+        self._stats, self._metrics, self._cursor = stats(host), scraped(host), host.cursor()
 
     def of_metrics(self) -> Account:
         grown = grown_by(self._metrics, scraped(self._host))
@@ -100,6 +101,11 @@ class Accounts:
         """By how much a series of the metrics has grown."""
         key = (name, tuple(sorted(labels.items())))
         return scraped(self._host).get(key, 0.0) - self._metrics.get(key, 0.0)
+
+
+def difference(one: Counter[Any], other: Counter[Any]) -> int:
+    """By how many counts the two differ in all."""
+    return sum(abs(one[key] - other[key]) for key in {*one, *other})
 
 
 def grown_by(before: Series, after: Series) -> Series:

@@ -17,6 +17,7 @@ from collections import Counter
 
 import httpx
 
+from .agreement import Accounts, difference
 from .hosts import SETTINGS, Host, answer_of, chat_body, client
 from .remains import wait_for_nothing
 from .test_scheduling import resident
@@ -129,6 +130,19 @@ def told(host: Host, cursor: str) -> Counter[str]:
     )
 
 
+def agree(accounts: Accounts) -> None:
+    """All that keep count of the last part of the soak say the same, but for what was under way
+    while the accounts were opened, and models whose kill fell into the start of the next one."""
+    by_metrics, by_journal = accounts.of_metrics(), accounts.of_journal()
+    by_statistics = accounts.of_statistics()
+    assert difference(by_metrics.requests, by_journal.requests) <= 2 * CLIENTS
+    assert difference(by_metrics.loads, by_statistics.loads) <= 2
+    assert difference(by_metrics.stops, by_statistics.stops) <= 2
+    assert difference(by_journal.loads, by_statistics.loads) <= 2
+    kills = sum(count for (_, reason), count in by_statistics.stops.items() if reason == "ended")
+    assert difference(by_journal.stops, by_statistics.stops) <= 2 + kills
+
+
 def test_soak_ends_with_right_answers_and_nothing_left(host: Host) -> None:
     print(f"\nseed {SEED}, {DURATION_S:g} s")
     host.configure(SETTINGS)
@@ -138,11 +152,13 @@ def test_soak_ends_with_right_answers_and_nothing_left(host: Host) -> None:
     soak.violence(("daemon", "restart", *AGAINST_MODELS), soak.until_s - DURATION_S * CALM_SHARE)
     # From here on one daemon lives through all of it, so that what it does not give back shows.
     assert host.request("GET", "/status").status_code == 200
+    accounts = Accounts(host)
     before = daemon(host)
     soak.violence(AGAINST_MODELS, soak.until_s - VIOLENCE_EVERY_S)
     running.result(DURATION_S + 200)
     print(json.dumps(soak.counts | told(host, cursor), sort_keys=True))
     assert soak.wrong == []
+    agree(accounts)
     assert soak.counts["right"] > DURATION_S / 10
 
     for model in MODELS:
