@@ -1,19 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`sparkctl status`: socket, service, GPU, models and configuration, on one screen."""
+"""`sparkctl status`: socket, service, GPU, memory, models, queue and configuration."""
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from sparkd._version import __version__
 from sparkd.adapters.host import LockTable
-from sparkd.commands import catalog, identity, output, ps, reading, systemunits
+from sparkd.adapters.memory import MemoryProbe
+from sparkd.commands import catalog, identity, output, ps, reading, systemunits, waiting
 from sparkd.commands.arguments import Options
 from sparkd.commands.exits import Exit
 from sparkd.commands.models import states_unknown
 from sparkd.commands.systemunits import UNKNOWN, SystemUnit
+from sparkd.commands.waiting import Waiting
+from sparkd.core.memory import HostMemory
 from sparkd.core.model import Config, LockHolder, ModelReading
 
 
@@ -27,6 +31,9 @@ class Overview:
     config: Config
     running: tuple[ModelReading, ...] | None = None
     """None when nobody could be asked."""
+    queue: tuple[Waiting, ...] | None = None
+    """None when it cannot be known."""
+    memory: HostMemory | None = None
 
 
 def run(options: Options) -> Exit:
@@ -41,6 +48,10 @@ def run(options: Options) -> Exit:
         holders=LockTable.read().holders(catalog.layout().gpu_lock),
         config=config,
         running=tuple(ps.running(world)) if world else None,
+        queue=waiting.read(service, options.words),
+        memory=asyncio.run(
+            MemoryProbe.from_environment().host(config.settings.memory_reserve_bytes)
+        ),
     )
     if options.json:
         output.print_json(as_json(overview))
@@ -74,6 +85,8 @@ def as_json(overview: Overview) -> dict[str, object]:
             "broken": len(overview.config.broken),
             "running": None if running is None else [ps.as_json(one) for one in running],
         },
+        "queue": None if overview.queue is None else [asdict(one) for one in overview.queue],
+        "memory": None if overview.memory is None else asdict(overview.memory),
         "problems": len(overview.config.problems),
     }
 
@@ -85,7 +98,9 @@ def text(overview: Overview, now: float) -> str:
         ("socket", _socket_text(overview.socket)),
         ("service", _service_text(overview.service, overview.socket)),
         ("GPU", ", ".join(_holder_text(holder) for holder in overview.holders) or "free"),
+        ("memory", _memory_text(overview.memory)),
         ("models", _models_text(overview, now)),
+        ("queue", _queue_text(overview.queue)),
         ("config", _config_text(overview.config)),
     ]
     return "\n".join(f"{name:<8}  {value}" for name, value in rows)
@@ -130,6 +145,26 @@ def _running_text(running: Sequence[ModelReading], now: float) -> str:
         return f"{found.model_id} ({found.state}{since})"
 
     return ", ".join(one(found) for found in running)
+
+
+def _memory_text(memory: HostMemory | None) -> str:
+    if memory is None:
+        return UNKNOWN
+    available, total = (size / 2**30 for size in (memory.available_bytes, memory.total_bytes))
+    whose = f"less {memory.reserve_bytes / 2**30:.1f} reserve" if memory.unified else "of the GPU"
+    return f"{available:.1f} of {total:.1f} GiB available, {whose}"
+
+
+def _queue_text(queue: tuple[Waiting, ...] | None) -> str:
+    if queue is None:
+        return UNKNOWN
+    return (
+        "; ".join(
+            f"{one.waiting} for {one.model}, the first since {output.age(one.oldest_s)}: {one.why}"
+            for one in queue
+        )
+        or "nobody waits"
+    )
 
 
 def _config_text(config: Config) -> str:

@@ -163,10 +163,10 @@ def _in_turns(subject: Subject, job: Json, turn: int) -> Iterator[tuple[str, Jso
     for way in ways:
         direct = way == "direct"
         target = subject.direct(MODEL) if direct else subject.through_sparkd()
-        yield way, _watched(subject, {**job, "target": target})
+        yield way, watched(subject, {**job, "target": target})
 
 
-def _watched(subject: Subject, job: Json) -> Json:
+def watched(subject: Subject, job: Json) -> Json:
     """Run a job; add what it cost the daemon in CPU time and the most memory it had."""
     most, over = [subject.daemon_rss_bytes()], Event()
 

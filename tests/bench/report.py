@@ -63,7 +63,26 @@ def rows(results: Json) -> list[Row]:
     found += [
         (f"{title}: CPU for 1,000 chunks", "", f"{streams['cpu_s_per_1000_chunks']:.3f} s"),
         ("end of idle time to end of scope", "", f"{stop['median_s']:.2f} s"),
+        *_several(results),
     ]
+    return found
+
+
+def _several(results: Json) -> list[Row]:
+    """The rows about several models."""
+    swaps, crowded = results["swaps"], results["crowded"]
+    seconds = [f"{swaps[way]['median_s']:.2f} s" for way in ("direct", "sparkd")]
+    found: list[Row] = [
+        ("swap of one model for another, its load of 0.5 s included", seconds[0], seconds[1]),
+        ("added to a swap", "", f"{swaps['added_s']:.2f} s"),
+    ]
+    name = f"{workload.CROWD_CONNECTIONS} connections"
+    for way, who in (("alone", "nobody waits"), ("crowded", f"{workload.CROWD:,} wait for others")):
+        each = crowded[way]
+        found += [
+            (f"requests a second, {name}, {who}", "", f"{each['per_s']:,.0f}"),
+            (f"first byte p99, {name}, {who}", "", f"{each['p99_ms']:.1f} ms"),
+        ]
     return found
 
 

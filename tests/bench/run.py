@@ -25,7 +25,13 @@ import httpx
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from tests.bench import machine, measure, report, workload  # noqa: E402 (the path is set above)
+from tests.bench import (  # noqa: E402 (the path is set above)
+    machine,
+    measure,
+    report,
+    several,
+    workload,
+)
 from tests.bench.subject import BenchError, Subject  # noqa: E402
 from tests.system.hosts import HOST, Host  # noqa: E402
 
@@ -90,6 +96,8 @@ def run(host: Host) -> dict[str, Any]:
             for count in (1, *workload.BUSY_CONNECTIONS)
         }
         results["streams"] = step("streams", partial(measure.streams, subject))
+        results["crowded"] = step("a crowd that waits", partial(several.crowded, subject))
+        results["swaps"] = step("swaps", partial(several.swaps, subject))
         results["idle_stop"] = step("idle stops", partial(measure.idle_stop, subject))
         host.stop_models()
     host.close()

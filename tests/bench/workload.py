@@ -4,6 +4,7 @@
 MODEL = "bench"
 SHORT_LIVED = "bench-short"
 SHORT_LIVED_IDLE_S = 5.0
+OTHERS = tuple(f"bench-other-{number}" for number in range(5))
 CATALOG_FILE = "/etc/sparkd/models.d/bench.yaml"
 CATALOG = f"""\
 defaults:
@@ -16,7 +17,12 @@ models:
   # No idle stop comes between.
   {MODEL}: {{idle_timeout: 2h}}
   {SHORT_LIVED}: {{idle_timeout: {SHORT_LIVED_IDLE_S:.0f}s}}
-"""
+""" + "".join(f"  {other}: {{idle_timeout: 2h}}\n" for other in OTHERS)
+SETTINGS_FILE = "/etc/sparkd/sparkd.yaml"
+SWAP_SETTINGS = "min_residency: 0s\n"
+"""A model that was just loaded would stay for a while, and a swap would be a wait."""
+WAIT_SETTINGS = "max_wait: 30m\nqueue_limit: 4096\n"
+"""Nobody takes the place of the model that is measured."""
 
 ROUNDS = 3
 COLD_STARTS = 5
@@ -27,5 +33,8 @@ BUSY_CONNECTIONS = (32, 256)
 BUSY_S = 3.0
 WARM_S = 0.5
 STREAMS = 64
+SWAPS = 8
+CROWD = 1000
+CROWD_CONNECTIONS = 32
 STREAM_TOKENS = 100
 STREAM_PACE_MS = 20

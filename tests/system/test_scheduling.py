@@ -8,9 +8,14 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import httpx
 import pytest
+
+from tests.simulation import optimum, traces
+from tests.simulation.simulator import longest_wait_s
+from tests.simulation.workload import Rules
 
 from .hosts import SETTINGS, Host, Stream, answer_of, chat_body, client
 from .remains import wait_for_nothing
@@ -71,14 +76,41 @@ def fault(host: Host, point: str) -> Iterator[None]:
         host.run("systemctl", "kill", "--signal=KILL", "sparkd.service", check=False)
 
 
-def test_clients_of_three_models_are_served_by_as_few_loads_as_batching_allows(host: Host) -> None:
+def test_trace_of_three_models_takes_as_few_loads_and_waits_as_the_simulator_says(
+    host: Host,
+) -> None:
+    """ABCABC..., worked off by 20 clients: whoever has an answer takes the next request."""
+    rules = Rules(max_wait_s=5, min_residency_s=2)
+    trace = traces.abc(rounds=20, clients=20, rules=rules)
+    best = optimum.fewest_loads(trace)
+    assert best == 5
+    host.configure(SETTINGS.replace("min_residency: 0s", "min_residency: 2s"))
     key, cursor = host.key, host.cursor()
+    jobs = iter(enumerate(request.model_id for request in trace.lines[0].requests))
+    waits_s: list[float] = []
 
-    async def all_clients() -> list[str]:
-        return await asyncio.gather(*(ask(key, MAIN[i % 3], f"n{i}") for i in range(20)))
+    async def one(http: httpx.AsyncClient) -> None:
+        for number, letter in jobs:
+            began_s = time.monotonic()
+            body = chat_body(f"fake-{letter.lower()}", f"n{number}")
+            answer = answer_of(await http.post("/v1/chat/completions", json=body))
+            waits_s.append(time.monotonic() - began_s)
+            assert answer == f"echo: n{number}"
 
-    assert host.loop.run(all_clients()) == [f"echo: n{i}" for i in range(20)]
-    assert sorted(starts(host, cursor)) == sorted(MAIN)
+    async def all_clients() -> None:
+        async with client(key, timeout_s=100) as http:
+            await asyncio.gather(*(one(http) for _ in range(trace.lines[0].clients)))
+
+    host.loop.run(all_clients())
+    assert len(waits_s) == trace.requests
+    assert best <= len(starts(host, cursor)) <= best + 1
+    loads = host.journal("SPARKD_EVENT=model-ready", since=cursor)
+    slowest_s = max(int(load["SPARKD_DURATION_MS"]) for load in loads) / 1000
+    # As fast as this host was: the simulator's bound knows no other pauses than those it is told.
+    as_seen = replace(
+        trace, models=tuple(replace(m, load_s=slowest_s, stop_s=1.5) for m in trace.models)
+    )
+    assert max(waits_s) < longest_wait_s(as_seen)
 
 
 def test_busy_model_is_drained_once_the_other_has_waited_long_enough(host: Host) -> None:
@@ -196,6 +228,36 @@ def test_full_queue_refuses_with_a_true_retry_after_and_names_who_is_in_the_way(
     waiting.wait()
     assert stream.whole
     assert waiting.whole
+
+
+def test_state_holder_queue_deadline_and_memory_are_told_wherever_one_looks(host: Host) -> None:
+    host.configure(SETTINGS.replace("max_wait: 5s", "max_wait: 60s"))
+    stream = Stream(host, "fake-b", tokens=60, pace_ms=100)
+    stream.wait_first()
+    waiter = Stream(host, "fake-c", tokens=1, pace_ms=1)
+    host.wait_until(lambda: host.request("GET", "/status").json()["queue"] != [], "one waits")
+    for path in ("/status", "/debug/state"):
+        seen = host.request("GET", path).json()
+        models = {model["id"]: model for model in seen["models"]}
+        assert (models["fake-b"]["state"], models["fake-c"]["state"]) == ("busy", "queued")
+        assert models["fake-a"]["state"] == "stopped"
+        assert 500 < models["fake-b"]["idle_check_at"] - seen["now"] <= 600
+        assert [holder["model"] for holder in seen["gpu"]["holders"]] == ["fake-b"]
+        (queued,) = seen["queue"]
+        assert (queued["model"], queued["waiting"]) == ("fake-c", 1)
+        assert queued["ages_s"] == [queued["oldest_s"]]
+        assert 0 < queued["oldest_s"] < 60
+        assert 0 < seen["memory"]["available_bytes"] < seen["memory"]["total_bytes"]
+    status = host.sh("sparkctl status")
+    assert "queue     1 for fake-c, the first since " in status
+    assert "held by model fake-b" in status
+    assert "GiB available, less 0.1 reserve" in status
+    (shown,) = json.loads(host.sh("sparkctl ps --json"))
+    assert (shown["id"], shown["state"], shown["in_use"]) == ("fake-b", "ready", True)
+    assert shown["idle_check_at"] is not None
+    for each in (stream, waiter):
+        each.wait()
+        assert each.whole
 
 
 def test_busy_reject_refuses_at_once_and_loads_nothing(host: Host) -> None:

@@ -16,7 +16,9 @@ from sparkd.commands.arguments import parse
 from sparkd.commands.start import Started
 from sparkd.commands.status import Overview
 from sparkd.commands.systemunits import SystemUnit
+from sparkd.commands.waiting import Waiting
 from sparkd.core.errors import SparkdError
+from sparkd.core.memory import HostMemory
 from sparkd.core.model import (
     Config,
     DeadContainer,
@@ -182,13 +184,21 @@ def test_status_names_who_holds_the_gpu(holders: tuple[LockHolder, ...], line: s
 
 def test_status_of_a_host_at_rest() -> None:
     overview = Overview(
-        socket=SOCKET, service=SERVICE, holders=(), config=Config(models=CONFIG.models), running=()
+        socket=SOCKET,
+        service=SERVICE,
+        holders=(),
+        config=Config(models=CONFIG.models),
+        running=(),
+        queue=(),
+        memory=HostMemory(total_bytes=128 << 30, available_bytes=100 << 30, reserve_bytes=4 << 30),
     )
     assert status.text(overview, NOW).splitlines()[1:] == [
         "socket    active, enabled, listens on 127.0.0.1:8009",
         "service   inactive, starts with the next request",
         "GPU       free",
+        "memory    100.0 of 128.0 GiB available, less 4.0 reserve",
         "models    2 models, none is running",
+        "queue     nobody waits",
         "config    ok",
     ]
 
@@ -196,12 +206,28 @@ def test_status_of_a_host_at_rest() -> None:
 def test_status_of_a_host_at_work() -> None:
     service = SystemUnit(unit="sparkd.service", state="active", enabled="static", pid=77)
     overview = Overview(
-        socket=SOCKET, service=service, holders=(), config=CONFIG, running=(READY, ORPHAN)
+        socket=SOCKET,
+        service=service,
+        holders=(),
+        config=CONFIG,
+        running=(READY, ORPHAN),
+        queue=(
+            Waiting(model="a", waiting=2, oldest_s=72.4, loading=False, why="large is in use"),
+            Waiting(model="b", waiting=1, oldest_s=5, loading=True, why="loading"),
+        ),
+        memory=HostMemory(
+            total_bytes=24 << 30, available_bytes=3 << 30, reserve_bytes=0, unified=False
+        ),
     )
     lines = status.text(overview, NOW).splitlines()
     assert lines[2] == "service   active, pid 77"
-    assert lines[4] == "models    3 models, running: large (ready, up 3m12s), org/gone (starting)"
-    assert lines[5] == "config    1 problem, see them with: sparkctl check"
+    assert lines[4] == "memory    3.0 of 24.0 GiB available, of the GPU"
+    assert lines[5] == "models    3 models, running: large (ready, up 3m12s), org/gone (starting)"
+    assert lines[6] == (
+        "queue     2 for a, the first since 1m12s: large is in use; 1 for b, the first since 5s: "
+        "loading"
+    )
+    assert lines[7] == "config    1 problem, see them with: sparkctl check"
 
 
 def test_status_says_what_it_could_not_find_out() -> None:
@@ -209,7 +235,9 @@ def test_status_says_what_it_could_not_find_out() -> None:
     overview = Overview(socket=nothing, service=nothing, holders=(), config=CONFIG)
     lines = status.text(overview, NOW).splitlines()
     assert lines[1:3] == ["socket    unknown", "service   unknown"]
-    assert lines[4] == "models    3 models, unknown which of them run"
+    assert lines[4] == "memory    unknown"
+    assert lines[5] == "models    3 models, unknown which of them run"
+    assert lines[6] == "queue     unknown"
     shape = status.as_json(overview)
     assert shape["models"] == {"configured": 2, "broken": 1, "running": None}
 
