@@ -44,7 +44,9 @@ from sparkd.core.unitspec import scope_properties, timer_properties
 
 log = logging.getLogger(__name__)
 
-_HEALTH_INTERVAL_S = 0.2
+_HEALTH_PAUSES_S = (0.02, 0.2)
+"""At first and at most; between, a tenth of the time waited so far, so a short load is not made
+longer by the asking, nor is a long one asked more often than it is worth."""
 _EXIT_RECORD_TIMEOUT_S = 2.0
 """How long conmon may take to record an exit that the kernel has already told us."""
 _EXIT_RECORD_PAUSE_S = 0.05
@@ -254,9 +256,11 @@ async def _healthy_or_ended(instance: Instance) -> bool:
         return False
     upstream = Upstream(instance.endpoint)
     ended = asyncio.ensure_future(watch.ended())
+    began_s, (shortest_s, longest_s) = time.monotonic(), _HEALTH_PAUSES_S
     try:
         while not await upstream.healthy():
-            await asyncio.wait([ended], timeout=_HEALTH_INTERVAL_S)
+            pause_s = min(longest_s, max(shortest_s, (time.monotonic() - began_s) / 10))
+            await asyncio.wait([ended], timeout=pause_s)
             if ended.done():
                 return False
         return True

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import sys
 import time
 
@@ -25,6 +26,7 @@ from sparkd.core.unitspec import scope_properties
 from sparkd.runtime import Runtime, build
 
 HEALTH_PAUSE_S = 0.005
+HEALTH_LIMIT_S = 30.0
 
 
 async def start(runtime: Runtime, spec: ModelSpec) -> str:
@@ -37,8 +39,9 @@ async def start(runtime: Runtime, spec: ModelSpec) -> str:
     await runtime.systemd.start_transient(names.scope, scope)
     await runtime.podman.start(container_id)
     upstream = Upstream(endpoint_of(spec, layout, None))
-    while not await upstream.healthy():
-        await asyncio.sleep(HEALTH_PAUSE_S)
+    async with asyncio.timeout(HEALTH_LIMIT_S):
+        while not await upstream.healthy():
+            await asyncio.sleep(HEALTH_PAUSE_S)
     await upstream.close()
     return container_id
 
@@ -47,6 +50,7 @@ async def stop(runtime: Runtime, spec: ModelSpec, container_id: str) -> None:
     await runtime.podman.stop(container_id, spec.stop_grace_s)
     await runtime.systemd.stop(Names(spec.model_id).scope, spec.stop_grace_s)
     await runtime.podman.remove(container_id)
+    shutil.rmtree(runtime.layout.endpoint_dir(Names(spec.model_id)))
 
 
 async def main(swaps: int, names: list[str]) -> None:
