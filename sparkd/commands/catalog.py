@@ -37,6 +37,11 @@ def find(config: Config, model_id: str) -> ModelSpec:
         raise unknown(model_id, names(config)) from None
 
 
+def id_of(config: Config, name: str) -> str:
+    """The id of the model that has this alias, else the name as it is."""
+    return config.aliases.get(name, name)
+
+
 def names(config: Config) -> list[str]:
     """Every model id that the catalog names, broken entries included."""
     return sorted({*config.models, *config.broken})

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 from sparkd.commands import catalog, identity
@@ -24,7 +25,9 @@ _FOLLOW_LINES = 10
 
 
 def run(options: Options) -> Exit:
-    known = catalog.names(catalog.load())
+    config = catalog.load()
+    known = catalog.names(config)
+    options = replace(options, model=catalog.id_of(config, options.model))
     account = identity.find_account()
     development = bool(os.environ.get("SPARKD_RUNTIME_DIR"))
     uid = account.pw_uid if account and not development else os.getuid()

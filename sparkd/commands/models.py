@@ -30,6 +30,8 @@ class Listed:
     reason: str | None
     dialects: tuple[str, ...]
     max_model_len: int | None
+    aliases: tuple[str, ...]
+    """Further names for it."""
     problem: str | None
     """The first thing wrong with the entry."""
 
@@ -100,6 +102,7 @@ def _listed(config: Config, world: World | None, model_id: str) -> Listed:
         reason=(spec.reason or None) if spec else None,
         dialects=spec.dialects if spec else (),
         max_model_len=spec.max_model_len if spec else None,
+        aliases=spec.aliases if spec else (),
         problem=str(broken[0]) if broken else None,
     )
 

@@ -16,18 +16,19 @@ from sparkd.runtime import Runtime, build
 def run(options: Options) -> Exit:
     identity.act_as_sparkd(options.words)
     config = catalog.load()
+    model_id = catalog.id_of(config, options.model)
     journaling.configure()
     runtime = build()
     began_s = time.monotonic()
     what = "stopping" if options.now else "stopping, after the requests that it serves"
     stopped = progress.run(
-        _stop(runtime, config, options.model, now=options.now), lambda: f"{options.model}: {what}"
+        _stop(runtime, config, model_id, now=options.now), lambda: f"{model_id}: {what}"
     )
     took_s = time.monotonic() - began_s
     if options.json:
-        output.print_json(as_json(options.model, took_s, stopped=stopped))
+        output.print_json(as_json(model_id, took_s, stopped=stopped))
     else:
-        print(text(options.model, stopped=stopped))
+        print(text(model_id, stopped=stopped))
     return Exit.OK
 
 

@@ -33,6 +33,8 @@ from sparkd.core.yamlnodes import Place, compose, shorten
 
 WEIGHTS_DIR = Layout().weights_dir
 _FAMILY = Text()
+_NAMING = ("default_model", "small_model")
+_LISTING = "sparkctl models lists the models"
 _CONTEXT_OPTIONS = ("--max-model-len", "--max_model_len")
 
 
@@ -82,10 +84,10 @@ class _File:
 def parse(sources: Sequence[Source], *, weights_dir: Path = WEIGHTS_DIR) -> Config:
     """One `Config` of all files, given in order of precedence, lowest first."""
     problems: list[Problem] = []
-    settings = Settings()
+    settings, named = Settings(), dict[str, Place]()
     for source in sources:
         if source.kind is SourceKind.SETTINGS:
-            settings = _read_settings(source, problems)
+            settings, named = _read_settings(source, problems)
     settings_ok = not problems
 
     base = ModelSpec(
@@ -103,6 +105,11 @@ def parse(sources: Sequence[Source], *, weights_dir: Path = WEIGHTS_DIR) -> Conf
                 catalog[model_id] = _lay_over(catalog.get(model_id), model_id, entry)
 
     catalog = _without_clashes(catalog)
+    known = {*catalog, *(a for e in catalog.values() if e.spec for a in e.spec.aliases)}
+    for name, place in named.items():
+        text = place.scalar()
+        if text is not None and text not in {*known, "none"}:
+            place.report(f"{name} is {shorten(text)}, and there is no such model", _LISTING)
     for entry in catalog.values():
         problems.extend(entry.problems)
     order = [source.name for source in sources]
@@ -138,12 +145,16 @@ def _open(source: Source, problems: list[Problem]) -> Place | None:
     return compose(source.text, source.name, problems)
 
 
-def _read_settings(source: Source, problems: list[Problem]) -> Settings:
+def _read_settings(source: Source, problems: list[Problem]) -> tuple[Settings, dict[str, Place]]:
+    """The settings, and where those stand that name a model: they are checked when all are read."""
     top = _open(source, problems)
     if top is None:
-        return Settings()
+        return Settings(), {}
     values: dict[str, Any] = read_keys(top, SETTINGS_KEYS)
-    return Settings() if problems else Settings(**values)
+    if problems:
+        return Settings(), {}
+    named = {name: place for name, place in dict(top.entries()).items() if name in _NAMING}
+    return Settings(**values), named
 
 
 def _read_models(file: _File, problems: list[Problem]) -> list[tuple[str, _Entry]]:

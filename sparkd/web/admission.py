@@ -19,7 +19,7 @@ from sparkd.adapters.journal import Event, fields
 from sparkd.core import auth
 from sparkd.core.apikeys import ApiKey
 from sparkd.core.auth import Access
-from sparkd.core.errors import Unauthorized
+from sparkd.core.errors import RequestError, Unauthorized
 from sparkd.core.quota import WRONG_KEYS_MOST
 from sparkd.web.context import Context
 
@@ -33,6 +33,10 @@ def admitted(request: Request) -> Context:
     """
     context: Context = request.app.ctx.sparkd
     headers = request.headers
+    if len(headers.getall("authorization", ())) > 1:
+        raise RequestError(
+            "the request has two Authorization headers", hint="send one key", code="bad_request"
+        )
     digest = auth.presented(headers.get("authorization"), headers.get("x-api-key"))
     address = _address(request)
     now_s = time.monotonic()

@@ -82,10 +82,14 @@ async def crept(port: int, said: bytes, creeping: bytes, *, times: int) -> bytes
 async def scenes(etc: Path) -> dict[str, bytes]:
     async with gateway(etc) as port:
         length = b"Content-Length: 1000000\r\n\r\n"
+        end = b"Connection: close\r\n\r\n"
         compressed = HEAD + b"Content-Encoding: gzip\r\n" + length
         return {
             "head": await crept(port, HEAD + b"X-Slow: ", b"x", times=40),
             "body": await crept(port, HEAD + length, b"x", times=40),
+            "two keys": await crept(
+                port, HEAD + b"Authorization: Bearer x\r\n" + end, b"", times=1
+            ),
             "compressed": await crept(port, compressed, b"x", times=40),
         }
 
@@ -114,3 +118,8 @@ def test_body_that_creeps_must_keep_a_pace(answers: dict[str, bytes]) -> None:
 def test_refused_body_that_creeps_does_not_hold_the_connection(answers: dict[str, bytes]) -> None:
     assert answers["compressed"].startswith(b"HTTP/1.1 415 ")
     assert b"encoding_unsupported" in answers["compressed"]
+
+
+def test_request_with_two_keys_is_nobodys(answers: dict[str, bytes]) -> None:
+    assert answers["two keys"].startswith(b"HTTP/1.1 400 ")
+    assert b"two Authorization headers" in answers["two keys"]

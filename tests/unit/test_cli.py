@@ -209,6 +209,7 @@ def test_models_without_a_user_manager_are_listed_with_unknown_state_and_a_remar
             "reason": None,
             "dialects": ["chat", "completions"],
             "max_model_len": 4096,
+            "aliases": [],
             "problem": None,
         }
     ]

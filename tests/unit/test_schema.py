@@ -948,3 +948,17 @@ def test_alias_of_an_entry_that_was_replaced_is_free_again() -> None:
     replaced = catalog("l.yaml", "models:\n  a: {image: localhost/x}\n", layer=1)
     config = parse([aliased(("a", "x")), replaced])
     assert (config.aliases, config.problems) == ({}, ())
+
+
+@pytest.mark.parametrize("key", ["default_model", "small_model"])
+def test_default_that_is_no_model_is_a_problem_and_the_other_settings_hold(key: str) -> None:
+    settings = Source(kind=SourceKind.SETTINGS, name="s.yaml", text=f"idle_exit: 5s\n{key}: gone\n")
+    config = parse([settings, aliased(("a", "x"))])
+    assert [str(found) for found in config.problems] == [
+        f"s.yaml:2: {key}: {key} is 'gone', and there is no such model "
+        "(sparkctl models lists the models)"
+    ]
+    assert (config.settings_ok, config.settings.idle_exit_s) == (True, 5)
+    for name in ("a", "x", "none"):
+        settings = Source(kind=SourceKind.SETTINGS, name="s.yaml", text=f"{key}: {name}\n")
+        assert not parse([settings, aliased(("a", "x"))]).problems
