@@ -62,6 +62,8 @@ _COMMANDS = {
     "preload": ("sparkd.commands.preload", "run"),
     "run": ("sparkd.commands.run", "run"),
     "pull": ("sparkd.commands.pull", "run"),
+    "images": ("sparkd.commands.images", "run"),
+    "build": ("sparkd.commands.build", "run"),
     "logs": ("sparkd.commands.logs", "run"),
     "events": ("sparkd.commands.events", "run"),
     "stats": ("sparkd.commands.stats", "run"),

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -146,6 +146,20 @@ class Podman:
             return [reading for reading in found if reading is not None]
 
         return await self._call(models)
+
+    async def image_sizes(self, names: Sequence[str]) -> dict[str, int]:
+        """The size in bytes of each of these images that is there."""
+
+        def image_sizes(client: PodmanClient) -> dict[str, int]:
+            from podman.errors import ImageNotFound
+
+            found = {}
+            for name in names:
+                with contextlib.suppress(ImageNotFound):
+                    found[name] = int(client.images.get(name).attrs.get("Size") or 0)
+            return found
+
+        return await self._call(image_sizes)
 
     async def info(self) -> Info:
         """Version and storage, from the service itself."""

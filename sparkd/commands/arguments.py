@@ -48,6 +48,8 @@ class Options:
     url: str = ""
     with_key: bool = False
     strict: bool = False
+    image: str = ""
+    options: tuple[str, ...] = ()
     prompt: tuple[str, ...] = ()
 
 
@@ -99,6 +101,8 @@ _COMMANDS = {
     "preload": "start the models that preload in sparkd.yaml names",
     "run": "ask a model, and print what it answers",
     "pull": "fetch the weights and files of a model",
+    "images": "list the images that models need, and which are there",
+    "build": "make an image from its recipe",
     "logs": "show what a model printed, also when it is gone",
     "events": "show what happened to models, and what happens",
     "stats": "show how long models ran and what they took",
@@ -115,7 +119,7 @@ _KEY_COMMANDS = {
     "list": "list the keys and what each may do, without the keys themselves",
     "revoke": "end a key that was added",
 }
-_SEVERAL = ("scopes", "models", "prompt")
+_SEVERAL = ("scopes", "models", "prompt", "options")
 
 
 CLIENTS = ("opencode", "cline", "openwebui", "continue", "env")
@@ -161,6 +165,7 @@ def _parser() -> _Parser:
         nargs="*",
         help="what to ask (default: what stdin has; on a terminal, a conversation)",
     )
+    _add_build(parsers["build"])
     _add_integrate(parsers["integrate"])
     events = parsers["events"]
     events.add_argument("model", metavar="MODEL", nargs="?", default="", help="only of this model")
@@ -179,6 +184,17 @@ def _add_lines(parser: argparse.ArgumentParser, what: str) -> None:
         type=_line_count,
         metavar="N",
         help="only the last N lines (default: all, with -f the last 10)",
+    )
+
+
+def _add_build(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("image", metavar="IMAGE", help="as in: sparkctl images")
+    parser.add_argument(
+        "options",
+        metavar="OPTION",
+        nargs="*",
+        default=(),
+        help="behind --, for podman build: -- --build-arg JOBS=4",
     )
 
 
