@@ -58,6 +58,8 @@ _COMMANDS = {
     "ps": ("sparkd.commands.ps", "run"),
     "start": ("sparkd.commands.start", "run"),
     "stop": ("sparkd.commands.stop", "run"),
+    "pin": ("sparkd.commands.pin", "pin"),
+    "unpin": ("sparkd.commands.pin", "unpin"),
     "status": ("sparkd.commands.status", "run"),
     "preload": ("sparkd.commands.preload", "run"),
     "run": ("sparkd.commands.run", "run"),

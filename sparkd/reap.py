@@ -15,6 +15,7 @@ from enum import StrEnum
 
 from sparkd.adapters.journal import NOTICE, Event, fields
 from sparkd.adapters.podman import ContainerReading, Podman
+from sparkd.adapters.records import Records
 from sparkd.adapters.systemd import UserManager
 from sparkd.core.model import Config, ModelSpec
 from sparkd.core.names import SCOPE_PATTERN, Names, model_of_scope, unescape
@@ -46,6 +47,7 @@ class Reaper:
     podman: Podman
     launcher: Launcher
     sessions: Sessions
+    records: Records
 
     async def idle_pass(self, config: Config, model_id: str) -> Outcome:
         """One pass. Raises HostError when systemd or Podman cannot be asked."""
@@ -115,7 +117,7 @@ class Reaper:
         last_used_at = self.leases.last_used_at(names) or 0.0
         if last_used_at < started_at:
             return started_at + (spec.load_timeout_s if spec else settings.load_timeout_s)
-        if spec is not None and spec.pinned:
+        if (spec is not None and spec.pinned) or self.records.pinned(names.model_id):
             return float("inf")
         return last_used_at + (spec.idle_timeout_s if spec else settings.idle_timeout_s)
 

@@ -94,6 +94,6 @@ def build() -> Runtime:
         scheduler=scheduler,
         starter=starter,
         ensurer=Ensurer(layout, leases, scheduler),
-        reaper=Reaper(leases, systemd, podman, launcher, sessions),
+        reaper=Reaper(leases, systemd, podman, launcher, sessions, records),
         stopper=Stopper(leases, systemd, podman, launcher, records, sessions),
     )

@@ -91,11 +91,13 @@ def _model(
     loads = runtime.records.loads(reading.model_id)
     instance = reading.instance
     progress = runtime.loads.progress(reading.model_id)
+    pinned_by = _pinned_by(runtime, reading.model_id, spec)
     return {
         "id": reading.model_id,
         "state": state_word(runtime, reading, entry),
         "lifecycle": spec.lifecycle if spec else None,
-        "pinned": spec.pinned if spec else False,
+        "pinned": pinned_by is not None,
+        "pinned_by": pinned_by,
         "in_use": reading.in_use,
         "started_at": instance.started_at if instance else None,
         "last_used_at": reading.last_used_at,
@@ -109,6 +111,7 @@ def _model(
         "failure": failure.message if failure else None,
         "failures_in_a_row": failure.count if failure else 0,
         "exit_code": reading.dead.exit_code if reading.dead else None,
+        **(_configured(spec) if spec else {}),
     }
 
 
@@ -135,7 +138,7 @@ def used(meter: Meter) -> dict[str, object]:
 
 def visible_to(key: ApiKey, described: Mapping[str, object]) -> dict[str, object]:
     """What a key may see of it: its own models and its own use, unless it is an admin's."""
-    shown = dict(described)
+    shown = {**described, "scopes": list(key.scopes)}
     if Scope.ADMIN not in key.scopes:
         shown["problems"] = []
         shown["keys"] = [one for one in _list(described.get("keys", [])) if one["name"] == key.name]
@@ -144,6 +147,24 @@ def visible_to(key: ApiKey, described: Mapping[str, object]) -> dict[str, object
             entries = _list(described[part])
             shown[part] = [one for one in entries if key.may_use(str(one[name]))]
     return shown
+
+
+def _configured(spec: ModelSpec) -> dict[str, object]:
+    """What the catalog says of it, for people who choose."""
+    return {
+        "title": spec.title,
+        "family": spec.family,
+        "status": spec.status,
+        "reason": spec.reason,
+        "dialects": list(spec.dialects),
+        "max_model_len": spec.max_model_len,
+    }
+
+
+def _pinned_by(runtime: Runtime, model_id: str, spec: ModelSpec | None) -> str | None:
+    if spec is not None and spec.pinned:
+        return "catalog"
+    return "admin" if runtime.records.pinned(model_id) else None
 
 
 def _holders(world: World) -> list[dict[str, object]]:

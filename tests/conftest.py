@@ -11,8 +11,15 @@ import subprocess
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis
 
 from .system.hosts import HOST, SETTINGS, Host
+
+# How long generating and running an example takes says something about the machine, which may be
+# busy, and nothing about the code.
+hypothesis.register_profile("calm", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+hypothesis.load_profile("calm")
 
 
 def _booted(name: str, suite: str, engine: str) -> Iterator[Host]:

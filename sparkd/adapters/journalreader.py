@@ -9,20 +9,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections.abc import AsyncGenerator, Sequence
+
+from sparkd.core.names import Names
 
 _LINE_LIMIT_BYTES = 1 << 20
 """An entry may quote the last words of a model; a longer line is left out."""
 
 
-async def follow(*arguments: str) -> AsyncGenerator[bytes]:
-    """The lines of `journalctl --follow ARGUMENTS`, as they come; ends when journalctl does.
+def follow(*arguments: str) -> AsyncGenerator[bytes]:
+    """The lines of `journalctl --follow ARGUMENTS`, as they come; ends when journalctl does."""
+    return read("--follow", *arguments)
 
-    Where there is no journalctl there are no lines.
-    """
+
+async def read(*arguments: str) -> AsyncGenerator[bytes]:
+    """The lines of `journalctl ARGUMENTS`. Where there is no journalctl there are no lines."""
     try:
         process = await asyncio.create_subprocess_exec(
-            *("journalctl", "--quiet", "--no-pager", "--follow", *arguments),
+            *("journalctl", "--quiet", "--no-pager", *arguments),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,
@@ -58,3 +63,18 @@ def events(message_ids: Sequence[str], uid: int) -> list[str]:
 def container_output(container_id: str) -> list[str]:
     """What makes journalctl print all that a container's processes wrote."""
     return ["--output=cat", "--lines=all", f"CONTAINER_ID_FULL={container_id}", "_COMM=conmon"]
+
+
+def model_output(model_id: str, uid: int | None = None) -> list[str]:
+    """The matches for all that the processes of a model printed, in whichever run of it.
+
+    `uid` is whose model it is; ours, if not given.
+    """
+    return [
+        # Not the scope: for a second journald goes on to file a process that was moved into it
+        # under the unit it came from, and the first lines are those that tell why a start failed.
+        f"CONTAINER_NAME={Names(model_id).container}",
+        # What nobody but that user's conmon can write: Podman's own events carry the name too.
+        f"_UID={os.getuid() if uid is None else uid}",
+        "_COMM=conmon",
+    ]

@@ -112,6 +112,16 @@ class Records:
     def clear_comeback(self, model_id: str) -> None:
         self._comeback_file(model_id).unlink(missing_ok=True)
 
+    def pinned(self, model_id: str) -> bool:
+        """Whether an admin has pinned it since the host booted."""
+        return self._pin_file(model_id).exists()
+
+    def pin(self, model_id: str) -> None:
+        self._write(self._pin_file(model_id), {"since": round(time.time(), 3)})
+
+    def unpin(self, model_id: str) -> None:
+        self._pin_file(model_id).unlink(missing_ok=True)
+
     def _loads_file(self, model_id: str) -> Path:
         return self.layout.stats_dir / f"{Names(model_id).escaped}.json"
 
@@ -120,6 +130,9 @@ class Records:
 
     def _comeback_file(self, model_id: str) -> Path:
         return self.layout.comebacks_dir / Names(model_id).escaped
+
+    def _pin_file(self, model_id: str) -> Path:
+        return self.layout.pins_dir / Names(model_id).escaped
 
     def _write(self, path: Path, content: Mapping[str, Any]) -> None:
         try:

@@ -97,6 +97,8 @@ _COMMANDS = {
     "ps": "list the running models",
     "start": "start a model and wait until it is ready",
     "stop": "stop a model, after the requests it serves",
+    "pin": "keep a model when it is idle, until the next boot",
+    "unpin": "let an idle model go again",
     "status": "show the socket, the service, the GPU and what runs",
     "preload": "start the models that preload in sparkd.yaml names",
     "run": "ask a model, and print what it answers",
@@ -149,7 +151,7 @@ def _parser() -> _Parser:
     parsers["models"].add_argument(
         "--all", action="store_true", help="also those that the catalog has disabled, and why"
     )
-    for name in ("show", "start", "stop", "run", "pull", "logs"):
+    for name in ("show", "start", "stop", "pin", "unpin", "run", "pull", "logs"):
         parsers[name].add_argument("model", metavar="MODEL", help="its id, as in: sparkctl models")
     parsers["stop"].add_argument(
         "--now",

@@ -13,11 +13,11 @@ import subprocess
 from dataclasses import replace
 from pathlib import Path
 
+from sparkd.adapters.journalreader import model_output
 from sparkd.commands import catalog, identity
 from sparkd.commands.arguments import Options
 from sparkd.commands.exits import Exit
 from sparkd.core.errors import HostError
-from sparkd.core.names import Names
 
 _JOURNALCTL = "journalctl"
 _JOURNALS = ("/var/log/journal", "/run/log/journal")
@@ -58,22 +58,11 @@ def command(options: Options, uid: int) -> list[str]:
         words.append(f"--lines={lines}")
     if options.follow:
         words.append("--follow")
-    return [*words, *_matches(options.model, uid)]
-
-
-def _matches(model_id: str, uid: int) -> list[str]:
-    return [
-        # Not the scope: for a second journald goes on to file a process that was moved into it
-        # under the unit it came from, and the first lines are those that tell why a start failed.
-        f"CONTAINER_NAME={Names(model_id).container}",
-        # What nobody but that user's conmon can write: Podman's own events carry the name too.
-        f"_UID={uid}",
-        "_COMM=conmon",
-    ]
+    return [*words, *model_output(options.model, uid)]
 
 
 def _is_in_journal(model_id: str, uid: int) -> bool:
     """Whether a model that the catalog does not have ever printed something here."""
-    words = [_JOURNALCTL, "--quiet", "--output=cat", "--lines=1", *_matches(model_id, uid)]
+    words = [_JOURNALCTL, "--quiet", "--output=cat", "--lines=1", *model_output(model_id, uid)]
     done = subprocess.run(words, capture_output=True, check=False)
     return bool(done.stdout)

@@ -180,6 +180,10 @@ class Layout:
         return self.runtime_dir / "comebacks"
 
     @property
+    def pins_dir(self) -> Path:
+        return self.runtime_dir / "pins"
+
+    @property
     def weights_dir(self) -> Path:
         return self.state_dir / "models"
 

@@ -13,6 +13,7 @@ from urllib.parse import unquote
 
 from sanic import HTTPResponse, Request, Sanic
 
+from sparkd.adapters.sparkctl import diagnosis
 from sparkd.core import auth, routing
 from sparkd.core.apikeys import ApiKey
 from sparkd.core.auth import Access
@@ -28,10 +29,13 @@ def add_routes(app: Sanic[Any, Any]) -> None:
     any_key, admin = Access.ANY, Access.ADMIN
     app.add_route(show_status, "/status", methods=READ, ctx_access=any_key)
     app.add_route(debug_state, "/debug/state", methods=READ, ctx_access=any_key)
+    app.add_route(show_diagnosis, "/doctor", methods=READ, ctx_access=admin)
     app.add_route(check, "/check/<model_id:path>", methods=["POST"], ctx_access=any_key)
     for path, handler in (
         ("/models/<model_id:path>/load", load),
         ("/models/<model_id:path>/unload", unload),
+        ("/models/<model_id:path>/pin", pin),
+        ("/models/<model_id:path>/unpin", unpin),
         ("/ensure/<model_id:path>", load),
         ("/touch/<model_id:path>", touch),
         ("/debug/touch/<model_id:path>", touch),
@@ -55,6 +59,12 @@ async def debug_state(request: Request) -> HTTPResponse:
     return _json(reference_state(visible_to(key_of(request), described), context.config))
 
 
+async def show_diagnosis(request: Request) -> HTTPResponse:
+    """What is wrong with the host, why it matters, and what mends it."""
+    admitted(request)
+    return _json(await diagnosis())
+
+
 async def load(request: Request, model_id: str) -> HTTPResponse:
     """Start the model and wait until it is ready."""
     context = admitted(request)
@@ -73,6 +83,22 @@ async def unload(request: Request, model_id: str) -> HTTPResponse:
     with context.open_requests.one():
         ran = await context.runtime.stopper.stop(context.config, spec.model_id, drain=True)
     return _json({"ok": True, "name": spec.model_id, "state": "stopped", "ran": ran})
+
+
+async def pin(request: Request, model_id: str) -> HTTPResponse:
+    """Keep the model when it is idle, until the next boot."""
+    context = admitted(request)
+    spec = _spec(context, key_of(request), model_id)
+    context.runtime.records.pin(spec.model_id)
+    return _json({"ok": True, "name": spec.model_id, "pinned": True})
+
+
+async def unpin(request: Request, model_id: str) -> HTTPResponse:
+    """Let the model go again when it is idle, unless its entry pins it."""
+    context = admitted(request)
+    spec = _spec(context, key_of(request), model_id)
+    context.runtime.records.unpin(spec.model_id)
+    return _json({"ok": True, "name": spec.model_id, "pinned": spec.pinned})
 
 
 async def check(request: Request, model_id: str) -> HTTPResponse:

@@ -15,7 +15,7 @@ from sanic.response import BaseHTTPResponse
 
 from sparkd.core.auth import Access
 from sparkd.core.errors import BodyTooLarge, NotFound, RequestError, SparkdError
-from sparkd.web import admin, crossorigin, description, events, figures, openai
+from sparkd.web import admin, crossorigin, description, events, figures, logs, openai, page
 from sparkd.web.context import READ, Context
 from sparkd.web.render import error_body, error_headers, shape_of
 from sparkd.web.requestid import name_answer
@@ -54,6 +54,8 @@ def create_app(context: Context) -> Sanic[Any, Any]:
     description.add_routes(app)
     events.add_routes(app)
     figures.add_routes(app)
+    logs.add_routes(app)
+    page.add_routes(app)
     app.register_middleware(_finish, "response")
     return app
 

@@ -65,10 +65,16 @@ class Host:
         return self.run("tail", "-n1", "/etc/sparkd/api-key").stdout.strip()
 
     @property
-    def loop(self) -> NetnsLoop:
-        """A loop in the host's network; a new one after a reboot."""
+    def pid(self) -> int:
+        """Of the host's systemd, as this machine sees it."""
         pid = Guest(self.name).leader_pid()
         assert pid is not None, f"host {self.name} does not run"
+        return pid
+
+    @property
+    def loop(self) -> NetnsLoop:
+        """A loop in the host's network; a new one after a reboot."""
+        pid = self.pid
         if self._loop is None or self._loop_pid != pid:
             self.close()
             self._loop, self._loop_pid = NetnsLoop(pid), pid

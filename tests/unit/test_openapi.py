@@ -19,7 +19,7 @@ from sparkd.core.routing import OPERATIONS
 from sparkd.web import description
 from sparkd.web.app import create_app
 
-OPEN = {"/healthz", "/openapi.json"}
+OPEN = {"/", "/healthz", "/openapi.json"}
 
 
 @pytest.fixture(scope="module")
