@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Sequence
 
+import uvloop
 from sanic import Sanic
 from sanic.server.async_server import AsyncioServer
 
@@ -207,7 +208,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     journal.configure(level=logging.DEBUG if arguments.verbose else logging.INFO)
     try:
         listening = _sockets(arguments.listen)
-        asyncio.run(Daemon(listening, Notifier()).run())
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(Daemon(listening, Notifier()).run())
     except SparkdError as error:
         log.error("%s", error)
         return EX_UNAVAILABLE

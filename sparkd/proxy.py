@@ -70,35 +70,34 @@ class Proxy:
         `on_grant` is told when the model is there, `on_wait` why it takes long. Raises what
         `Ensurer.grant` raises, and UpstreamLost.
         """
-        async with contextlib.AsyncExitStack() as held:
+        grant = await self._ensurer.grant(config, spec, on_wait)
+        on_grant(grant)
+        try:
+            answer = await self._send(grant, outgoing)
+        except ConnectFailed:
+            self._ensurer.forget(spec.model_id)
+            grant = await self._ensurer.grant(config, spec, on_wait)
+            on_grant(grant)
+            answer = await self._send(grant, outgoing)
+        with grant.lease:
             try:
-                grant = await self._ensurer.grant(config, spec, on_wait)
-                on_grant(grant)
-                answer = await self._send(grant, outgoing, held)
-            except ConnectFailed:
-                self._ensurer.forget(spec.model_id)
-                grant = await self._ensurer.grant(config, spec, on_wait)
-                on_grant(grant)
-                answer = await self._send(grant, outgoing, held)
-            yield answer
+                yield answer
+            finally:
+                await answer.close()
 
     async def close(self) -> None:
         for upstream in self._upstreams.values():
             await upstream.close()
 
-    async def _send(
-        self, grant: Grant, outgoing: Outgoing, held: contextlib.AsyncExitStack
-    ) -> Answer:
+    async def _send(self, grant: Grant, outgoing: Outgoing) -> Answer:
+        """The answer, its head arrived; without one, the lease of the grant is closed."""
         try:
-            answer = await self._upstream(grant.endpoint).send(
+            return await self._upstream(grant.endpoint).send(
                 outgoing.method, outgoing.path, outgoing.headers, outgoing.body
             )
         except BaseException:
             grant.lease.close()
             raise
-        held.enter_context(grant.lease)
-        held.push_async_callback(answer.close)
-        return answer
 
     def _upstream(self, endpoint: Endpoint) -> Upstream:
         upstream = self._upstreams.get(endpoint)

@@ -126,6 +126,8 @@ def _read_object(text: str, at: int) -> tuple[Written, int] | None:
 
 def _skip(text: str, at: int) -> int:
     """The first place from here that is not white space."""
+    if text[at : at + 1] > " ":
+        return at
     match = _SPACE.match(text, at)
     assert match
     return match.end()

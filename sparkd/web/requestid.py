@@ -7,7 +7,7 @@ The client's own `x-request-id` if it is one plain word, else one that is drawn 
 from __future__ import annotations
 
 import re
-import uuid
+import secrets
 
 from sanic import Request
 from sanic.response import BaseHTTPResponse
@@ -21,7 +21,7 @@ def request_id(request: Request) -> str:
     known: str | None = getattr(request.ctx, "request_id", None)
     if known is None:
         given = request.headers.get(HEADER, "")
-        known = given if _PLAIN.fullmatch(given) else uuid.uuid4().hex
+        known = given if _PLAIN.fullmatch(given) else secrets.token_hex(16)
         request.ctx.request_id = known
     return known
 

@@ -16,6 +16,8 @@ import sys
 import time
 from pathlib import Path
 
+import uvloop
+
 from sparkd.adapters.notify import Notifier
 from sparkd.core.containerspec import spec_hash
 from sparkd.core.model import Endpoint, Instance
@@ -114,4 +116,5 @@ if __name__ == "__main__":
     from sparkd.adapters import journal
 
     journal.configure(environ={})
-    asyncio.run(_Alone(socket.socket(fileno=int(sys.argv[1])), Path(sys.argv[2])).run())
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_Alone(socket.socket(fileno=int(sys.argv[1])), Path(sys.argv[2])).run())
