@@ -1,20 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """The workloads: what is asked of the subject, how often, and what is made of the answers.
 
-Every comparison with the engine's own socket is made in the same run, in turns, and its figure is
-the median of the rounds. Nothing here judges a figure.
+Every way to the engine is taken in the same run, in turns, and a figure is the median of the
+rounds. Nothing here judges a figure.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from statistics import median
 from threading import Event, Thread
 from typing import Any
 
-from .subject import MIB, BenchError, Subject
+from .subject import MIB, BenchError, Subject, Way
 from .workload import (
+    BIG_REQUESTS,
     BUSY_S,
     COLD_STARTS,
     IDLE_S,
@@ -24,9 +24,7 @@ from .workload import (
     SHORT_LIVED,
     SHORT_LIVED_IDLE_S,
     SINGLE_REQUESTS,
-    STREAM_PACE_MS,
     STREAM_TOKENS,
-    STREAMS,
     WARM_S,
 )
 
@@ -38,11 +36,11 @@ def cold_start(subject: Subject) -> Json:
     taken_ms = []
     for _ in range(COLD_STARTS):
         stop_daemon(subject)
-        job = {"kind": "once", "target": subject.through_sparkd(), "expected": "ok"}
+        job = {"kind": "once", "target": subject.sparkd.target, "expected": "ok"}
         result = subject.ask_generator({**job, "request": subject.health_request()})
         taken_ms.append(result["first_byte_ms"])
     time.sleep(SETTLE_S)
-    rss_mib = subject.daemon_rss_bytes() / MIB
+    rss_mib = subject.sparkd.rss_bytes() / MIB
     return {"ms": taken_ms, "median_ms": median(taken_ms), "rss_mib": rss_mib}
 
 
@@ -66,74 +64,73 @@ def load_model(subject: Subject) -> Json:
 
 
 def idle_cost(subject: Subject) -> Json:
-    """CPU time and wake-ups of the daemon while a model is resident and nobody asks."""
+    """CPU time, wake-ups and memory of each gateway while a model is resident and nobody asks."""
     time.sleep(SETTLE_S)
-    cpu_s, wakeups = subject.daemon_cpu_s(), subject.daemon_wakeups()
+    before = {way.name: (way.cpu_s(), way.wakeups()) for way in subject.ways}
     time.sleep(IDLE_S)
     return {
-        "seconds": IDLE_S,
-        "cpu_ms": (subject.daemon_cpu_s() - cpu_s) * 1e3,
-        "wakeups": subject.daemon_wakeups() - wakeups,
-        "rss_mib": subject.daemon_rss_bytes() / MIB,
+        way.name: {
+            "cpu_ms": (way.cpu_s() - before[way.name][0]) * 1e3,
+            "wakeups": way.wakeups() - before[way.name][1],
+            "rss_mib": way.rss_bytes() / MIB,
+        }
+        for way in subject.ways
     }
 
 
-def requests(subject: Subject, connections: int) -> Json:
+def requests(subject: Subject, connections: int, *, body_bytes: int = 0) -> Json:
     """Small answers over so many connections; one connection has a number of requests instead."""
+    padding = {"user": "x" * body_bytes} if body_bytes else {}
     job: Json = {
         "kind": "closed",
         "connections": connections,
-        "request": subject.chat_request(MODEL),
+        "request": subject.chat_request(MODEL, **padding),
         "expected": "echo: hello",
         "warm_s": WARM_S,
     }
-    if connections == 1:
-        job["requests"] = SINGLE_REQUESTS
-    else:
+    if connections > 1:
         job["measure_s"] = BUSY_S
-    rounds = [dict(_in_turns(subject, job, turn)) for turn in range(ROUNDS)]
+    else:
+        job["requests"] = BIG_REQUESTS if body_bytes else SINGLE_REQUESTS
+    rounds = [_in_turns(subject, job, turn) for turn in range(ROUNDS)]
     result: Json = {"rounds": rounds}
-    for way in ("direct", "sparkd"):
-        result[way] = {
-            "per_s": median(each[way]["per_s"] for each in rounds),
-            "p50_ms": median(each[way]["first_byte_ms"]["p50"] for each in rounds),
-            "p99_ms": median(each[way]["first_byte_ms"]["p99"] for each in rounds),
+    for way in subject.ways:
+        mine = [each[way.name] for each in rounds]
+        result[way.name] = {
+            "per_s": median(each["per_s"] for each in mine),
+            "cpu_s_per_1000": median(each["cpu_s"] / each["total"] * 1000 for each in mine),
+            "kept_waiting_share": median(each["kept_waiting_s"] / each["seconds"] for each in mine),
         }
-    result["cpu_s_per_1000"] = median(
-        each["sparkd"]["daemon_cpu_s"] / each["sparkd"]["total"] * 1000 for each in rounds
-    )
-    result["kept_waiting_share"] = median(
-        each["sparkd"]["daemon_kept_waiting_s"] / each["sparkd"]["seconds"] for each in rounds
-    )
-    for rank in ("p50", "p99"):
-        result[f"added_{rank}_ms"] = median(
-            each["sparkd"]["first_byte_ms"][rank] - each["direct"]["first_byte_ms"][rank]
-            for each in rounds
-        )
+        for rank in ("p50", "p99"):
+            result[way.name][f"{rank}_ms"] = median(each["first_byte_ms"][rank] for each in mine)
+            result[way.name][f"added_{rank}_ms"] = median(
+                each[way.name]["first_byte_ms"][rank] - each["direct"]["first_byte_ms"][rank]
+                for each in rounds
+            )
     return result
 
 
-def streams(subject: Subject) -> Json:
+def streams(subject: Subject, connections: int, pace_ms: int) -> Json:
     """Many paced streams begun at once."""
-    fields = {"stream": True, "max_tokens": STREAM_TOKENS, "fake": {"pace_ms": STREAM_PACE_MS}}
+    fields = {"stream": True, "max_tokens": STREAM_TOKENS, "fake": {"pace_ms": pace_ms}}
     job = {
         "kind": "streams",
-        "connections": STREAMS,
+        "connections": connections,
         "request": subject.chat_request(MODEL, **fields),
         "words": STREAM_TOKENS,
     }
-    rounds = [dict(_in_turns(subject, job, turn)) for turn in range(ROUNDS)]
-    result: Json = {"rounds": rounds}
-    for way in ("direct", "sparkd"):
-        result[way] = {
-            "ttft_p50_ms": median(each[way]["ttft_ms"]["p50"] for each in rounds),
-            "ttft_p99_ms": median(each[way]["ttft_ms"]["p99"] for each in rounds),
-            "gap_p99_ms": median(each[way]["gap_ms"]["p99"] for each in rounds),
+    rounds = [_in_turns(subject, job, turn) for turn in range(ROUNDS)]
+    result: Json = {"rounds": rounds, "offered_per_s": connections * 1000 / pace_ms}
+    for way in subject.ways:
+        mine = [each[way.name] for each in rounds]
+        result[way.name] = {
+            "ttft_p50_ms": median(each["ttft_ms"]["p50"] for each in mine),
+            "ttft_p99_ms": median(each["ttft_ms"]["p99"] for each in mine),
+            "gap_p99_ms": median(each["gap_ms"]["p99"] for each in mine),
+            "chunks_per_s": median(each["events"] / each["seconds"] for each in mine),
+            "cpu_s_per_1000": median(each["cpu_s"] / each["events"] * 1000 for each in mine),
+            "rss_max_mib": max(each["rss_max_mib"] for each in mine),
         }
-    result["cpu_s_per_1000_chunks"] = median(
-        each["sparkd"]["daemon_cpu_s"] / each["sparkd"]["events"] * 1000 for each in rounds
-    )
-    result["rss_max_mib"] = max(each["sparkd"]["rss_max_mib"] for each in rounds)
     return result
 
 
@@ -157,25 +154,23 @@ def idle_stop(subject: Subject) -> Json:
     return {"s": late_s, "median_s": median(late_s)}
 
 
-def _in_turns(subject: Subject, job: Json, turn: int) -> Iterator[tuple[str, Json]]:
-    """The same job both ways; which one is first changes from round to round."""
-    ways = ("direct", "sparkd") if turn % 2 == 0 else ("sparkd", "direct")
-    for way in ways:
-        direct = way == "direct"
-        target = subject.direct(MODEL) if direct else subject.through_sparkd()
-        yield way, watched(subject, {**job, "target": target})
+def _in_turns(subject: Subject, job: Json, turn: int) -> Json:
+    """The same job by every way; which one is first changes from round to round."""
+    first = turn % len(subject.ways)
+    ways = subject.ways[first:] + subject.ways[:first]
+    return {way.name: watched(subject, way, {**job, "target": way.target}) for way in ways}
 
 
-def watched(subject: Subject, job: Json) -> Json:
-    """Run a job; add what it cost the daemon in CPU time and the most memory it had."""
-    most, over = [subject.daemon_rss_bytes()], Event()
+def watched(subject: Subject, way: Way, job: Json) -> Json:
+    """Run a job; add what it cost the gateway in CPU time, and the most memory it had."""
+    most, over = [way.rss_bytes()], Event()
 
     def look() -> None:
         while not over.wait(0.1):
-            most.append(subject.daemon_rss_bytes())
+            most.append(way.rss_bytes())
 
     watcher = Thread(target=look)
-    cpu_s, kept_waiting_s = subject.daemon_cpu_s(), subject.daemon_kept_waiting_s()
+    cpu_s, kept_waiting_s = way.cpu_s(), way.kept_waiting_s()
     watcher.start()
     try:
         result = subject.ask_generator(job)
@@ -184,7 +179,7 @@ def watched(subject: Subject, job: Json) -> Json:
         watcher.join()
     return {
         **result,
-        "daemon_cpu_s": subject.daemon_cpu_s() - cpu_s,
-        "daemon_kept_waiting_s": subject.daemon_kept_waiting_s() - kept_waiting_s,
+        "cpu_s": way.cpu_s() - cpu_s,
+        "kept_waiting_s": way.kept_waiting_s() - kept_waiting_s,
         "rss_max_mib": max(most) / MIB,
     }

@@ -7,101 +7,113 @@ Needs nothing but a file of results.
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Callable
 from typing import Any
 
 from . import workload
 
 Json = dict[str, Any]
-Row = tuple[str, str, str]
+Row = list[str]
+"""What is measured, and its figure by each way."""
 
 BEGIN = "<!-- figures: written by tests/bench/render.py -->"
 END = "<!-- end of figures -->"
-HEAD: Row = ("", "direct", "through sparkd")
+DIRECT, OURS = "direct", "sparkd"
 
 
 def rows(results: Json) -> list[Row]:
-    """What is measured, its figure on the engine's own socket, its figure through sparkd."""
-    single, streams, idle = results["requests"]["1"], results["streams"], results["idle"]
-    cold, stop = results["cold_start"], results["idle_stop"]
-    found: list[Row] = [
-        ("cold start: connect to first byte of /healthz", "", f"{cold['median_ms']:.0f} ms"),
-        ("memory, just started", "", f"{cold['rss_mib']:.0f} MiB"),
-        ("memory, idle with a model resident", "", f"{idle['rss_mib']:.0f} MiB"),
-        (
-            f"memory, most during {workload.STREAMS} streams",
-            "",
-            f"{streams['rss_max_mib']:.0f} MiB",
-        ),
-        (
-            f"CPU in {idle['seconds']:.0f} idle seconds, a model resident",
-            "",
-            f"{idle['cpu_ms']:.1f} ms, {idle['wakeups']} wake-ups",
-        ),
-        *(_latency(single, rank) for rank in ("p50", "p99")),
-        *(
-            (f"added to first byte, {rank}", "", f"{single[f'added_{rank}_ms']:.2f} ms")
-            for rank in ("p50", "p99")
-        ),
-    ]
-    share = f"{single['kept_waiting_share']:.0%} of the time"
-    found.append(("meanwhile kept from its core by others", "", share))
-    for connections in workload.BUSY_CONNECTIONS:
-        both = results["requests"][str(connections)]
-        name = f"requests a second, {connections} connections"
-        found.append((name, f"{both['direct']['per_s']:,.0f}", f"{both['sparkd']['per_s']:,.0f}"))
-    busy = results["requests"][str(workload.BUSY_CONNECTIONS[0])]
-    name = f"CPU for 1,000 requests, {workload.BUSY_CONNECTIONS[0]} connections"
-    found.append((name, "", f"{busy['cpu_s_per_1000']:.3f} s"))
-    title = f"{workload.STREAMS} streams"
-    for name, field in (
-        ("first token p50", "ttft_p50_ms"),
-        ("first token p99", "ttft_p99_ms"),
-        ("gap between tokens p99", "gap_p99_ms"),
-    ):
-        figures = [f"{streams[way][field]:.1f} ms" for way in ("direct", "sparkd")]
-        found.append((f"{title}: {name}", figures[0], figures[1]))
-    found += [
-        (f"{title}: CPU for 1,000 chunks", "", f"{streams['cpu_s_per_1000_chunks']:.3f} s"),
-        ("end of idle time to end of scope", "", f"{stop['median_s']:.2f} s"),
-        *_several(results),
-    ]
-    return found
+    """The head of the table, and its rows."""
+    table = _Table(list(results["ways"]))
+    cold, single = results["cold_start"], results["requests"]["1"]
+    table.ours("cold start: connect to first byte of /healthz", f"{cold['median_ms']:.0f} ms")
+    table.ours("memory, just started", f"{cold['rss_mib']:.0f} MiB")
+    idle = table.of(results["idle"])
+    idle("memory, idle with a model resident", "{rss_mib:.0f} MiB", direct=False)
+    name = f"CPU in {workload.IDLE_S:.0f} idle seconds, a model resident"
+    idle(name, "{cpu_ms:.1f} ms, {wakeups} wake-ups", direct=False)
+    one = table.of(single)
+    for rank in ("p50", "p99"):
+        one(f"first byte on one connection, {rank}", f"{{{rank}_ms:.2f}} ms")
+    for rank in ("p50", "p99"):
+        one(f"added to first byte, {rank}", f"{{added_{rank}_ms:.2f}} ms", direct=False)
+    one(
+        "meanwhile kept from its core by others",
+        "{kept_waiting_share:.0%} of the time",
+        direct=False,
+    )
+    size_mib = workload.BIG_BODY_BYTES >> 20
+    table.of(results["big"])(f"body of {size_mib} MiB: first byte p50", "{p50_ms:.1f} ms")
+    for count in workload.BUSY_CONNECTIONS:
+        busy, title = table.of(results["requests"][str(count)]), f"{count} connections"
+        busy(f"{title}: requests a second", "{per_s:,.0f}")
+        busy(f"{title}: CPU for 1,000 requests", "{cpu_s_per_1000:.3f} s", direct=False)
+    for count in workload.STREAMS:
+        each, title = results["streams"][str(count)], f"{count} streams"
+        streams = table.of(each)
+        streams(f"{title}: first token p50", "{ttft_p50_ms:.1f} ms")
+        streams(f"{title}: first token p99", "{ttft_p99_ms:.1f} ms")
+        streams(f"{title}: gap between tokens p99", "{gap_p99_ms:.1f} ms")
+        streams(f"{title}: chunks a second of {each['offered_per_s']:,.0f}", "{chunks_per_s:,.0f}")
+        streams(f"{title}: CPU for 1,000 chunks", "{cpu_s_per_1000:.3f} s", direct=False)
+        streams(f"{title}: most memory", "{rss_max_mib:.0f} MiB", direct=False)
+    _add_several(table, results)
+    table.ours("end of idle time to end of scope", f"{results['idle_stop']['median_s']:.2f} s")
+    return [["", *results["ways"].values()], *table.rows]
 
 
-def _several(results: Json) -> list[Row]:
+def _add_several(table: _Table, results: Json) -> None:
     """The rows about several models."""
     swaps, crowded = results["swaps"], results["crowded"]
-    seconds = [f"{swaps[way]['median_s']:.2f} s" for way in ("direct", "sparkd")]
-    found: list[Row] = [
-        ("swap of one model for another, its load of 0.5 s included", seconds[0], seconds[1]),
-        ("added to a swap", "", f"{swaps['added_s']:.2f} s"),
-    ]
-    name = f"{workload.CROWD_CONNECTIONS} connections"
-    for way, who in (("alone", "nobody waits"), ("crowded", f"{workload.CROWD:,} wait for others")):
-        each = crowded[way]
-        found += [
-            (f"requests a second, {name}, {who}", "", f"{each['per_s']:,.0f}"),
-            (f"first byte p99, {name}, {who}", "", f"{each['p99_ms']:.1f} ms"),
-        ]
-    return found
+    for way, who in ((DIRECT, "by hand"), (OURS, "by sparkd")):
+        name = f"swap of one model for another {who}, its load of 0.5 s included"
+        table.ours(name, f"{swaps[way]['median_s']:.2f} s")
+    table.ours("added to a swap", f"{swaps['added_s']:.2f} s")
+    title = f"{workload.CROWD_CONNECTIONS} connections"
+    for state, who in (
+        ("alone", "nobody waits"),
+        ("crowded", f"{workload.CROWD:,} wait for others"),
+    ):
+        each = crowded[state]
+        table.ours(f"{title}, {who}: requests a second", f"{each['per_s']:,.0f}")
+        table.ours(f"{title}, {who}: first byte p99", f"{each['p99_ms']:.1f} ms")
 
 
-def _latency(single: Json, rank: str) -> Row:
-    direct, sparkd = (single[way][f"{rank}_ms"] for way in ("direct", "sparkd"))
-    return (f"first byte on one connection, {rank}", f"{direct:.2f} ms", f"{sparkd:.2f} ms")
+class _Table:
+    """Rows with a cell for each way."""
+
+    def __init__(self, ways: list[str]) -> None:
+        self._ways = ways
+        self.rows: list[Row] = []
+
+    def of(self, figures: Json) -> Callable[..., None]:
+        """Adds rows of figures that each way has."""
+
+        def add(name: str, form: str, *, direct: bool = True) -> None:
+            ways = [way if direct or way != DIRECT else None for way in self._ways]
+            self.rows.append(
+                [name, *(form.format_map(figures[way]) if way else "" for way in ways)]
+            )
+
+        return add
+
+    def ours(self, name: str, figure: str) -> None:
+        """Add a row of what only sparkd does."""
+        self.rows.append([name, *(figure if way == OURS else "" for way in self._ways)])
 
 
 def text_table(results: Json) -> str:
-    table = [HEAD, *rows(results)]
-    widths = [max(len(row[column]) for row in table) for column in range(3)]
+    table = rows(results)
+    widths = [max(len(cell) for cell in column) for column in zip(*table, strict=True)]
     return "\n".join(
-        f"{row[0]:<{widths[0]}}  {row[1]:>{widths[1]}}  {row[2]:>{widths[2]}}" for row in table
+        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in table
     )
 
 
 def markdown(results: Json) -> str:
     """The part of docs/performance.md between its two marks, the marks included."""
-    lines = [f"| {' | '.join(row)} |" for row in (HEAD, ("---", "---:", "---:"), *rows(results))]
+    head, *body = rows(results)
+    rule = ["---", *("---:" for _ in head[1:])]
+    lines = [f"| {' | '.join(row)} |" for row in (head, rule, *body)]
     about = textwrap.fill(sentence(results["machine"]), 100, break_on_hyphens=False)
     return "\n".join((BEGIN, "", about, "", *lines, "", END))
 

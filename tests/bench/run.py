@@ -86,6 +86,7 @@ def run(host: Host) -> dict[str, Any]:
     subject = Subject(host)
     results: dict[str, Any] = {}
     with host.file(workload.CATALOG_FILE, workload.CATALOG), closing(subject):
+        results["ways"] = {way.name: way.title for way in subject.ways}
         results["cold_start"] = step("cold starts", partial(measure.cold_start, subject))
         results["load"] = step("load the model", partial(measure.load_model, subject))
         results["idle"] = step("idle", partial(measure.idle_cost, subject))
@@ -95,7 +96,12 @@ def run(host: Host) -> dict[str, Any]:
             )
             for count in (1, *workload.BUSY_CONNECTIONS)
         }
-        results["streams"] = step("streams", partial(measure.streams, subject))
+        big = partial(measure.requests, subject, 1, body_bytes=workload.BIG_BODY_BYTES)
+        results["big"] = step("large bodies", big)
+        results["streams"] = {
+            str(count): step(f"{count} streams", partial(measure.streams, subject, count, pace_ms))
+            for count, pace_ms in workload.STREAMS.items()
+        }
         results["crowded"] = step("a crowd that waits", partial(several.crowded, subject))
         results["swaps"] = step("swaps", partial(several.swaps, subject))
         results["idle_stop"] = step("idle stops", partial(measure.idle_stop, subject))

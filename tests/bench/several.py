@@ -56,7 +56,7 @@ def swaps(subject: Subject) -> Json:
 
 def _ask(subject: Subject, model: str) -> float:
     """One small answer, whole; the seconds it took."""
-    job = {"kind": "once", "target": subject.through_sparkd(), "expected": "echo: hello"}
+    job = {"kind": "once", "target": subject.sparkd.target, "expected": "echo: hello"}
     request = subject.chat_request(model)
     began_s = time.monotonic()
     subject.ask_generator({**job, "request": request})
@@ -74,7 +74,7 @@ def crowded(subject: Subject) -> Json:
         "expected": "echo: hello",
         "warm_s": WARM_S,
         "measure_s": BUSY_S,
-        "target": subject.through_sparkd(),
+        "target": subject.sparkd.target,
     }
     rounds: list[Json] = []
     with host.file(SETTINGS_FILE, WAIT_SETTINGS):
@@ -84,9 +84,11 @@ def crowded(subject: Subject) -> Json:
         endless = {"stream": True, "fake": {"tokens": 100_000, "pace_ms": 1000}}
         with _open(subject, [subject.chat_request(MODEL, **endless)]):
             for _ in range(ROUNDS):
-                alone = watched(subject, job)
+                alone = watched(subject, subject.sparkd, job)
                 with _waiting(subject):
-                    rounds.append({"alone": alone, "crowded": watched(subject, job)})
+                    rounds.append(
+                        {"alone": alone, "crowded": watched(subject, subject.sparkd, job)}
+                    )
         host.stop_models()
     result: Json = {"rounds": rounds}
     for way in ("alone", "crowded"):

@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is measured: one booted host with its daemon, its engine and a load generator beside them.
+"""What is measured: the ways to one engine in a booted host, and a load generator beside them.
 
 Owns which core each of them runs on, how a job reaches the generator, and how memory and CPU time
 are read (from the kernel's own counters, from outside the host). It decides no workload.
+
+Another gateway to compare with is one more `Way`: start it in the host as a unit of its own
+(`systemd-run --unit=NAME ...`), let it pass on to the engine's socket, and add it to `ways`.
 """
 
 from __future__ import annotations
@@ -12,10 +15,13 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tests.system.hosts import Guest, Host, chat_body
+
+from .workload import MODEL
 
 LOAD = Path(__file__).with_name("load.py")
 PORT = 8009
@@ -28,8 +34,43 @@ class BenchError(Exception):
     """The run ends: a figure would not mean what its name says."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Way:
+    """How requests reach the engine, and whose CPU time and memory that takes."""
+
+    name: str
+    title: str
+    target: Json
+    """Where the generator connects to."""
+    cgroup: Path | None = None
+    """Of all processes that stand between; None when there are none."""
+
+    def pids(self) -> list[int]:
+        """Of those processes, as this machine numbers them."""
+        return _pids(self.cgroup) if self.cgroup is not None else []
+
+    def rss_bytes(self) -> int:
+        return sum(_status_bytes(pid, "VmRSS") for pid in self.pids())
+
+    def cpu_s(self) -> float:
+        """CPU time since they were started."""
+        return _cpu_s(self.cgroup) if self.cgroup is not None else 0.0
+
+    def kept_waiting_s(self) -> float:
+        """How long their main threads have been ready to run while others had their core."""
+        return sum(
+            int(Path(f"/proc/{pid}/task/{pid}/schedstat").read_text().split()[1]) / 1e9
+            for pid in self.pids()
+        )
+
+    def wakeups(self) -> int:
+        """How often they have gone to sleep, which is how often they had been woken."""
+        texts = (Path(f"/proc/{pid}/status").read_text() for pid in self.pids())
+        return sum(_number(text, "voluntary_ctxt_switches") for text in texts)
+
+
 class Subject:
-    """Host, daemon, engine, generator. Call `close` at the end."""
+    """Host, gateways, engine, generator. Call `close` at the end."""
 
     def __init__(self, host: Host) -> None:
         self.host = host
@@ -43,15 +84,25 @@ class Subject:
         manager = f"user.slice/user-{uid}.slice/user@{uid}.service"
         self._models = self._cgroups / manager / "sparkd.slice"
         cores = sorted(os.sched_getaffinity(0))
-        self.daemon_cores = set(cores[:1])
-        self.load_cores = set(cores[1:2] or cores)
+        self._gateway_cores = set(cores[:1])
+        self._load_cores = set(cores[1:2] or cores)
+        # The engine's own socket, as the machine outside the host sees it.
+        socket = self._root / f"run/sparkd/models/{MODEL}/api.sock"
+        self.direct = Way(name="direct", title="direct", target={"unix": str(socket)})
+        self.sparkd = Way(
+            name="sparkd",
+            title="through sparkd",
+            target={"port": PORT},
+            cgroup=self._cgroups / "system.slice/sparkd.service",
+        )
+        self.ways = (self.direct, self.sparkd)
         self._generator = subprocess.Popen(
             ["nsenter", f"--net=/proc/{leader}/ns/net", sys.executable, str(LOAD)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
-        os.sched_setaffinity(self._generator.pid, self.load_cores)
+        os.sched_setaffinity(self._generator.pid, self._load_cores)
 
     def close(self) -> None:
         """End the load generator."""
@@ -76,13 +127,6 @@ class Subject:
             raise BenchError(f"{result['wrong']} wrong answers, the first: {result['wrong_first']}")
         return result
 
-    def through_sparkd(self) -> Json:
-        return {"port": PORT}
-
-    def direct(self, model: str) -> Json:
-        """The engine's own socket, as the machine outside the host sees it."""
-        return {"unix": str(self._root / f"run/sparkd/models/{model}/api.sock")}
-
     def chat_request(self, model: str, **fields: Any) -> str:
         """A whole HTTP request that asks a model to say what it heard."""
         body = json.dumps(chat_body(model, "hello", **fields))
@@ -100,46 +144,21 @@ class Subject:
 
     # -- processes ---------------------------------------------------------------------------
 
-    def daemon_pid(self) -> int:
-        """The daemon, by its pid on this machine."""
-        pids = _pids(self._service())
-        if len(pids) != 1:
-            raise BenchError(f"sparkd.service has {len(pids)} processes instead of one")
-        return pids[0]
-
     def scope(self, model: str) -> Path:
         """The control group of a running model."""
         return self._models / f"sparkd-model-{model}.scope"
 
     def pin(self, model: str) -> None:
-        """Give the daemon a core of its own, and put the engine where the generator is."""
-        _pin(self.daemon_pid(), self.daemon_cores)
+        """Give what stands between a core of its own, and put the engine where the generator is."""
+        for way in self.ways:
+            for pid in way.pids():
+                _pin(pid, self._gateway_cores)
         for pid in _pids(self.scope(model)):
-            _pin(pid, self.load_cores)
-
-    def daemon_rss_bytes(self) -> int:
-        return _status_bytes(self.daemon_pid(), "VmRSS")
-
-    def daemon_cpu_s(self) -> float:
-        """CPU time of the daemon's control group since it was started."""
-        return _cpu_s(self._service())
-
-    def daemon_kept_waiting_s(self) -> float:
-        """How long the daemon's loop has been ready to run while something else had its core."""
-        pid = self.daemon_pid()
-        return int(Path(f"/proc/{pid}/task/{pid}/schedstat").read_text().split()[1]) / 1e9
-
-    def daemon_wakeups(self) -> int:
-        """How often the daemon has gone to sleep, which is how often it had been woken."""
-        text = Path(f"/proc/{self.daemon_pid()}/status").read_text()
-        return _number(text, "voluntary_ctxt_switches")
+            _pin(pid, self._load_cores)
 
     def last_used_at(self, model: str) -> float:
         """Wall time of the last use of a model."""
         return (self._root / f"run/sparkd/locks/{model}.activity").stat().st_mtime
-
-    def _service(self) -> Path:
-        return self._cgroups / "system.slice/sparkd.service"
 
 
 def _pids(cgroup: Path) -> list[int]:

@@ -32,9 +32,11 @@ SINGLE_REQUESTS = 1500
 BUSY_CONNECTIONS = (32, 256)
 BUSY_S = 3.0
 WARM_S = 0.5
-STREAMS = 64
 SWAPS = 8
 CROWD = 1000
 CROWD_CONNECTIONS = 32
+BIG_BODY_BYTES = 1 << 20
+BIG_REQUESTS = 100
 STREAM_TOKENS = 100
-STREAM_PACE_MS = 20
+STREAMS = {64: 20, 256: 10}
+"""So many at once, and how many milliseconds each waits from one token to the next."""
