@@ -74,7 +74,11 @@ def describe(paths: Iterable[Path], version: str) -> Json:
         "servers": [{"url": "/"}],
         "paths": dict(sorted(described.items())),
         "components": {
-            "schemas": {"Error": _ERROR, "AnthropicError": _ANTHROPIC_ERROR},
+            "schemas": {
+                "Error": _ERROR,
+                "AnthropicError": _ANTHROPIC_ERROR,
+                "EngineError": {"type": "object", "description": _OF_THE_ENGINE},
+            },
             "securitySchemes": {
                 "bearer": {"type": "http", "scheme": "bearer"},
                 "header": {"type": "apiKey", "in": "header", "name": "x-api-key"},
@@ -106,11 +110,12 @@ def _operation(path: Path) -> Json:
 
 def _inference(path: Path, name: str, template: str) -> Json:
     content: Json = {"application/json": {"schema": {"type": "object"}}}
-    properties: Json = {"model": {"type": "string", "minLength": 1}}
+    by_path = "{model}" in template
+    properties: Json = {} if by_path else {"model": {"type": "string", "minLength": 1}}
     if name in _STREAMING:
-        content["text/event-stream"] = {"schema": {"type": "string"}}
+        content["text/event-stream"] = {}
         properties["stream"] = {"type": "boolean"}
-    required = [] if "{model}" in template else ["model"]
+    required = [] if by_path else ["model"]
     kind = "application/json"
     if OPERATIONS[name].form:
         kind = "multipart/form-data"
@@ -126,7 +131,7 @@ def _inference(path: Path, name: str, template: str) -> Json:
         "requestBody": {"required": True, "content": {kind: {"schema": body}}},
         "responses": {
             "200": {"description": "The model's answer, as it came.", "content": content},
-            **_refusals(statuses),
+            **_refusals(statuses, "EngineError"),
             "4XX": engines,
             "5XX": engines,
         },
@@ -147,12 +152,13 @@ def _common(path: Path, template: str, summary: str) -> Json:
     }
 
 
-def _refusals(statuses: Iterable[int]) -> Json:
-    return {str(status): _refusal(status) for status in sorted(statuses)}
+def _refusals(statuses: Iterable[int], *other_forms: str) -> Json:
+    return {str(status): _refusal(status, other_forms) for status in sorted(statuses)}
 
 
-def _refusal(status: int) -> Json:
-    forms = [{"$ref": f"#/components/schemas/{name}"} for name in ("Error", "AnthropicError")]
+def _refusal(status: int, other_forms: Iterable[str]) -> Json:
+    names = ("Error", "AnthropicError", *other_forms)
+    forms = [{"$ref": f"#/components/schemas/{name}"} for name in names]
     said: Json = {
         "description": ERRORS[status],
         "content": {"application/json": {"schema": {"anyOf": forms}}},

@@ -158,9 +158,20 @@ def test_only_listed_paths_exist(host: Host, path: str) -> None:
     assert error["code"] == "unknown_path"
 
 
-@pytest.mark.parametrize(("method", "path"), [("GET", CHAT), ("DELETE", CHAT), ("PUT", "/healthz")])
-def test_wrong_method_is_refused(host: Host, method: str, path: str) -> None:
-    assert error_of(host.request(method, path), 405)["code"] == "bad_request"
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("GET", CHAT, "OPTIONS, POST"),
+        ("DELETE", CHAT, "OPTIONS, POST"),
+        ("PUT", "/healthz", "GET, HEAD, OPTIONS"),
+    ],
+)
+def test_wrong_method_is_refused_with_the_right_ones(
+    host: Host, method: str, path: str, allowed: str
+) -> None:
+    response = host.request(method, path)
+    assert error_of(response, 405)["code"] == "bad_request"
+    assert response.headers["allow"] == allowed
 
 
 def test_what_is_not_http_gets_a_clear_end(host: Host) -> None:

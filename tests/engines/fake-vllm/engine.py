@@ -188,6 +188,11 @@ class Engine:
         except (BadRequestError, BehaviourError) as wrong:
             reply.send(400, error_body(str(wrong), "BadRequestError", 400))
             self._completed += 1
+        except Exception as wrong:
+            # The real one looks at a whole body before it does anything with it.
+            said = f"the body has a wrong value: {type(wrong).__name__}"
+            reply.send(400, error_body(said, "BadRequestError", 400))
+            self._completed += 1
         except asyncio.CancelledError:
             self._cancelled += 1
             raise
