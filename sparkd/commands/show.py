@@ -144,7 +144,8 @@ def memory_text(shown: Shown) -> str:
         share = need.peak_bytes / host.total_bytes
         sum_text += f", {share:.2f} of {_gib(host.total_bytes)}"
     limit = host.total_bytes - host.reserve_bytes
-    gives = f"this host can give {_gib(limit)}, {_gib(host.total_bytes)} less the reserve"
+    reserve = f" less {_gib(host.reserve_bytes)} reserve" if host.reserve_bytes else ""
+    gives = f"this host can give {_gib(limit)}: {_gib(host.total_bytes)}{reserve}"
     usable = max(0, host.available_bytes - host.reserve_bytes)
     verdict = {
         "never": "it never fits",

@@ -7,6 +7,7 @@ Run as a program, this writes the generated documents anew.
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from sparkd.core.schema import Source, SourceKind, parse
 ROOT = Path(__file__).resolve().parents[2]
 CHOOSER = ROOT / "docs/models-chooser.md"
 CORRECTIONS = ROOT / "docs/reference/catalog-corrections.md"
+ERRORS = ROOT / "docs/reference/errors.md"
 IMAGES = ROOT / "docs/reference/images.md"
 CATALOG = parse(
     [
@@ -222,6 +224,30 @@ def test_every_image_says_what_it_holds_and_whether_it_is_built() -> None:
         name = image.removeprefix("localhost/sparkd-").removesuffix(":latest")
         if not (ROOT / "containerfiles" / name).is_dir():
             assert state.startswith("not built"), image
+
+
+def test_entries_that_documents_show_are_entries() -> None:
+    blocks = [
+        textwrap.dedent(block)
+        for path in sorted((ROOT / "docs").glob("*.md"))
+        for block in re.findall(r"```yaml\n(.*?)```", path.read_text(), re.DOTALL)
+    ]
+    shown = [block for block in blocks if block.startswith("# /etc/sparkd/models.d/")]
+    assert len(shown) >= 2
+    for block in shown:
+        config = parse([Source(kind=SourceKind.MODELS, name="shown.yaml", text=block)])
+        assert config.problems == ()
+        assert config.models
+
+
+def test_errors_that_troubleshooting_names_are_errors() -> None:
+    """That each code is explained, with what to do, is tested where the codes are."""
+    known = set(re.findall(r"`([a-z_]+)`", ERRORS.read_text()))
+    text = (ROOT / "docs/troubleshooting.md").read_text()
+    rows = [line.split("|")[1] for line in text.splitlines() if line.startswith("| ")]
+    named = {code for row in rows for code in re.findall(r"`([a-z]+(?:_[a-z]+)+)`", row)}
+    assert named
+    assert named <= known
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ def test_memory_is_reckoned_as_a_start_would(
 def test_the_sum_has_its_parts() -> None:
     text = show.memory_text(shown(SPEC))
     assert "needs 96.0 GiB (utilization, 0.80 of 120.0 GiB)" in text
-    assert "this host can give 116.0 GiB, 120.0 GiB less the reserve" in text
+    assert "this host can give 116.0 GiB: 120.0 GiB less 4.0 GiB reserve" in text
 
 
 def test_what_was_measured_counts_more_than_what_is_configured() -> None:
