@@ -92,7 +92,8 @@ class Daemon:
             records=runtime.records,
         )
         runtime.scheduler.on_started.append(runtime.endings.watch)
-        self._context.keys.current()  # What is wrong with them is in the journal from the start.
+        # What is wrong with them is in the journal from the start.
+        self._context.keys.current(time.monotonic())
         runtime.scheduler.on_left.append(self._context.traffic.waited)
         metrics.restore(runtime.layout, self._context.traffic)
         _log_problems(config)

@@ -23,14 +23,16 @@ log = logging.getLogger(__name__)
 
 _PACKAGE_HINT = "sudo sparkctl key rotate"
 _HINT = "sudo sparkctl key list"
+_GLANCE_S = 0.1
+"""How long a key that was revoked may still count; thousands of requests share one glance."""
 _Signature = tuple[tuple[int, ...] | None, ...]
 
 
 class KeyFiles:
     """The keys as the files have them now.
 
-    A change counts with the next request, without a restart or reload, because every request
-    glances at both files: two calls of stat(2), a few microseconds.
+    A change counts without a restart or reload, because who asks makes us glance at both files: two
+    calls of stat(2), and none within `_GLANCE_S` of the last, unless it must be known at once.
     """
 
     def __init__(self, paths: ConfigPaths, environ: Mapping[str, str]) -> None:
@@ -38,10 +40,17 @@ class KeyFiles:
         self._others = _credential(paths.keys, environ)
         self._watched = (os.fspath(self._package), os.fspath(self._others))
         self._signature: _Signature | None = None
+        self._glanced_s = -_GLANCE_S
         self._ring = Keyring()
 
-    def current(self) -> Keyring:
-        """All keys, and what is wrong with the files; that is logged once for each reading."""
+    def current(self, now_s: float, *, at_once: bool = False) -> Keyring:
+        """All keys, and what is wrong with the files; that is logged once for each reading.
+
+        `now_s` is monotonic.
+        """
+        if now_s - self._glanced_s < _GLANCE_S and not at_once:
+            return self._ring
+        self._glanced_s = now_s
         signature: _Signature = tuple(_signature(path) for path in self._watched)
         if signature != self._signature:
             # Taken before the reading: what changes meanwhile is read again at the next glance.

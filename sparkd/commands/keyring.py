@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`sparkctl key add`, `list` and `revoke`: the keys of keys.json, of which only hashes are kept.
 
-A running daemon sees each change with its next request.
+A running daemon sees each change at once.
 """
 
 from __future__ import annotations

@@ -42,7 +42,11 @@ def admitted(request: Request) -> Context:
     now_s = time.monotonic()
     context.wrong_keys.check(address, digest, now_s)
     try:
-        key = auth.identify(context.keys.current(), digest, time.time())
+        ring = context.keys.current(now_s)
+        if digest not in ring.keys:
+            # It may have been added a moment ago.
+            ring = context.keys.current(now_s, at_once=True)
+        key = auth.identify(ring, digest, time.time())
     except Unauthorized:
         if context.wrong_keys.wrong(address, now_s) == WRONG_KEYS_MOST:
             log.warning(

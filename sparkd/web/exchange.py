@@ -175,10 +175,6 @@ class Exchange:
         self.reason = error.code
         self.status = self.status or error.http_status
 
-    def tokens(self) -> dict[str, int]:
-        """What the answer, once it is over, says that it took; empty if it does not say."""
-        return self._passage.tokens() if self._passage is not None else {}
-
     def ended(self, began_s: float, told: LogRequests) -> None:
         """Count the request, and log it if that is wanted."""
         now_s = monotonic()

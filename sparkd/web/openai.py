@@ -74,11 +74,7 @@ async def infer(request: Request, rest: str) -> None:
             try:
                 await _infer(context, request, exchange)
             finally:
-                tokens = exchange.tokens()
                 meter.leave()
-                meter.used_tokens(
-                    input_tokens=tokens.get("prompt", 0), output_tokens=tokens.get("completion", 0)
-                )
         except SparkdError as error:
             if not await exchange.fail(error):
                 raise

@@ -396,6 +396,8 @@ def test_model_answers_to_its_aliases_and_to_what_the_settings_call_it(host: Hos
     wrong = host.request("POST", "/v1/audio/transcriptions", files=twice)
     assert error_of(wrong, 400)["code"] == "invalid_form"
     assert host.journal("SPARKD_EVENT=model-starting", since=cursor) == []
+    stopped = host.run("sparkctl", "stop", "org/little")
+    assert stopped.stdout == "fake-util is stopped\n"
 
 
 # What passes

@@ -121,7 +121,10 @@ def test_key_asks_no_more_in_a_minute_than_it_may_and_is_told_when_to_come_again
     other = served.request("POST", CHAT, key=None, headers=headers, json=chat_body(MODEL))
     assert (other.status_code, other.json()["error"]["type"]) == (429, "rate_limit_error")
     used = {one["name"]: one for one in served.request("GET", "/status").json()["keys"]}
-    assert (used["slow"]["requests"], used["slow"]["refused"], used["slow"]["open"]) == (2, 2, 0)
+    slow = used["slow"]
+    assert (slow["requests"], slow["refused"], slow["open"]) == (2, 2, 0)
+    assert slow["output_tokens"] == 4, "twice: echo: hello"
+    assert slow["input_tokens"] > 0
 
 
 def test_expired_key_is_refused_by_name(served: Host) -> None:

@@ -30,7 +30,7 @@ def etc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def keys(etc: Path) -> list[ApiKey]:
     paths = config_paths({"SPARKD_CONFIG_DIR": str(etc)})
-    return list(KeyFiles(paths, {}).current().keys.values())
+    return list(KeyFiles(paths, {}).current(0).keys.values())
 
 
 def test_added_key_is_printed_alone_on_the_last_line_and_kept_as_a_hash(

@@ -12,7 +12,7 @@ import pytest
 from sparkd.adapters.files import ConfigPaths, config_paths, write_atomically
 from sparkd.adapters.keyfiles import KeyFiles, read_keys, read_secrets
 from sparkd.core import apikeys
-from sparkd.core.apikeys import ApiKey, Scope
+from sparkd.core.apikeys import ApiKey, Keyring, Scope
 from sparkd.core.errors import Misconfigured
 
 LAPTOP = ApiKey(name="laptop", digest=apikeys.digest(b"of-laptop"))
@@ -33,8 +33,12 @@ def put_keys(path: Path, *keys: ApiKey) -> None:
     write_atomically(path, apikeys.write(keys).encode(), mode=0o640)
 
 
+def ring_of(files: KeyFiles) -> Keyring:
+    return files.current(0, at_once=True)
+
+
 def names(files: KeyFiles) -> list[str]:
-    return sorted(key.name for key in files.current().keys.values())
+    return sorted(key.name for key in ring_of(files).keys.values())
 
 
 def test_secrets_are_lines_without_blanks_and_comments(paths: ConfigPaths) -> None:
@@ -95,7 +99,7 @@ def test_keys_of_both_files_count_and_those_of_the_package_may_do_everything(
 ) -> None:
     put(paths.api_key, "one\ntwo\n")
     put_keys(paths.keys, LAPTOP)
-    ring = KeyFiles(paths, {}).current()
+    ring = ring_of(KeyFiles(paths, {}))
     assert ring.error is None
     assert ring.keys[LAPTOP.digest] == LAPTOP
     for secret in (b"one", b"two"):
@@ -114,7 +118,7 @@ def test_credentials_go_before_the_files_of_their_names(paths: ConfigPaths, tmp_
     put(credentials / "keys.json", apikeys.write([DESK]), mode=0o400)
     files = KeyFiles(paths, environ)
     assert names(files) == ["api-key", "desk"]
-    assert apikeys.digest(b"from-credential") in files.current().keys
+    assert apikeys.digest(b"from-credential") in ring_of(files).keys
 
 
 def test_every_way_to_change_a_file_is_noticed_at_the_next_glance(paths: ConfigPaths) -> None:
@@ -129,11 +133,25 @@ def test_every_way_to_change_a_file_is_noticed_at_the_next_glance(paths: ConfigP
         in_place.write(apikeys.write([DESK]))
     assert names(files) == ["api-key", "desk"]
     paths.api_key.chmod(0o644)
-    assert files.current().error is not None
+    assert ring_of(files).error is not None
     paths.api_key.chmod(0o640)
-    assert files.current().error is None
+    assert ring_of(files).error is None
     paths.keys.unlink()
     assert names(files) == ["api-key"]
+
+
+def test_files_are_glanced_at_ten_times_a_second_and_whenever_it_matters(
+    paths: ConfigPaths,
+) -> None:
+    put(paths.api_key, "one\n")
+    files = KeyFiles(paths, {})
+    before = files.current(100.0)
+    put_keys(paths.keys, LAPTOP)
+    assert files.current(100.09) is before
+    assert LAPTOP.digest in files.current(100.11).keys
+    paths.keys.unlink()
+    assert LAPTOP.digest in files.current(100.19).keys
+    assert LAPTOP.digest not in files.current(100.19, at_once=True).keys
 
 
 def test_files_that_did_not_change_are_not_read_again(
@@ -141,9 +159,9 @@ def test_files_that_did_not_change_are_not_read_again(
 ) -> None:
     put(paths.api_key, "one\n")
     files = KeyFiles(paths, {})
-    first = files.current()
+    first = ring_of(files)
     monkeypatch.setattr("builtins.open", None)
-    assert files.current() is first
+    assert ring_of(files) is first
 
 
 def test_one_wrong_file_takes_nothing_from_the_keys_of_the_other(
@@ -155,16 +173,16 @@ def test_one_wrong_file_takes_nothing_from_the_keys_of_the_other(
     with caplog.at_level(logging.ERROR):
         assert names(files) == names(files) == ["api-key"]
     assert len(caplog.records) == 1
-    assert "keys.json is not JSON" in str(files.current().error)
+    assert "keys.json is not JSON" in str(ring_of(files).error)
     put(paths.api_key, "")
     put_keys(paths.keys, LAPTOP)
     assert names(files) == ["laptop"]
-    assert "holds no key" in str(files.current().error)
+    assert "holds no key" in str(ring_of(files).error)
 
 
 def test_key_of_the_package_may_be_missing_where_there_are_others(paths: ConfigPaths) -> None:
     files = KeyFiles(paths, {})
-    assert "there is no API key file" in str(files.current().error)
+    assert "there is no API key file" in str(ring_of(files).error)
     put_keys(paths.keys, LAPTOP)
-    assert files.current().error is None
+    assert ring_of(files).error is None
     assert os.listdir(paths.keys.parent) == ["keys.json"]
