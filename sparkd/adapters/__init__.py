@@ -3,6 +3,8 @@
 
 import sys
 
-# httpx loads its own command line, with rich, click and pygments, wherever Debian has those: 7 MiB
-# and tens of milliseconds for nothing. It goes without where that import fails, as it does now.
-sys.modules.setdefault("httpx._main", None)  # type: ignore[arg-type]
+# What these libraries load if it happens to be there, as on Debian: the command line of httpx, bars
+# of progress for podman-py, a second guess at encodings for requests. 13 MiB of the daemon's memory
+# and tens of milliseconds, for nothing; each goes without where the import fails, as it does now.
+for _needless in ("httpx._main", "rich", "chardet"):
+    sys.modules.setdefault(_needless, None)  # type: ignore[arg-type]
