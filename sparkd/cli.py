@@ -63,6 +63,8 @@ _COMMANDS = {
     "status": ("sparkd.commands.status", "run"),
     "preload": ("sparkd.commands.preload", "run"),
     "run": ("sparkd.commands.run", "run"),
+    "smoke": ("sparkd.commands.smoke", "run"),
+    "soak": ("sparkd.commands.soak", "run"),
     "pull": ("sparkd.commands.pull", "run"),
     "images": ("sparkd.commands.images", "run"),
     "build": ("sparkd.commands.build", "run"),

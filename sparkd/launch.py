@@ -76,8 +76,7 @@ class Launcher:
         Raises Misconfigured (image, weights, files) or HostError; then nothing is left.
         """
         names = Names(spec.model_id)
-        _check_weights(spec)
-        _check_files(spec, self.layout)
+        check_sources(spec, self.layout)
         await self.remove(names)
         try:
             await self.arm_load_timer(names, spec.load_timeout_s + spec.idle_timeout_s)
@@ -281,6 +280,12 @@ async def _said(container_id: str) -> str:
     """The last lines of a model's log, as the end of an error message."""
     lines = await last_lines(container_id, count=8)
     return "; its last words: " + " | ".join(lines) if lines else ""
+
+
+def check_sources(spec: ModelSpec, layout: Layout) -> None:
+    """Raise Misconfigured when weights or files of a model are not there to be read."""
+    _check_weights(spec)
+    _check_files(spec, layout)
 
 
 def _check_weights(spec: ModelSpec) -> None:

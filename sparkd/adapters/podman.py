@@ -137,6 +137,10 @@ class Podman:
         """One container by id or name, or None when there is no such container."""
         return await self._call(lambda client: _inspected(client, container))
 
+    async def has_image(self, image: str) -> bool:
+        """Whether an image is in this user's storage, as an entry names it."""
+        return await self._call(lambda client: bool(client.images.exists(image)))
+
     async def models(self) -> list[ContainerReading]:
         """Every container that carries our label, running or not."""
 

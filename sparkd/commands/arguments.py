@@ -51,6 +51,13 @@ class Options:
     image: str = ""
     options: tuple[str, ...] = ()
     prompt: tuple[str, ...] = ()
+    utility: str = ""
+    default: str = ""
+    vision: str = ""
+    coder: str = ""
+    concurrency: int | None = None
+    answer: int | None = None
+    tiers: tuple[int, ...] = ()
 
 
 class _Parser(argparse.ArgumentParser):
@@ -102,6 +109,8 @@ _COMMANDS = {
     "status": "show the socket, the service, the GPU and what runs",
     "preload": "start the models that preload in sparkd.yaml names",
     "run": "ask a model, and print what it answers",
+    "smoke": "ask one model of each kind, and say what works",
+    "soak": "find how long a context a model takes, by trying",
     "pull": "fetch the weights and files of a model",
     "images": "list the images that models need, and which are there",
     "build": "make an image from its recipe",
@@ -151,7 +160,7 @@ def _parser() -> _Parser:
     parsers["models"].add_argument(
         "--all", action="store_true", help="also those that the catalog has disabled, and why"
     )
-    for name in ("show", "start", "stop", "pin", "unpin", "run", "pull", "logs"):
+    for name in ("show", "start", "stop", "pin", "unpin", "run", "soak", "pull", "logs"):
         parsers[name].add_argument("model", metavar="MODEL", help="its id, as in: sparkctl models")
     parsers["stop"].add_argument(
         "--now",
@@ -161,12 +170,9 @@ def _parser() -> _Parser:
     parsers["doctor"].add_argument(
         "--strict", action="store_true", help="end with 1 for warnings too"
     )
-    parsers["run"].add_argument(
-        "prompt",
-        metavar="PROMPT",
-        nargs="*",
-        help="what to ask (default: what stdin has; on a terminal, a conversation)",
-    )
+    _add_run(parsers["run"])
+    _add_smoke(parsers["smoke"])
+    _add_soak(parsers["soak"])
     _add_build(parsers["build"])
     _add_integrate(parsers["integrate"])
     events = parsers["events"]
@@ -197,6 +203,38 @@ def _add_build(parser: argparse.ArgumentParser) -> None:
         nargs="*",
         default=(),
         help="behind --, for podman build: -- --build-arg JOBS=4",
+    )
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "prompt",
+        metavar="PROMPT",
+        nargs="*",
+        help="what to ask (default: what stdin has; on a terminal, a conversation)",
+    )
+
+
+def _add_smoke(parser: argparse.ArgumentParser) -> None:
+    for kind in ("utility", "default", "vision", "coder"):
+        parser.add_argument(
+            f"--{kind}", metavar="MODEL", default="", help=f"the model of the row {kind}"
+        )
+
+
+def _add_soak(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--concurrency", type=_count, metavar="N", help="requests at once (default: 5)"
+    )
+    parser.add_argument(
+        "--answer", type=_count, metavar="TOKENS", help="length of each answer (default: 256)"
+    )
+    parser.add_argument(
+        "--tiers",
+        type=_counts,
+        metavar="TOKENS,...",
+        default=(),
+        help="prompt lengths to try (default: from an eighth to all of the context window)",
     )
 
 
@@ -277,6 +315,10 @@ def _scope(text: str) -> Scope:
     if text not in list(Scope):
         raise argparse.ArgumentTypeError(f"{text!r} is not one of {', '.join(Scope)}")
     return Scope(text)
+
+
+def _counts(text: str) -> tuple[int, ...]:
+    return tuple(_count(word) for word in text.split(","))
 
 
 def _sentence(text: str) -> str:

@@ -27,7 +27,7 @@ class Exit(IntEnum):
     """The exit codes; the text is what the documentation says of each."""
 
     OK = 0, "done, or the answer is yes"
-    NO = 1, "the answer is no: `check` or `doctor` found problems"
+    NO = 1, "the answer is no: `check` or `doctor` found problems, `smoke` or `soak` failed"
     USAGE = 2, "the command line is wrong"
     NOT_FOUND = 3, "there is no such model, or key"
     START_FAILED = 4, "the model did not start"

@@ -171,6 +171,10 @@ class Layout:
     def stats_dir(self) -> Path:
         return self.state_dir / "stats"
 
+    def soak_file(self, names: Names) -> Path:
+        """What `sparkctl soak` found of a model."""
+        return self.state_dir / "soak" / f"{names.escaped}.json"
+
     @property
     def failures_dir(self) -> Path:
         return self.runtime_dir / "failures"

@@ -40,6 +40,19 @@ def test_real_model_runs_in_its_scope_without_a_network(served: Host, first_answ
     assert served.run("flock", "-n", "/run/sparkd/gpu.lock", "true", check=False).returncode == 1
 
 
+def test_soak_of_the_real_model_makes_prompts_to_measure_and_finds_the_end_of_its_context(
+    served: Host, first_answer: str
+) -> None:
+    words = ("--tiers", "400,2100", "--concurrency", "2", "--answer", "8")
+    done = served.run("sparkctl", "soak", "--json", MODEL, *words, check=False)
+    assert done.returncode == 1
+    report = json.loads(done.stdout)
+    assert (report["highest_clean"], report["first_failing"]) == (400, 2100)
+    clean, failing = report["tiers"]
+    assert 370 < clean["prompt_tokens"] <= 400
+    assert "context" in failing["problem"]
+
+
 def test_real_stream_comes_in_pieces_and_ends_whole(served: Host, first_answer: str) -> None:
     key = served.key
 

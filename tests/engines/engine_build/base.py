@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The root tree on which both engine images stand: a small Debian 12 with Python 3.11.
+"""The root tree on which the engine images stand: a small Debian 12 with Python 3.11.
 
 Owns its package list and its tarball in the cache. It is Debian 12 on every host, because the
 engines' wheels are for that Python.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from nspawn_host import cache, roottree
@@ -19,12 +20,16 @@ UNREAD = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "/usr/s
 RECIPE = "2"
 
 
-def tarball() -> Path:
-    key = cache.key_of(RECIPE, SUITE, *PACKAGES, *UNREAD)
-    return cache.entry(f"engines/base-{SUITE}-{key}.tar", _bootstrap)
+def tarball(*also: str) -> Path:
+    """Return the tarball, with further packages for an image that needs them."""
+    packages = [*PACKAGES, *also]
+    key = cache.key_of(RECIPE, SUITE, *packages, *UNREAD)
+    return cache.entry(
+        f"engines/base-{SUITE}-{key}.tar", lambda unfinished: _bootstrap(unfinished, packages)
+    )
 
 
-def _bootstrap(unfinished: Path) -> None:
+def _bootstrap(unfinished: Path, packages: Sequence[str]) -> None:
     roottree.install_tools()
     uri, keyring = roottree._mirror()
     say(f"install the engines' {SUITE} base system")
@@ -34,7 +39,7 @@ def _bootstrap(unfinished: Path) -> None:
             "--mode=root",
             "--variant=minbase",
             "--format=tar",
-            f"--include={','.join(PACKAGES)}",
+            f"--include={','.join(packages)}",
             *(f"--dpkgopt=path-exclude={pattern}" for pattern in UNREAD),
             *(f"--aptopt={option}" for option in roottree._apt_options()),
             # Rootless Podman could not make the device nodes; a container brings its own.

@@ -14,7 +14,7 @@ from pathlib import Path
 from nspawn_host.console import HostError
 from nspawn_host.roottree import Suite
 
-from . import base, fake, vllm, weights
+from . import base, fake, llamacpp, vllm, weights
 
 TERMINATED = 128 + signal.SIGTERM
 
@@ -22,6 +22,8 @@ PRODUCTS: dict[str, Callable[[Suite], Path]] = {
     "base": lambda _suite: base.tarball(),
     "fake": lambda _suite: fake.archive(),
     "vllm": vllm.archive,
+    "llama": lambda _suite: llamacpp.archive(),
+    "gguf": lambda _suite: llamacpp.weights(),
     "model": lambda _suite: weights.directory(),
 }
 
@@ -51,8 +53,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "what",
         choices=[*PRODUCTS, "all"],
-        help="base: the root tree of both images; fake, vllm: image archives for podman load;"
-        " model: a directory of weights",
+        help="base: the root tree of the images; fake, vllm, llama: image archives for podman"
+        " load; model, gguf: directories of weights",
     )
     parser.add_argument(
         "--suite",

@@ -41,6 +41,7 @@ class Behaviour:
     ignore_signals: str = ""
     stop_seconds: float = 0.0
 
+    context_tokens: int = 0
     tokens: int = 0
     fill: bool = True
     pace_ms: float = 0.0

@@ -259,6 +259,11 @@ class Engine:
             wants_usage=bool((body.get("stream_options") or {}).get("include_usage")),
             call=call,
         )
+        wanted = answer.prompt_tokens + answer.words.count
+        if 0 < behaviour.context_tokens < wanted:
+            raise BadRequestError(
+                f"The context has {behaviour.context_tokens} tokens, {wanted} are wanted."
+            )
         dialect = DIALECTS[path](answer)
         try:
             if body.get("stream"):
