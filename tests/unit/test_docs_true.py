@@ -14,7 +14,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from sparkd.adapters.journal import Event
-from sparkd.core.errors import SparkdError
+from sparkd.core.errors import Busy, SparkdError
+from sparkd.scheduler import _BUSY_HINTS
 
 ROOT = Path(__file__).resolve().parents[2]
 REFERENCE = ROOT / "docs" / "reference"
@@ -40,6 +41,8 @@ def rows(document: str) -> Iterator[list[str]]:
 
 def codes() -> Iterator[tuple[str, int]]:
     """Every code that an error of sparkd can have, with the status of its class."""
+    # The refusals of the queue are one error, whose codes stand with their hints.
+    yield from ((code, Busy.http_status) for code in _BUSY_HINTS)
     for module, tree in modules():
         for error in vars(module).values():
             ours = isinstance(error, type) and issubclass(error, SparkdError)
