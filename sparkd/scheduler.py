@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -36,10 +37,9 @@ _SLOW_LOOK_S = 5.0
 """How often the whole world is read anew although nothing seems to have changed."""
 _FIRST_NOTICE_S = 2.0
 """Quick refusals still get their own HTTP status: a notice commits the answer to 200."""
-_NOTICE_S = 5.0
+_NOTICE_S = (4.0, 6.0)  # Not the same for all: a crowd that came at once would stop the loop.
 _RETRY_S = 0.5
 """After a turn that turned out to be none, so that two processes do not chase each other."""
-
 
 _BUSY_HINTS = {
     "busy": "ask for the model that is loaded, or set busy: wait in /etc/sparkd/sparkd.yaml",
@@ -202,7 +202,7 @@ class Scheduler:
             if waiter.done():
                 return
             await on_wait(self._progress(entry, entry.waiters[waiter]))
-            pause_s = _NOTICE_S
+            pause_s = random.uniform(*_NOTICE_S)
         await asyncio.wait([waiter])
 
     def _progress(self, entry: Entry, since_s: float) -> Progress:

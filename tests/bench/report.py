@@ -75,7 +75,7 @@ def _add_several(table: _Table, results: Json) -> None:
     ):
         each = crowded[state]
         table.ours(f"{title}, {who}: requests a second", f"{each['per_s']:,.0f}")
-        table.ours(f"{title}, {who}: first byte p99", f"{each['p99_ms']:.1f} ms")
+        table.ours(f"{title}, {who}: CPU for 1,000", f"{each['cpu_s_per_1000']:.3f} s")
 
 
 class _Table:

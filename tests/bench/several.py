@@ -94,7 +94,9 @@ def crowded(subject: Subject) -> Json:
     for way in ("alone", "crowded"):
         result[way] = {
             "per_s": median(each[way]["per_s"] for each in rounds),
-            "p99_ms": median(each[way]["first_byte_ms"]["p99"] for each in rounds),
+            "cpu_s_per_1000": median(
+                each[way]["cpu_s"] / each[way]["total"] * 1000 for each in rounds
+            ),
         }
     return result
 
