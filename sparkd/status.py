@@ -6,6 +6,7 @@ Looks only: a status reading never wakes, holds or counts as use of a model.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Mapping
 
@@ -207,6 +208,7 @@ def reference_state(described: Mapping[str, object], config: Config) -> dict[str
         "lastSeenMs": {model["id"]: _ms(model["last_used_at"]) for model in models},
         "busyWith": next((model["id"] for model in models if model["in_use"]), None),
         "now": _ms(described["now"]),
+        "tasks": len(asyncio.all_tasks()),
         **described,
     }
 

@@ -148,6 +148,7 @@ def test_hundred_clients_that_leave_the_queue_leave_nothing_behind(host: Host) -
     cursor, key = host.cursor(), host.key
     pid = int(host.sh("systemctl show -p MainPID --value sparkd.service"))
     before = len(host.run("ls", f"/proc/{pid}/fd").stdout.split())
+    tasks_before = host.request("GET", "/debug/state").json()["tasks"]
 
     async def leave_early() -> None:
         async def one(number: int) -> None:
@@ -164,8 +165,9 @@ def test_hundred_clients_that_leave_the_queue_leave_nothing_behind(host: Host) -
         lambda: len(host.run("ls", f"/proc/{pid}/fd").stdout.split()) <= before + 2,
         "descriptors are back",
     )
-    status = host.request("GET", "/status").json()
-    assert status["queue"] == []
+    state = host.request("GET", "/debug/state").json()
+    assert state["queue"] == []
+    assert state["tasks"] <= tasks_before
     assert starts(host, cursor) == []
     assert resident(host) == {"fake-b"}
 
@@ -232,7 +234,7 @@ def test_full_queue_refuses_with_a_true_retry_after_and_names_who_is_in_the_way(
 
 def test_state_holder_queue_deadline_and_memory_are_told_wherever_one_looks(host: Host) -> None:
     host.configure(SETTINGS.replace("max_wait: 5s", "max_wait: 60s"))
-    stream = Stream(host, "fake-b", tokens=60, pace_ms=100)
+    stream = Stream(host, "fake-b", tokens=600, pace_ms=100)
     stream.wait_first()
     waiter = Stream(host, "fake-c", tokens=1, pace_ms=1)
     host.wait_until(lambda: host.request("GET", "/status").json()["queue"] != [], "one waits")
@@ -255,9 +257,9 @@ def test_state_holder_queue_deadline_and_memory_are_told_wherever_one_looks(host
     (shown,) = json.loads(host.sh("sparkctl ps --json"))
     assert (shown["id"], shown["state"], shown["in_use"]) == ("fake-b", "ready", True)
     assert shown["idle_check_at"] is not None
-    for each in (stream, waiter):
-        each.wait()
-        assert each.whole
+    stream.leave()
+    waiter.wait()
+    assert waiter.whole
 
 
 def test_busy_reject_refuses_at_once_and_loads_nothing(host: Host) -> None:
