@@ -27,7 +27,8 @@ BACKLOG_MAX_S = 3600.0
 """How far back a listener may ask."""
 _PENDING_MAX = 2000
 """Events that a listener has not taken yet; one that lets more of them gather is dropped."""
-_RESTART_PAUSE_S = 1.0
+_RESTART_PAUSES_S = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
+"""journalctl ends when journald is being replaced; without a journal it ends at once."""
 _CHATTY = (Event.REQUEST, Event.IDLE_CHECK)
 """Told only to those who ask for them."""
 
@@ -119,6 +120,7 @@ class EventFeed:
 
     async def _read(self, since_us: int) -> None:
         wanted = [event.message_id for event in Event if self._chatty or event not in _CHATTY]
+        pauses_s = list(_RESTART_PAUSES_S)
         while True:
             since = f"--since=@{since_us / 1e6:.6f}"
             async with contextlib.aclosing(follow(since, *events(wanted, os.getuid()))) as lines:
@@ -127,10 +129,13 @@ class EventFeed:
                     if happening is None:
                         continue
                     since_us = max(since_us, happening.at_us)
+                    pauses_s = list(_RESTART_PAUSES_S)
                     for listener in self._listeners:
                         listener.put(happening)
-            log.warning("journalctl ended; listeners to events wait for the next one")
-            await asyncio.sleep(_RESTART_PAUSE_S)
+            if not pauses_s:
+                log.warning("there is no journal to be read: nobody is told of events")
+                return
+            await asyncio.sleep(pauses_s.pop(0))
 
 
 def _is_chatty(happening: Happening) -> bool:
