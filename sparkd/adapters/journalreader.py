@@ -11,16 +11,20 @@ import asyncio
 import contextlib
 import os
 from collections.abc import AsyncGenerator, Sequence
+from pathlib import Path
 
 from sparkd.core.names import Names
 
+_MACHINE_ID = Path("/etc/machine-id")
 _LINE_LIMIT_BYTES = 1 << 20
 """An entry may quote the last words of a model; a longer line is left out."""
 
 
 def follow(*arguments: str) -> AsyncGenerator[bytes]:
     """The lines of `journalctl --follow ARGUMENTS`, as they come; ends when journalctl does."""
-    return read("--follow", *arguments)
+    # Without --merge systemd 252 follows this boot only, by an id of the boot that is another one
+    # within a sandbox in a container.
+    return read("--merge", "--follow", *arguments)
 
 
 async def read(*arguments: str) -> AsyncGenerator[bytes]:
@@ -54,9 +58,11 @@ async def read(*arguments: str) -> AsyncGenerator[bytes]:
 def events(message_ids: Sequence[str], uid: int) -> list[str]:
     """What makes journalctl print sparkd's own entries of these kinds, and nobody else's.
 
-    Any program may write SPARKD_EVENT; _UID is journald's own word.
+    Any program may write SPARKD_EVENT; _UID is journald's own word, as is the host.
     """
     matches = [f"MESSAGE_ID={message_id}" for message_id in message_ids]
+    with contextlib.suppress(OSError):
+        matches.append(f"_MACHINE_ID={_MACHINE_ID.read_text().strip()}")
     return ["--output=json", "--all", f"_UID={uid}", *matches]
 
 

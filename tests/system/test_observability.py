@@ -182,6 +182,8 @@ def test_what_is_logged_changes_without_a_restart(host: Host) -> None:
     def logged(setting: str) -> list[str]:
         host.run("tee", "/etc/sparkd/sparkd.yaml", input=f"{SETTINGS}log_requests: {setting}\n")
         host.run("systemctl", "reload", "sparkd.service")
+        # It returns when the signal is sent.
+        time.sleep(0.5)
         cursor = host.cursor()
         host.chat("nobody")
         answer_of(host.chat("fake-util"))
