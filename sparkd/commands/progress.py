@@ -33,6 +33,15 @@ def run(work: Coroutine[Any, Any, T], doing: Callable[[], str]) -> T:
         raise KeyboardInterrupt from None
 
 
+def run_quietly(work: Coroutine[Any, Any, T]) -> T:
+    """The result of work that tells by itself how it goes on."""
+    try:
+        return asyncio.run(work)
+    except asyncio.CancelledError:
+        # Ctrl-C, where a library cancelled the work once more (anyio of Debian 12).
+        raise KeyboardInterrupt from None
+
+
 async def _watched(work: Coroutine[Any, Any, T], doing: Callable[[], str]) -> T:
     loop, whole = asyncio.get_running_loop(), asyncio.current_task()
     assert whole is not None

@@ -7,14 +7,13 @@ it answers, goes to stderr. Ctrl-C ends the answer, and with it the work of the 
 
 from __future__ import annotations
 
-import asyncio
 import json
 import sys
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from sparkd.commands import gateway, output
+from sparkd.commands import gateway, output, progress
 from sparkd.commands.arguments import Options
 from sparkd.commands.exits import Exit, UsageError
 from sparkd.core.errors import SparkdError
@@ -91,7 +90,7 @@ class Chat:
         self._messages.append({"role": "user", "content": prompt})
         answer = Answer()
         try:
-            asyncio.run(self._receive(answer, Screen() if shown else None))
+            progress.run_quietly(self._receive(answer, Screen() if shown else None))
         except BaseException:
             self._messages.pop()
             raise

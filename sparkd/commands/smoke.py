@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from sparkd.commands import catalog, gateway, identity, output
+from sparkd.commands import catalog, gateway, identity, output, progress
 from sparkd.commands.arguments import Options
 from sparkd.commands.exits import Exit
 from sparkd.core.errors import Misconfigured, SparkdError
@@ -116,7 +116,7 @@ def run(options: Options) -> Exit:
     config = catalog.load()
     given = {name: getattr(options, name) for name in KINDS}
     named = {name: catalog.find(config, model) for name, model in given.items() if model}
-    rows = asyncio.run(_run(config, named, url, key))
+    rows = progress.run_quietly(_run(config, named, url, key))
     if options.json:
         output.print_json([asdict(row) for row in rows])
     else:

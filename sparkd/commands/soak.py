@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from sparkd.commands import catalog, gateway, identity, output
+from sparkd.commands import catalog, gateway, identity, output, progress
 from sparkd.commands.arguments import Options
 from sparkd.commands.exits import Exit
 from sparkd.core.errors import HostError, RequestError, SparkdError
@@ -53,7 +53,7 @@ def run(options: Options) -> Exit:
     spec, layout = catalog.find(catalog.load(), options.model), catalog.layout()
     answer_tokens = options.answer or _ANSWER_TOKENS
     soak = Soak(spec, url, key, options.concurrency or _CONCURRENCY, answer_tokens)
-    report = asyncio.run(soak.run(_tiers(spec, options, answer_tokens)))
+    report = progress.run_quietly(soak.run(_tiers(spec, options, answer_tokens)))
     value = {"at": output.timestamp(time.time()), **as_json(report)}
     path = _keep(layout, spec, value)
     if options.json:
