@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -199,6 +200,8 @@ class Podman:
 @contextlib.contextmanager
 def _mapped_errors(api_socket: Path) -> Iterator[None]:
     """The one place that turns podman-py's and requests' errors into ours."""
+    # Debian 12's requests says of Debian 12's charset_normalizer that it does not fit.
+    warnings.filterwarnings("ignore", message=".*doesn't match a supported version")
     import requests
     from podman.errors import APIError, ImageNotFound, PodmanError
 
