@@ -15,7 +15,7 @@ deb=sparkd_${version}_all.deb
 say() { printf 'deb: %s\n' "$*" >&2; }
 
 # What the package is made of; changes elsewhere in the tree rebuild nothing.
-parts=(LICENSE README.md containerfiles etc packaging sparkd units)
+parts=(LICENSE README.md containerfiles docs/reference etc packaging sparkd units)
 
 list_inputs() {
     git -c safe.directory='*' ls-files -z --cached --others --exclude-standard -- "${parts[@]}" \
@@ -79,9 +79,16 @@ for wheel in "$wheels"/*.whl; do
     unzip -q "$wheel" -d "$tree/carried"
 done
 rm -rf "$tree/carried/podman/tests"
-# Archives name modes as their makers had them.
-chmod -R u=rwX,go=rX "$tree/carried"
+# What a wheel says of itself is for pip, except name and version. Licences are in debian/copyright.
+find "$tree"/carried/*.dist-info -type f ! -path '*.dist-info/METADATA' -delete
+find "$tree"/carried/*.dist-info -type d -empty -delete
+# The same bytes from the same sources: modes are neither those that archives name nor those of the
+# clone's umask, and no file is older or newer than the changelog's last entry.
+chmod -R u=rwX,go=rX "$tree"
 find "$tree/carried" -type f -exec chmod a-x {} +
+SOURCE_DATE_EPOCH=$(dpkg-parsechangelog --file "$tree/debian/changelog" --show-field Timestamp)
+export SOURCE_DATE_EPOCH
+find "$tree" -exec touch --no-dereference --date="@$SOURCE_DATE_EPOCH" {} +
 
 if ! (cd "$tree" && dpkg-buildpackage --build=all --unsigned-source --unsigned-changes) \
     >"$work/log" 2>&1; then

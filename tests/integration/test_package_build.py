@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the built package promises before it is installed: form, pages, the same bytes each time."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+CACHE = Path(os.environ.get("SPARKD_CACHE", Path.home() / ".cache/sparkd"))
+
+
+def output(*command: str | Path, cwd: Path = ROOT, **environ: str) -> str:
+    """What a command printed, errors included; it must end well."""
+    done = subprocess.run(
+        list(map(str, command)),
+        cwd=cwd,
+        env={**os.environ, **environ},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, f"{command[0]} ended with {done.returncode}:\n{done.stdout}"
+    return done.stdout
+
+
+def built(tree: Path) -> Path:
+    (deb,) = (tree / "dist").glob("sparkd_*_all.deb")
+    return deb
+
+
+@pytest.fixture(scope="module")
+def deb() -> Path:
+    output(ROOT / "packaging/build-deb.sh")
+    return built(ROOT)
+
+
+@pytest.fixture(scope="module")
+def unpacked(deb: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    tree = tmp_path_factory.mktemp("unpacked")
+    output("dpkg-deb", "-x", deb, tree)
+    return tree
+
+
+def test_lintian_finds_nothing_and_no_override_is_idle(deb: Path) -> None:
+    strict = ("--pedantic", "--display-info", "--display-experimental")
+    failing = "--fail-on=error,warning,info,pedantic,experimental"
+    assert output("lintian", "--allow-root", *strict, failing, deb) == ""
+
+
+def test_every_command_unit_and_file_has_a_manual_page(unpacked: Path) -> None:
+    pages = {path.name.removesuffix(".gz") for path in unpacked.glob("usr/share/man/man*/*")}
+    units = [
+        path.name
+        for kind in ("system", "user")
+        for path in (unpacked / "usr/lib/systemd" / kind).iterdir()
+    ]
+    programs = [path.name for path in unpacked.glob("usr/libexec/sparkd/*")]
+    generators = [path.name for path in unpacked.glob("usr/lib/systemd/system-generators/*")]
+    commands = [path.name for path in unpacked.glob("usr/bin/*")]
+    settings = [path.name for path in unpacked.glob("etc/sparkd/*.yaml")]
+    assert all((units, programs, commands, settings))
+    wanted = {f"{name}.8" for name in [*units, *programs, *generators]}
+    wanted |= {f"{name}.1" for name in commands} | {f"{name}.5" for name in settings}
+    assert wanted <= pages
+
+
+def test_manual_pages_read_without_a_warning_and_say_what_they_are(unpacked: Path) -> None:
+    pages = [path for path in unpacked.glob("usr/share/man/man*/*") if not path.is_symlink()]
+    assert pages
+    for page in pages:
+        text = output("man", "--warnings", "-l", page, LC_ALL="C.UTF-8", MANWIDTH="80")
+        # So groff names what it complains of.
+        assert "<standard input>" not in text
+        assert "](" not in text, "a link came through as Markdown"
+        for heading in ("NAME", "DESCRIPTION", "SEE ALSO"):
+            assert f"\n{heading}\n" in text
+        # What whatis(1) knows is the line that it can read out of the page.
+        assert "nothing appropriate" not in output("lexgrog", page)
+
+
+def test_same_sources_make_the_same_bytes_elsewhere_later_and_under_another_umask(
+    deb: Path, tmp_path: Path
+) -> None:
+    elsewhere = tmp_path / "another" / "place"
+    listed = output("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard")
+    for name in filter(None, listed.split("\0")):
+        source, copy = ROOT / name, elsewhere / name
+        if source.is_file():
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source, copy, follow_symlinks=False)
+            copy.chmod(source.stat().st_mode & 0o700, follow_symlinks=copy.is_file())
+            os.utime(copy, (1, 1), follow_symlinks=False)
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    for wheels in CACHE.glob("wheels-*"):
+        (cache / wheels.name).symlink_to(wheels)
+
+    build = "umask 077; exec packaging/build-deb.sh"
+    environ = {"SPARKD_CACHE": str(cache), "TZ": "Pacific/Kiritimati", "LC_ALL": "C"}
+    output("bash", "-c", build, cwd=elsewhere, **environ)
+
+    assert built(elsewhere).read_bytes() == deb.read_bytes()
