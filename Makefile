@@ -56,7 +56,8 @@ bench: venv deb ## measure against the fake engine, side by side; prints, assert
 tools: ## the programs that the tests call, by apt where they are missing
 	@python3 -c 'import ensurepip' 2>/dev/null || missing=python3-venv; \
 	for tool in git:git systemd-analyze:systemd dbus-daemon:dbus node:nodejs npm:npm \
-	    chromium:chromium lintian:lintian man:man-db; do \
+	    chromium:chromium lintian:lintian man:man-db \
+	    zsh:zsh fish:fish; do \
 	    command -v "$${tool%%:*}" >/dev/null || missing="$$missing $${tool##*:}"; done; \
 	if [ -n "$$missing" ]; then echo "tools: installing$$missing"; \
 	    apt-get update -qq && apt-get install -y -qq --no-install-recommends $$missing; fi

@@ -69,7 +69,7 @@ class _Parser(argparse.ArgumentParser):
 
 def parse(words: Sequence[str]) -> Options:
     """Read a command line. Raises UsageError; --help and --version print and exit."""
-    parser = _parser()
+    parser = make_parser()
     _check_names(words)
     options = vars(parser.parse_args(words))
     command = " ".join(options.pop(name) for name in ("command", "group") if name in options)
@@ -137,7 +137,8 @@ CLIENTS = ("opencode", "cline", "openwebui", "continue", "env")
 """What `integrate` can write for; `core.integrations` says how."""
 
 
-def _parser() -> _Parser:
+def make_parser() -> argparse.ArgumentParser:
+    """All of the command line; what shells complete is made from it too."""
     parser = _Parser(
         prog="sparkctl",
         description=_DESCRIPTION,
