@@ -49,8 +49,8 @@ rounds: tools venv deb ## races, as often as docs/reliability.md says: two model
 	    $(PYTEST) tests/system/test_rounds.py --timeout 4000 -s
 
 .PHONY: bench
-bench: venv deb ## measure against the fake engine, side by side; prints, asserts nothing
-	$(VENV)/bin/python tests/bench/run.py
+bench: venv deb ## measure beside other gateways; prints, asserts nothing (BENCH=--alone: without them)
+	$(VENV)/bin/python tests/bench/run.py $(BENCH)
 
 .PHONY: tools
 tools: ## the programs that the tests call, by apt where they are missing

@@ -17,6 +17,7 @@ from .workload import (
     BIG_REQUESTS,
     BUSY_S,
     COLD_STARTS,
+    CROWDED_STREAMS,
     IDLE_S,
     MODEL,
     ROUNDS,
@@ -92,7 +93,7 @@ def requests(subject: Subject, connections: int, *, body_bytes: int = 0) -> Json
         job["measure_s"] = BUSY_S
     else:
         job["requests"] = BIG_REQUESTS if body_bytes else SINGLE_REQUESTS
-    rounds = [_in_turns(subject, job, turn) for turn in range(ROUNDS)]
+    rounds = [_in_turns(subject, job, turn, subject.ways) for turn in range(ROUNDS)]
     result: Json = {"rounds": rounds}
     for way in subject.ways:
         mine = [each[way.name] for each in rounds]
@@ -119,9 +120,10 @@ def streams(subject: Subject, connections: int, pace_ms: int) -> Json:
         "request": subject.chat_request(MODEL, **fields),
         "words": STREAM_TOKENS,
     }
-    rounds = [_in_turns(subject, job, turn) for turn in range(ROUNDS)]
+    ways = tuple(way for way in subject.ways if not way.slow or connections < CROWDED_STREAMS)
+    rounds = [_in_turns(subject, job, turn, ways) for turn in range(ROUNDS)]
     result: Json = {"rounds": rounds, "offered_per_s": connections * 1000 / pace_ms}
-    for way in subject.ways:
+    for way in ways:
         mine = [each[way.name] for each in rounds]
         result[way.name] = {
             "ttft_p50_ms": median(each["ttft_ms"]["p50"] for each in mine),
@@ -154,11 +156,11 @@ def idle_stop(subject: Subject) -> Json:
     return {"s": late_s, "median_s": median(late_s)}
 
 
-def _in_turns(subject: Subject, job: Json, turn: int) -> Json:
+def _in_turns(subject: Subject, job: Json, turn: int, ways: tuple[Way, ...]) -> Json:
     """The same job by every way; which one is first changes from round to round."""
-    first = turn % len(subject.ways)
-    ways = subject.ways[first:] + subject.ways[:first]
-    return {way.name: watched(subject, way, {**job, "target": way.target}) for way in ways}
+    first = turn % len(ways)
+    turned = ways[first:] + ways[:first]
+    return {way.name: watched(subject, way, {**job, "target": way.target}) for way in turned}
 
 
 def watched(subject: Subject, way: Way, job: Json) -> Json:

@@ -89,9 +89,10 @@ class _Table:
         """Adds rows of figures that each way has."""
 
         def add(name: str, form: str, *, direct: bool = True) -> None:
-            ways = [way if direct or way != DIRECT else None for way in self._ways]
+            shown = [way in figures and (direct or way != DIRECT) for way in self._ways]
+            cells = zip(self._ways, shown, strict=True)
             self.rows.append(
-                [name, *(form.format_map(figures[way]) if way else "" for way in ways)]
+                [name, *(form.format_map(figures[w]) if is_ else "" for w, is_ in cells)]
             )
 
         return add

@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """`make bench`: boot a host with the fake engine, measure sparkd beside it, print the figures.
 
-SPARKD_TEST_HOST names a host that runs already; then nothing is booted or ended. No figure is
-judged; the run fails only when an answer was wrong, because then there is nothing to measure.
+SPARKD_TEST_HOST names a host that runs already; then nothing is booted or ended. `--alone` leaves
+out the other gateways. No figure is judged; the run fails only when an answer was wrong, because
+then there is nothing to measure.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,10 +31,11 @@ from tests.bench import (  # noqa: E402 (the path is set above)
     machine,
     measure,
     report,
+    rivals,
     several,
     workload,
 )
-from tests.bench.subject import BenchError, Subject  # noqa: E402
+from tests.bench.subject import BenchError, Subject, Way  # noqa: E402
 from tests.system.hosts import HOST, Host  # noqa: E402
 
 RESULTS = ROOT / "build/bench"
@@ -85,10 +88,15 @@ def run(host: Host) -> dict[str, Any]:
     host.stop_models()
     subject = Subject(host)
     results: dict[str, Any] = {}
-    with host.file(workload.CATALOG_FILE, workload.CATALOG), closing(subject):
-        results["ways"] = {way.name: way.title for way in subject.ways}
+    with ExitStack() as held:
+        held.enter_context(host.file(workload.CATALOG_FILE, workload.CATALOG))
+        held.enter_context(closing(subject))
         results["cold_start"] = step("cold starts", partial(measure.cold_start, subject))
         results["load"] = step("load the model", partial(measure.load_model, subject))
+        if "--alone" not in sys.argv[1:]:
+            subject.ways += held.enter_context(_rivals(subject))
+        results["ways"] = {way.name: way.title for way in subject.ways}
+        subject.pin(workload.MODEL)
         results["idle"] = step("idle", partial(measure.idle_cost, subject))
         results["requests"] = {
             str(count): step(
@@ -109,6 +117,17 @@ def run(host: Host) -> dict[str, Any]:
     host.close()
     results["machine"] = {**described, "load_after": machine.load_average()}
     return results
+
+
+@contextmanager
+def _rivals(subject: Subject) -> Iterator[tuple[Way, ...]]:
+    """The other gateways, started beside sparkd."""
+    print("bench: start other gateways ...", file=sys.stderr, flush=True)
+    with (
+        tempfile.TemporaryDirectory(prefix="sparkd-bench-") as directory,
+        rivals.started(subject, Path(directory)) as ways,
+    ):
+        yield ways
 
 
 def step(name: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:

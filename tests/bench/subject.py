@@ -4,8 +4,7 @@
 Owns which core each of them runs on, how a job reaches the generator, and how memory and CPU time
 are read (from the kernel's own counters, from outside the host). It decides no workload.
 
-Another gateway to compare with is one more `Way`: start it in the host as a unit of its own
-(`systemd-run --unit=NAME ...`), let it pass on to the engine's socket, and add it to `ways`.
+Another gateway to compare with is one more `Way`: `rivals` starts those there are.
 """
 
 from __future__ import annotations
@@ -43,18 +42,26 @@ class Way:
     target: Json
     """Where the generator connects to."""
     cgroup: Path | None = None
-    """Of all processes that stand between; None when there are none."""
+    """Of all processes that stand between, where they have one of their own."""
+    roots: tuple[int, ...] = ()
+    """The processes that stand between, where they have none; their children count too."""
+    slow: bool = False
+    """Left out where it would take minutes."""
 
     def pids(self) -> list[int]:
         """Of those processes, as this machine numbers them."""
-        return _pids(self.cgroup) if self.cgroup is not None else []
+        if self.cgroup is not None:
+            return _pids(self.cgroup)
+        return [pid for root in self.roots for pid in tree(root)]
 
     def rss_bytes(self) -> int:
         return sum(_status_bytes(pid, "VmRSS") for pid in self.pids())
 
     def cpu_s(self) -> float:
         """CPU time since they were started."""
-        return _cpu_s(self.cgroup) if self.cgroup is not None else 0.0
+        if self.cgroup is not None:
+            return _cpu_s(self.cgroup)
+        return sum(_ticks(pid) for pid in self.pids()) / os.sysconf("SC_CLK_TCK")
 
     def kept_waiting_s(self) -> float:
         """How long their main threads have been ready to run while others had their core."""
@@ -87,15 +94,15 @@ class Subject:
         self._gateway_cores = set(cores[:1])
         self._load_cores = set(cores[1:2] or cores)
         # The engine's own socket, as the machine outside the host sees it.
-        socket = self._root / f"run/sparkd/models/{MODEL}/api.sock"
-        self.direct = Way(name="direct", title="direct", target={"unix": str(socket)})
+        self.socket = self._root / f"run/sparkd/models/{MODEL}/api.sock"
+        self.direct = Way(name="direct", title="direct", target={"unix": str(self.socket)})
         self.sparkd = Way(
             name="sparkd",
             title="through sparkd",
             target={"port": PORT},
             cgroup=self._cgroups / "system.slice/sparkd.service",
         )
-        self.ways = (self.direct, self.sparkd)
+        self.ways: tuple[Way, ...] = (self.direct, self.sparkd)
         self._generator = subprocess.Popen(
             ["nsenter", f"--net=/proc/{leader}/ns/net", sys.executable, str(LOAD)],
             stdin=subprocess.PIPE,
@@ -159,6 +166,22 @@ class Subject:
     def last_used_at(self, model: str) -> float:
         """Wall time of the last use of a model."""
         return (self._root / f"run/sparkd/locks/{model}.activity").stat().st_mtime
+
+
+def tree(pid: int) -> list[int]:
+    """A process and all that it started, as far as they live."""
+    found = [pid]
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            for child in task.read_text().split():
+                found += tree(int(child))
+    return found
+
+
+def _ticks(pid: int) -> int:
+    """CPU time of a process, in clock ticks."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12])
 
 
 def _pids(cgroup: Path) -> list[int]:

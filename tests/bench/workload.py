@@ -40,3 +40,5 @@ BIG_REQUESTS = 100
 STREAM_TOKENS = 100
 STREAMS = {64: 20, 256: 10}
 """So many at once, and how many milliseconds each waits from one token to the next."""
+CROWDED_STREAMS = 256
+"""From so many on, gateways that are known to be slow are left out."""
