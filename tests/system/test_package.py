@@ -212,8 +212,8 @@ def test_units_pass_systemds_own_check(installed: Machine) -> None:
 
 
 def test_exposure_of_the_services_is_low(installed: Machine) -> None:
-    for service in ("sparkd.service", "sparkd-drop-caches.service"):
-        installed.shell(f"systemd-analyze security --threshold=15 {service}")
+    for name in ("sparkd", "sparkd-drop-caches", "sparkd-preload"):
+        installed.shell(f"systemd-analyze security --threshold=12 {name}.service")
 
 
 def test_subordinate_ids_avoid_those_of_others(bare: Machine) -> None:
