@@ -14,7 +14,8 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 from alone import KEY, Gateway
-from peers import CHUNKED, DEADLINE_S, HELLO, OK, Peer, Script, Serve, Server, left, until
+
+from .peers import CHUNKED, DEADLINE_S, HELLO, OK, Peer, Script, Serve, Server, left, until
 
 pytestmark = pytest.mark.integration
 

@@ -18,11 +18,12 @@ from pathlib import Path
 import httpx
 import pytest
 import uvloop
-from peers import CHUNKED, DEADLINE_S, HELLO, OK, Peer, Script, Serve, Server, left, until
 
 from sparkd.adapters import transport as transport_module
 from sparkd.adapters.transport import Exchange, LocalTransport
 from sparkd.core.http1 import AnswerReader
+
+from .peers import CHUNKED, DEADLINE_S, HELLO, OK, Peer, Script, Serve, Server, left, until
 
 pytestmark = pytest.mark.integration
 
