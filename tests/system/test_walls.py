@@ -304,3 +304,10 @@ def test_other_user_of_the_host_is_kept_out(walled: Host, attempt: str) -> None:
     other = "setpriv --reuid=65534 --regid=65534 --clear-groups"
     words = f"export SPARKD=$(id -u sparkd); {other} sh -c {attempt!r}"
     assert walled.run("bash", "-c", words, check=False).returncode != 0
+
+
+def test_model_that_ignores_every_signal_still_has_to_go(walled: Host) -> None:
+    answer_of(walled.chat("fake-stubborn"))
+    walled.run("sparkctl", "stop", "fake-stubborn")
+    assert walled.sh("pgrep -f '[f]ake-ignore-signals'", check=False) == ""
+    walled.run("flock", "-n", "/run/sparkd/lane.lock", "true")
