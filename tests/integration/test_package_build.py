@@ -3,10 +3,14 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 import subprocess
+import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,7 +39,7 @@ def built(tree: Path) -> Path:
     return deb
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", autouse=True)
 def deb() -> Path:
     output(ROOT / "packaging/build-deb.sh")
     return built(ROOT)
@@ -107,3 +111,55 @@ def test_same_sources_make_the_same_bytes_elsewhere_later_and_under_another_umas
     output("bash", "-c", build, cwd=elsewhere, **environ)
 
     assert built(elsewhere).read_bytes() == deb.read_bytes()
+
+
+def sbom(unpacked: Path) -> dict[str, dict[str, Any]]:
+    """The packages that the list names, by the names with which package managers know them."""
+    document = json.loads((unpacked / "usr/share/doc/sparkd/sbom.spdx.json").read_text())
+    refs = {one["SPDXID"]: one for one in document["packages"]}
+    related = {one["relatedSpdxElement"] for one in document["relationships"]}
+    assert set(refs) == related, "each is described, contained or depended on"
+    return {
+        one["externalRefs"][0]["referenceLocator"]: one
+        for one in refs.values()
+        if one["name"] != "sparkd"
+    }
+
+
+def test_list_of_parts_has_every_carried_wheel_with_hash_and_licence(unpacked: Path) -> None:
+    listed = {
+        name: one["checksums"][0]["checksumValue"]
+        for name, one in sbom(unpacked).items()
+        if name.startswith("pkg:pypi/")
+    }
+    pinned = re.findall(
+        r"^(\S+)==(\S+) .*\n.*sha256:(\w+)$",
+        (ROOT / "packaging/vendor.txt").read_text(),
+        re.MULTILINE,
+    )
+    assert listed == {f"pkg:pypi/{name}@{version}": digest for name, version, digest in pinned}
+    carried = {path.name for path in unpacked.glob("usr/lib/sparkd/*.dist-info")}
+    names = {f"{name.replace('-', '_')}-{version}.dist-info" for name, version, _ in pinned}
+    assert carried == names
+    licences = {one["licenseConcluded"] for one in sbom(unpacked).values() if "checksums" in one}
+    assert licences == {"Apache-2.0", "MIT", "Unlicense", "LicenseRef-public-domain"}
+
+
+def test_list_of_parts_has_every_dependency(deb: Path, unpacked: Path) -> None:
+    depends = output("dpkg-deb", "-f", deb, "Depends")
+    names = {one.split()[0].split(":")[0] for one in re.split(r"[,|]", depends)}
+    listed = {name for name in sbom(unpacked) if name.startswith("pkg:deb/")}
+    assert listed == {f"pkg:deb/debian/{name}" for name in names}
+
+
+def test_copyright_names_whoever_the_carried_wheels_name() -> None:
+    copyright_ = (ROOT / "packaging/debian/copyright").read_text()
+    wheels = [path for place in CACHE.glob("wheels-*") for path in place.glob("*.whl")]
+    assert wheels
+    for wheel in wheels:
+        with zipfile.ZipFile(wheel) as archive:
+            texts = [
+                archive.read(name).decode() for name in archive.namelist() if "LICENSE" in name
+            ]
+        for holder in re.findall(r"^Copyright (?:\(c\) )?(\d.*)$", "\n".join(texts), re.MULTILINE):
+            assert holder in copyright_, wheel.name

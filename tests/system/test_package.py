@@ -211,6 +211,18 @@ def test_units_pass_systemds_own_check(installed: Machine) -> None:
     assert installed.out(f"systemd-analyze --user verify --man=no {user_units}", "sparkd") == ""
 
 
+def test_own_test_of_the_package_passes(installed: Machine) -> None:
+    """What autopkgtest would run, on a host as it would make one."""
+    installed.verb("cp", str(ROOT / "packaging/debian/tests/smoke"), "/root/smoke")
+    assert installed.out("sh /root/smoke 2>&1").endswith("smoke: all is well")
+    try:
+        installed.shell("echo 'nonsense: 1' >>/etc/sparkd/sparkd.yaml")
+        assert installed.shell("sh /root/smoke", check=False).returncode == 1
+    finally:
+        installed.shell("sed -i '/^nonsense/d' /etc/sparkd/sparkd.yaml")
+        installed.shell("systemctl stop sparkd.socket sparkd.service")
+
+
 def test_exposure_of_the_services_is_low(installed: Machine) -> None:
     for name in ("sparkd", "sparkd-drop-caches", "sparkd-preload"):
         installed.shell(f"systemd-analyze security --threshold=12 {name}.service")

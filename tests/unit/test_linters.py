@@ -111,6 +111,11 @@ def test_units_are_what_systemd_understands(kind: str, option: str, tmp_path: Pa
     )
 
 
+def test_changelog_is_as_wide_as_debian_has_it() -> None:
+    lines = (ROOT / "packaging/debian/changelog").read_text().splitlines()
+    assert [line for line in lines if len(line) > 80] == []
+
+
 def test_every_source_names_its_licence() -> None:
     def is_source(name: Path, text: str) -> bool:
         known = name.suffix in SOURCE_SUFFIXES or name.name in SOURCE_NAMES
