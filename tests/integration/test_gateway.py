@@ -13,8 +13,8 @@ import struct
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
-from alone import KEY, Gateway
 
+from .alone import KEY, Gateway
 from .peers import CHUNKED, DEADLINE_S, HELLO, OK, Peer, Script, Serve, Server, left, until
 
 pytestmark = pytest.mark.integration
