@@ -51,17 +51,17 @@ def _split(arguments: list[str]) -> tuple[list[str], str, list[str]]:
 
 
 def _up(options: argparse.Namespace) -> None:
-    roottree.install_tools()
     guest = Guest(options.name)
     record = guest.read()
     suite = roottree.Suite(options.suite or (record.suite if record else roottree.Suite.TRIXIE))
+    roottree.install_tools(build=not roottree.is_built(suite))
     # Before the lock: building an engine image boots a host too.
     wanted = Wanted() if options.no_deb else parts.build(suite, Engine(options.engine))
     with cache.lock(f"host-{guest.name}"):
         record = guest.read()
         _refuse_other_kind(guest, record, suite, packaged=not options.no_deb)
         if record is None or not record.furnished:
-            _make(guest, suite, packaged=not options.no_deb)
+            _make(guest, Record(suite=suite, packaged=not options.no_deb, binds=options.bind))
         elif not guest.responds():
             guest.stop(grace_s=0)
             guest.boot()
@@ -87,15 +87,15 @@ def _refuse_other_kind(
     )
 
 
-def _make(guest: Guest, suite: roottree.Suite, *, packaged: bool) -> None:
+def _make(guest: Guest, record: Record) -> None:
     """Make the host anew, up to where later changes can be applied one by one."""
     _delete(guest)
     guest.dir.mkdir(parents=True)
-    roottree.unpack(suite, guest.root)
+    roottree.unpack(roottree.Suite(record.suite), guest.root)
     furnish.prepare_tree(guest.root, guest.name)
-    guest.write(Record(suite=suite, packaged=packaged))
+    guest.write(record)
     guest.boot()
-    if not packaged:
+    if not record.packaged:
         furnish.make_user(guest)
     guest.update(furnished=True)
 
@@ -196,6 +196,13 @@ def _parser() -> argparse.ArgumentParser:
     up.add_argument("--suite", choices=[*roottree.Suite], help="default: trixie")
     up.add_argument("--engine", choices=[*Engine], default=Engine.FAKE, help="default: %(default)s")
     up.add_argument("--no-deb", action="store_true", help="a plain host with a sparkd user only")
+    up.add_argument(
+        "--bind",
+        action="append",
+        default=[],
+        metavar="SOURCE[:TARGET[:ro]]",
+        help="show the host a file, directory or device node of this machine (may be repeated)",
+    )
     run = verb("run", _run, "run a command inside: host run [--name N] [--user U] -- CMD...")
     run.add_argument("--user", default="root", help="default: %(default)s")
     down = verb("down", _down, "end the host and delete it")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from . import cache
 from .console import say
-from .guest import Guest
+from .guest import Guest, controllers
 
 USER = "sparkd"
 
@@ -24,8 +24,6 @@ _MASKED_UNITS = (
 )
 
 _FILES = {
-    # The machine keeps its controllers on cgroup v1, so a pids limit cannot be set.
-    "etc/containers/containers.conf.d/50-test-host.conf": "[containers]\npids_limit = 0\n",
     # The node that systemd-nspawn makes has the machine's mode, 0600; pasta needs to open it.
     "etc/tmpfiles.d/50-test-host.conf": "c /dev/net/tun 0666 - - - 10:200\nz /dev/net/tun 0666\n",
     # Podman finds a GPU by this description; the node is a harmless one.
@@ -42,6 +40,10 @@ devices:
     "etc/resolv.conf": "",
 }
 
+# For a machine that keeps its controllers on cgroup v1: there a pids limit cannot be set.
+_NO_PIDS_LIMIT = {
+    "etc/containers/containers.conf.d/50-test-host.conf": "[containers]\npids_limit = 0\n",
+}
 
 # Podman 4.3 would choose the vfs driver, which copies every layer in full.
 _STORAGE_CONF = '[storage]\\ndriver = "overlay"\\n'
@@ -53,7 +55,8 @@ def prepare_tree(root: Path, hostname: str) -> None:
     (root / "etc/hosts").write_text(f"127.0.0.1 localhost {hostname}\n::1 localhost\n")
     for unit in _MASKED_UNITS:
         (root / "etc/systemd/system" / unit).symlink_to("/dev/null")
-    for name, text in _FILES.items():
+    files = _FILES if "pids" in controllers() else {**_FILES, **_NO_PIDS_LIMIT}
+    for name, text in files.items():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)

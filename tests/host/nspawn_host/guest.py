@@ -29,6 +29,8 @@ _BOOT_LIMIT_S = 60.0
 DOWN_GRACE_S = 5.0
 REBOOT_GRACE_S = 100.0
 _KILL_LIMIT_S = 20.0
+_WHOLE_PROC = "/run/test-host/proc"
+_CONTROLLERS = ("cpu", "io", "memory", "pids")
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -40,6 +42,7 @@ class Record:
     packaged: bool
     furnished: bool = False
     have: list[str] = field(default_factory=list)
+    binds: list[str] = field(default_factory=list)
     nspawn_pid: int = 0
     nspawn_start_ticks: int = 0
 
@@ -173,6 +176,7 @@ class Guest:
         say(f"boot host '{self.name}'")
         self._sweep()
         cgroup = self._unified()
+        _hand_down_controllers()
         cgroup.mkdir(exist_ok=True)
         with self.console_log.open("ab") as log:
             process = subprocess.Popen(
@@ -185,6 +189,9 @@ class Guest:
             )
         self.update(nspawn_pid=process.pid, nspawn_start_ticks=_start_ticks(process.pid) or 0)
         self._await_started(process)
+        # A container may mount a /proc only while a whole one is to be seen, and systemd-nspawn has
+        # covered parts of the host's own.
+        self.run("sh", "-c", f"mkdir -p {_WHOLE_PROC} && mount -t proc proc {_WHOLE_PROC}")
         for user in sorted((self.root / "var/lib/systemd/linger").glob("*")):
             # logind starts these managers on its own time; a host is up when they are.
             unit = f"user@$(id -u {user.name}).service"
@@ -255,9 +262,7 @@ class Guest:
 
     def _unified(self) -> Path:
         """Return the host's control group in the unified hierarchy."""
-        for hierarchy in _cgroup_hierarchies("cgroup2"):
-            return hierarchy / self.group
-        raise HostError("this machine has no cgroup v2 mount", "mount -t cgroup2 none DIR")
+        return _top_of_cgroups() / self.group
 
     def _nspawn_argv(self) -> list[str]:
         return [
@@ -277,6 +282,7 @@ class Guest:
             "--link-journal=no",
             "--resolv-conf=off",
             "--timezone=off",
+            *_bind_options(self.record().binds),
         ]
 
     def _account(self, user: str) -> tuple[int, str]:
@@ -298,6 +304,39 @@ def _cgroup_hierarchies(kind: str | None = None) -> Iterator[Path]:
         used = fs_type == "cgroup2" or (fs_type == "cgroup" and "name=systemd" in options)
         if used and kind in {None, fs_type}:
             yield Path(mount.split()[4])
+
+
+def controllers() -> set[str]:
+    """Return what a host can limit: the controllers that this machine has on cgroup v2."""
+    there = (_top_of_cgroups() / "cgroup.controllers").read_text().split()
+    return {name for name in there if name in _CONTROLLERS}
+
+
+def _hand_down_controllers() -> None:
+    """Let the control groups of hosts have them."""
+    handed_down = _top_of_cgroups() / "cgroup.subtree_control"
+    for name in sorted(controllers() - set(handed_down.read_text().split())):
+        try:
+            handed_down.write_text(f"+{name}")
+        except OSError as error:
+            say(f"hosts have no {name} controller: {error.strerror}")
+
+
+def _top_of_cgroups() -> Path:
+    for hierarchy in _cgroup_hierarchies("cgroup2"):
+        return hierarchy
+    raise HostError("this machine has no cgroup v2 mount", "mount -t cgroup2 none DIR")
+
+
+def _bind_options(binds: Sequence[str]) -> Iterator[str]:
+    """Yield nspawn's options for `SOURCE[:TARGET[:ro]]`.
+
+    A mount below a source stays out: it is bound by itself, or not meant to be seen.
+    """
+    for bind in binds:
+        source, target, mode = [*bind.split(":"), "", ""][:3]
+        option = "--bind-ro" if mode == "ro" else "--bind"
+        yield f"{option}={source}:{target or source}:norbind"
 
 
 def _start_in(cgroup: Path) -> list[str]:

@@ -28,6 +28,7 @@ _ENGINES = _REPOSITORY / "tests" / "engines"
 class Engine(StrEnum):
     """Which inference engines a host can start."""
 
+    NONE = "none"
     FAKE = "fake"
     VLLM = "vllm"
     BOTH = "both"
@@ -60,11 +61,11 @@ def build(suite: Suite, engine: Engine) -> Wanted:
 
 def _package() -> Part:
     with cache.lock("package"):
-        deb = _newest_deb()
+        deb = newest_deb()
         if deb is None:
             say("build the package: make deb")
             _run_visibly(["make", "deb"])
-            deb = _newest_deb()
+            deb = newest_deb()
     if deb is None:
         raise HostError("'make deb' left no dist/sparkd_*.deb")
     return Part(
@@ -72,7 +73,7 @@ def _package() -> Part:
     )
 
 
-def _newest_deb() -> Path | None:
+def newest_deb() -> Path | None:
     found = (_REPOSITORY / "dist").glob("sparkd_*.deb")
     return max(found, key=lambda path: path.stat().st_mtime, default=None)
 

@@ -41,14 +41,16 @@ _PYTHON = """
 _TOOLS = "util-linux curl iproute2 procps nftables ca-certificates strace lsof adduser jq"
 PACKAGES = sorted(f"{_BOOT} {_PODMAN} {_PYTHON} {_TOOLS}".split())
 
-_NEEDED_COMMANDS = {"systemd-nspawn": "systemd-container", "mmdebstrap": "mmdebstrap"}
+_BOOTS = {"systemd-nspawn": "systemd-container"}
+_BUILDS = {"mmdebstrap": "mmdebstrap"}
 _DEFAULT_KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 _SCALAR_OPTION = re.compile(r'^Acquire::((http|https|Check-|Retries|ForceIP).*) "(.*)";$')
 
 
-def install_tools() -> None:
-    """Install on this machine what builds and boots hosts, if it is missing."""
-    missing = [pkg for command, pkg in _NEEDED_COMMANDS.items() if not shutil.which(command)]
+def install_tools(*, build: bool = True) -> None:
+    """Install on this machine what boots hosts and, with `build`, what makes their trees."""
+    needed = {**_BOOTS, **_BUILDS} if build else _BOOTS
+    missing = [pkg for command, pkg in needed.items() if not shutil.which(command)]
     if not missing:
         return
     if os.geteuid() != 0:
@@ -67,8 +69,16 @@ def install_tools() -> None:
 
 def tarball(suite: Suite) -> Path:
     """Return the tarball of a freshly installed system, built now unless it is in the cache."""
-    key = cache.key_of(_RECIPE, suite, *PACKAGES)
-    return cache.entry(f"trees/{suite}-{key}.tar", lambda unfinished: _bootstrap(suite, unfinished))
+    return cache.entry(_entry(suite), lambda unfinished: _bootstrap(suite, unfinished))
+
+
+def is_built(suite: Suite) -> bool:
+    """Say whether the tarball is in the cache."""
+    return (cache.cache_dir() / _entry(suite)).exists()
+
+
+def _entry(suite: Suite) -> str:
+    return f"trees/{suite}-{cache.key_of(_RECIPE, suite, *PACKAGES)}.tar"
 
 
 def unpack(suite: Suite, target: Path) -> None:
