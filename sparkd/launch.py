@@ -25,7 +25,7 @@ from typing import Any
 
 from sparkd.adapters.faults import reach
 from sparkd.adapters.host import LockTable, ProcessWatch, free_port
-from sparkd.adapters.journal import NOTICE, Event, fields, last_lines
+from sparkd.adapters.journal import NOTICE, Event, fields, killed_for_memory, last_lines
 from sparkd.adapters.podman import ContainerReading, Podman
 from sparkd.adapters.systemd import UserManager
 from sparkd.adapters.upstream import Upstream
@@ -220,12 +220,15 @@ class Launcher:
         await self._give_up(spec, instance, names)
         if reading is not None and reading.exit_code == EXIT_GPU_TAKEN:
             return self._gpu_taken(spec)
-        exit_code = "an unknown code" if reading is None else f"code {reading.exit_code}"
-        error = StartCrashed(
-            f"model {spec.model_id!r} exited with {exit_code} while it started"
-            + await _said(instance.container_id),
-            hint=f"sparkctl logs {spec.model_id}",
-        )
+        if await killed_for_memory(names.scope, instance.started_at):
+            error = _out_of_memory(spec)
+        else:
+            exit_code = "an unknown code" if reading is None else f"code {reading.exit_code}"
+            error = StartCrashed(
+                f"model {spec.model_id!r} exited with {exit_code} while it started"
+                + await _said(instance.container_id),
+                hint=f"sparkctl logs {spec.model_id}",
+            )
         _log_failed(spec, error)
         return error
 
@@ -271,6 +274,16 @@ async def _healthy_or_ended(instance: Instance) -> bool:
         await upstream.close()
 
 
+def _out_of_memory(spec: ModelSpec) -> StartCrashed:
+    limit = spec.memory_max_bytes
+    return StartCrashed(
+        f"model {spec.model_id!r} was killed by the kernel while it started: "
+        + (f"it used more memory than its memory_max, {limit >> 20} MiB" if limit else "no memory"),
+        hint="raise memory_max of its entry" if limit else "journalctl -k --grep='Out of memory'",
+        code="killed_for_memory",
+    )
+
+
 def _log_failed(spec: ModelSpec, error: SparkdError) -> None:
     extra = fields(Event.MODEL_FAILED, model=spec.model_id, reason=error.code)
     log.error("%s", error.message, extra=extra)
@@ -297,6 +310,13 @@ def _check_weights(spec: ModelSpec) -> None:
             else f"put them there, readable by the user sparkd: ls -l {spec.weights.path}",
             code="weights_missing",
         )
+    sealed = _sealed(spec.weights.path) if spec.weights is not None else None
+    if sealed is not None:
+        raise Misconfigured(
+            f"weights of model {spec.model_id!r} cannot be read: {sealed}",
+            hint=f"sudo chmod -R a+rX {sealed.parent}",
+            code="weights_unreadable",
+        )
 
 
 def _check_files(spec: ModelSpec, layout: Layout) -> None:
@@ -311,6 +331,12 @@ def _check_files(spec: ModelSpec, layout: Layout) -> None:
                 else f"put it there, readable by the user sparkd: ls -l {path}",
                 code="files_missing",
             )
+
+
+def _sealed(weights: Path) -> Path | None:
+    """A file of the weights that this user may not read; the engine's own word on it is obscure."""
+    files = weights.iterdir() if weights.is_dir() else (weights,)
+    return next((file for file in files if not os.access(file, os.R_OK)), None)
 
 
 def _readable(path: Path) -> bool:

@@ -25,7 +25,9 @@ _KEY = re.compile(r"\b(sk-|bearer )[A-Za-z0-9._~+/=-]{6,}", re.IGNORECASE)
 _PRIORITY = {logging.CRITICAL: 2, logging.ERROR: 3, logging.WARNING: 4, logging.INFO: 6}
 NOTICE = 25
 """Between INFO and WARNING: the state of a model changed (syslog's notice)."""
-_LAST_LINES_TIMEOUT_S = 3.0
+_READING_TIMEOUT_S = 3.0
+_UNIT_OOM = "fe6faa94e7774663a0da52717891d8ef"
+"""SD_MESSAGE_UNIT_OUT_OF_MEMORY of sd-messages.h."""
 
 
 class Event(Enum):
@@ -194,16 +196,27 @@ def set_level(level: int) -> None:
 
 async def last_lines(container_id: str, count: int = 20) -> list[str]:
     """The last lines that a container's processes wrote, oldest first; empty when unreadable."""
+    # Podman logs its own events under the same id; only conmon carries the output.
+    return await _lines(f"--lines={count}", f"CONTAINER_ID_FULL={container_id}", "_COMM=conmon")
+
+
+async def killed_for_memory(unit: str, since: float) -> bool:
+    """Whether the kernel has killed a process of a user unit for memory since that wall time.
+
+    systemd says so when it looks at the unit's control group, which is gone soon after.
+    """
+    said = await _lines(f"--since=@{since:.0f}", f"USER_UNIT={unit}", f"MESSAGE_ID={_UNIT_OOM}")
+    return bool(said)
+
+
+async def _lines(*arguments: str) -> list[str]:
     process = await asyncio.create_subprocess_exec(
-        *("journalctl", "--quiet", "--output=cat", f"--lines={count}"),
-        f"CONTAINER_ID_FULL={container_id}",
-        # Podman logs its own events under the same id; only conmon carries the output.
-        "_COMM=conmon",
+        *("journalctl", "--quiet", "--output=cat", *arguments),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,
     )
     try:
-        async with asyncio.timeout(_LAST_LINES_TIMEOUT_S):
+        async with asyncio.timeout(_READING_TIMEOUT_S):
             output, _ = await process.communicate()
     except TimeoutError:
         with contextlib.suppress(ProcessLookupError):
