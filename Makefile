@@ -19,6 +19,10 @@ demo: deb ## show it all on a booted host: ask a model, watch it start, answer a
 deb: ## build dist/sparkd_*.deb
 	packaging/build-deb.sh
 
+.PHONY: wheel
+wheel: ## build dist/sparkd-*.tar.gz and dist/sparkd-*.whl, for development
+	packaging/build-wheel.sh
+
 .PHONY: test
 test: tools venv deb ## everything, unit to system
 	$(PYTEST) tests -m "not long"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import stat
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,10 @@ MAX_FILE_BYTES = 1 << 20
 """No catalog file comes near; a file that does was put there by mistake."""
 
 
+SHARE = Path(sys.prefix) / "share/sparkd"
+"""What comes with sparkd: /usr/share/sparkd, or that of the virtual environment it runs in."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConfigPaths:
     """Where the configuration is."""
@@ -28,7 +33,7 @@ class ConfigPaths:
     settings: Path = Path("/etc/sparkd/sparkd.yaml")
     api_key: Path = Path("/etc/sparkd/api-key")
     keys: Path = Path("/etc/sparkd/keys.json")
-    shipped_catalog: Path = Path("/usr/share/sparkd/models.d")
+    shipped_catalog: Path = SHARE / "models.d"
     local_catalog: Path = Path("/etc/sparkd/models.d")
 
 

@@ -4,12 +4,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
-from sparkd.adapters.files import config_paths
+from sparkd.adapters.files import SHARE, config_paths
 from sparkd.core.containerfile import Recipe, bases
 
-_SHIPPED = Path("/usr/share/sparkd/containerfiles")
+_SHIPPED = SHARE / "containerfiles"
 
 
 def recipes(environ: Mapping[str, str]) -> dict[str, Recipe]:
