@@ -100,7 +100,7 @@ class Subject:
             name="sparkd",
             title="through sparkd",
             target={"port": PORT},
-            cgroup=self._cgroups / "system.slice/sparkd.service",
+            cgroup=self._cgroups / "sparkd.slice/sparkd.service",
         )
         self.ways: tuple[Way, ...] = (self.direct, self.sparkd)
         self._generator = subprocess.Popen(
