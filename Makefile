@@ -56,6 +56,10 @@ rounds: tools venv deb ## races, as often as docs/reliability.md says: two model
 bench: venv deb ## measure beside other gateways; prints, asserts nothing (BENCH=--alone: without them)
 	$(VENV)/bin/python tests/bench/run.py $(BENCH)
 
+.PHONY: pins
+pins: venv ## newer releases of what is pinned by hash, and hashes for new pins of test images
+	$(VENV)/bin/python packaging/pins.py
+
 .PHONY: tools
 tools: ## the programs that the tests call, by apt where they are missing
 	@python3 -c 'import ensurepip' 2>/dev/null || missing=python3-venv; \
