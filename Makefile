@@ -52,6 +52,10 @@ rounds: tools venv deb ## races, as often as docs/reliability.md says: two model
 	SPARKD_SWAP_ROUNDS=$${SPARKD_SWAP_ROUNDS:-50} SPARKD_IDLE_ROUNDS=$${SPARKD_IDLE_ROUNDS:-500} \
 	    $(PYTEST) tests/system/test_rounds.py --timeout 4000 -s
 
+.PHONY: fuzz
+fuzz: tools venv ## strange input for all that reads any, three minutes each (SPARKD_FUZZ_S)
+	SPARKD_FUZZ_S=$${SPARKD_FUZZ_S:-180} $(PYTEST) tests/fuzz -s
+
 .PHONY: bench
 bench: venv deb ## measure beside other gateways; prints, asserts nothing (BENCH=--alone: without them)
 	$(VENV)/bin/python tests/bench/run.py $(BENCH)

@@ -94,7 +94,7 @@ def read_secrets(path: Path) -> tuple[str, ...]:
         text = _read_private(path, _PACKAGE_HINT)
     except FileNotFoundError as error:
         raise Misconfigured(f"there is no API key file {path}", hint=_PACKAGE_HINT) from error
-    secrets = tuple(_secrets_of(text, path))
+    secrets = tuple(secrets_of(text, path))
     if not secrets:
         raise Misconfigured(f"API key file {path} holds no key", hint=_PACKAGE_HINT)
     return secrets
@@ -139,7 +139,7 @@ def _read_private(path: Path, hint: str) -> str:
         raise Misconfigured(f"API key file {path} is not readable", hint=hint) from error
 
 
-def _secrets_of(text: str, path: Path) -> Iterator[str]:
+def secrets_of(text: str, path: Path) -> Iterator[str]:
     for number, line in enumerate(text.splitlines(), start=1):
         secret = line.strip()
         if not secret or secret.startswith("#"):

@@ -7,7 +7,9 @@ everybody. Its fields become the keys of the event, SPARKD_DURATION_MS as `durat
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -15,6 +17,9 @@ _PREFIX = "SPARKD_"
 _NUMBERS = frozenset(
     {"available_bytes", "duration_ms", "exit_code", "models", "percent", "status", "waiting"}
 )
+
+_NAME = re.compile(r"[a-z][a-z0-9-]*")
+_NUMBER = re.compile(r"-?[0-9]{1,18}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,11 +36,12 @@ def parse(line: bytes) -> Happening | None:
     """One line of `journalctl -o json`; None when it is no event of ours."""
     try:
         entry = json.loads(line)
-        at_us = int(entry["__REALTIME_TIMESTAMP"])
-        name = entry["SPARKD_EVENT"]
-    except (ValueError, KeyError, TypeError):
+        at, name = entry["__REALTIME_TIMESTAMP"], entry["SPARKD_EVENT"]
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
-    if not isinstance(name, str):
+    if not (isinstance(at, str) and _NUMBER.fullmatch(at)):
+        return None
+    if not (isinstance(name, str) and _NAME.fullmatch(name)):
         return None
     values = {
         key: _value(key, _text(raw))
@@ -43,7 +49,7 @@ def parse(line: bytes) -> Happening | None:
         if field.startswith(_PREFIX)
         and (key := field.removeprefix(_PREFIX).lower()) not in ("event", "at")
     }
-    return Happening(at_us=at_us, name=name, text=_text(entry.get("MESSAGE")), values=values)
+    return Happening(at_us=int(at), name=name, text=_text(entry.get("MESSAGE")), values=values)
 
 
 def as_json(happening: Happening) -> dict[str, object]:
@@ -63,14 +69,15 @@ def as_sse(happening: Happening) -> bytes:
 
 
 def _value(key: str, text: str) -> str | int:
-    return int(text) if key in _NUMBERS and text.lstrip("-").isdigit() else text
+    return int(text) if key in _NUMBERS and _NUMBER.fullmatch(text) else text
 
 
 def _text(raw: object) -> str:
     """A field's value; journalctl writes what is not plain text as a list of bytes, what stands
     twice as a list of values."""
+    if isinstance(raw, list) and raw and not isinstance(raw[-1], int):
+        raw = raw[-1]
     if isinstance(raw, list):
-        if all(isinstance(one, int) for one in raw):
+        with contextlib.suppress(TypeError, ValueError):
             return bytes(raw).decode(errors="replace")
-        return _text(raw[-1])
     return raw if isinstance(raw, str) else ""

@@ -12,8 +12,9 @@ _END = re.compile(
     rb"|event: ?(?:error|message_stop|response\.(?:completed|failed|incomplete)))\r?$",
     re.MULTILINE,
 )
+_EMPTY_LINE = re.compile(rb"\r?\n\r?\n")
 _MARK_BYTES = 64
-"""More than the longest mark, with the line end before it and the one after."""
+"""More than the longest mark, with a line end."""
 
 
 def comment(text: str) -> bytes:
@@ -25,13 +26,20 @@ class EndMark:
     """Looks for the event by which a stream of any dialect says that it is whole."""
 
     def __init__(self) -> None:
-        self.seen = False
-        self._tail = b""
+        self._seen = False
+        self._line = b""
+        """How the line began that is not whole yet."""
+
+    @property
+    def seen(self) -> bool:
+        """Whether there was one, if the stream ends here."""
+        return self._seen or _END.fullmatch(self._line) is not None
 
     def feed(self, data: bytes) -> None:
-        text = self._tail + data
-        self.seen = self.seen or _END.search(text) is not None
-        self._tail = text[-_MARK_BYTES:]
+        lines, _, rest = (self._line + data).rpartition(b"\n")
+        self._seen = self._seen or _END.search(lines) is not None
+        # Of a line longer than any mark its length is enough.
+        self._line = rest[:_MARK_BYTES]
 
 
 class Reader:
@@ -42,7 +50,7 @@ class Reader:
 
     def feed(self, piece: bytes) -> list[Item]:
         """What has become whole by this piece; of an event only its data is kept."""
-        *blocks, self._rest = (self._rest + piece).replace(b"\r\n", b"\n").split(b"\n\n")
+        *blocks, self._rest = _EMPTY_LINE.split(self._rest + piece)
         return [item for block in blocks for item in _items(block.decode(errors="replace"))]
 
 
@@ -56,7 +64,7 @@ class Item:
 
 def _items(block: str) -> Iterator[Item]:
     data: list[str] = []
-    for line in block.split("\n"):
+    for line in block.replace("\r\n", "\n").split("\n"):
         if line.startswith(":"):
             yield Item(line[1:].strip(), is_comment=True)
         elif line.startswith("data:"):

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from sparkd.core.happening import Happening, as_json, as_sse, parse
 
 ENTRY = {
@@ -36,6 +38,28 @@ def test_garbage_is_none() -> None:
         assert parse(line) is None
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"__REALTIME_TIMESTAMP": float("inf")},
+        {"__REALTIME_TIMESTAMP": "\u00b2"},
+        {"SPARKD_EVENT": "model-ready\ndata: x"},
+    ],
+)
+def test_entry_that_nothing_of_ours_wrote_is_none(fields: dict[str, object]) -> None:
+    assert parse(json.dumps({**ENTRY, **fields}).encode()) is None
+    assert parse(b'{"SPARKD_EVENT":' + b"[" * 100_000) is None
+
+
+def test_odd_values_of_fields_are_text_or_nothing() -> None:
+    odd = {"exit_code": "--5", "status": "\u00b2", "percent": "9" * 5000}
+    fields = {f"SPARKD_{name.upper()}": value for name, value in odd.items()}
+    happening = parse(json.dumps({**ENTRY, **fields, "MESSAGE": [300, -1]}).encode())
+    assert happening is not None
+    assert {name: happening.values[name] for name in odd} == odd
+    assert happening.text == ""
+
+
 def test_text_that_journalctl_writes_as_bytes_is_text() -> None:
     happening = parse(json.dumps({**ENTRY, "MESSAGE": list("gr\u00fcn\x1b".encode())}).encode())
     assert happening is not None
@@ -50,6 +74,9 @@ def test_model_with_a_number_for_a_name_keeps_it() -> None:
 
 def test_field_that_stands_twice_counts_once() -> None:
     happening = parse(json.dumps({**ENTRY, "SPARKD_MODEL": ["a", "b"]}).encode())
+    assert happening is not None
+    assert happening.values["model"] == "b"
+    happening = parse(json.dumps({**ENTRY, "SPARKD_MODEL": [[97], [98]]}).encode())
     assert happening is not None
     assert happening.values["model"] == "b"
 

@@ -1,0 +1,355 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What holds for any bytes whatever, one function for each thing that reads what strangers write.
+
+A function takes bytes and returns, or fails: by an assertion, or by an exception that its subject
+does not promise. Nothing here knows who makes the bytes. Imports no test tool, since it runs in an
+environment that has none.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import httptools
+
+from sparkd.adapters.keyfiles import secrets_of
+from sparkd.core import apikeys, happening, jsontext, loadphase, names, routing, sse
+from sparkd.core.containerspec import container_spec
+from sparkd.core.errors import Misconfigured, SparkdError
+from sparkd.core.forms import Form
+from sparkd.core.http1 import AnswerReader
+from sparkd.core.httprequest import ChunkedBody, Malformed, RequestHead, head_end, parse_head
+from sparkd.core.model import Config, Dialect, ModelSpec, Problem, Rewrite
+from sparkd.core.rewrite import rewrite
+from sparkd.core.schema import Source, SourceKind, parse
+
+Check = Callable[[bytes], None]
+
+LAYOUT: Final = names.Layout()
+NAME_MAX = 255
+SUN_PATH_BYTES = 107
+
+
+def pieces(data: bytes) -> Iterator[bytes]:
+    """The bytes cut somewhere, in a way that depends on nothing but them."""
+    at, step = 0, 1
+    while at < len(data):
+        step = 1 + (step * 31 + data[at]) % 7
+        yield data[at : at + step]
+        at += step
+
+
+def assert_clear(problem: Problem | SparkdError | str) -> None:
+    """A message is one line that a person may read."""
+    text = str(problem)
+    assert text, problem
+    assert len(text.splitlines()) == 1, text
+    text.encode()
+
+
+# --- what the owner of the host writes ---
+
+
+def config(data: bytes) -> None:
+    """Any text is a configuration: each model is served, with a container, or broken with a why."""
+    text = data.decode(errors="replace")
+    for sources in (
+        [Source(kind=SourceKind.SETTINGS, name="sparkd.yaml", text=text)],
+        [Source(kind=SourceKind.MODELS, name="m.yaml", text=text)],
+    ):
+        read = parse(sources)
+        assert not read.models.keys() & read.broken.keys()
+        for problem in read.problems:
+            assert_clear(problem)
+        for model_id, spec in read.models.items():
+            assert names.check_model_id(model_id) == spec.model_id
+            container_spec(spec, LAYOUT, port=8000)
+        for alias, model_id in read.aliases.items():
+            assert routing.lookup(read, alias).model_id == model_id
+
+
+def keys(data: bytes) -> None:
+    """Any text is a list of keys or is refused, and what was read can be written and read again."""
+    text = data.decode(errors="replace")
+    try:
+        found = apikeys.parse(text, "keys.json")
+    except Misconfigured as error:
+        assert_clear(error.message)
+    else:
+        assert apikeys.parse(apikeys.write(found), "keys.json") == found
+        for key in found:
+            apikeys.parse_time(key.expires_at or "2027-01-31")
+    with contextlib.suppress(Misconfigured):
+        for secret in secrets_of(text, Path("api-key")):
+            f"Bearer {secret}".encode("ascii")
+
+
+# --- what clients send ---
+
+
+def _spec(*rules: Rewrite) -> ModelSpec:
+    listed = ", ".join(rules)
+    text = f"models: {{m: {{image: localhost/x, max_model_len: 4096, rewrite: [{listed}]}}}}"
+    read = parse([Source(kind=SourceKind.MODELS, name="m.yaml", text=text)])
+    assert not read.problems
+    return read.models["m"]
+
+
+_UNLIKE = {Rewrite.STRIP_TOOLS: Rewrite.FORCE_TOOLS, Rewrite.FORCE_TOOLS: Rewrite.STRIP_TOOLS}
+SPECS: Final = tuple(
+    _spec(*(rule for rule in Rewrite if rule is not without)) for without in _UNLIKE.values()
+)
+
+
+def rewriting(data: bytes) -> None:
+    """A body is rewritten to JSON for the engine or refused, and never changed under its owner."""
+    body = _body(data)
+    if body is None:
+        return
+    before = copy.deepcopy(body)
+    for spec in SPECS:
+        for dialect in Dialect:
+            try:
+                done = rewrite(spec, dialect, body)
+                out = routing.upstream_body(data, body, "m", done)
+            except SparkdError as error:
+                assert_clear(error.message)
+            else:
+                assert routing.parse_body(out)["model"] == "m"
+            assert body == before
+
+
+def _body(data: bytes) -> dict[str, Any] | None:
+    try:
+        return routing.parse_body(data)
+    except SparkdError as error:
+        assert_clear(error.message)
+        return None
+
+
+def json_body(data: bytes) -> None:
+    """A body is read as the json module reads it, and what was not changed leaves as it came."""
+    body, expected = _body(data), _json(data)
+    assert (body is None) == (not isinstance(expected, dict))
+    if body is not None:
+        assert body == expected
+        assert routing.parse_body(jsontext.write(body, body)) == body
+        assert routing.parse_body(jsontext.write(dict(body))) == body
+
+
+def _json(data: bytes) -> object:
+    """As the standard library reads it, without what it lets pass that is no JSON."""
+
+    def refuse(name: str) -> None:
+        raise ValueError(name)
+
+    try:
+        return json.loads(data.decode("utf-8-sig"), parse_constant=refuse)
+    except (ValueError, RecursionError):
+        return None
+
+
+CONFIG: Final = Config(models={"m": _spec()}, aliases={"a": "m"})
+
+
+def route(data: bytes) -> None:
+    """Path and body name a listed operation of a configured model, or are refused."""
+    path, _, body = data.partition(b"\n")
+    try:
+        found = routing.route("/v1/" + path.decode("latin-1"))
+        spec = routing.lookup(CONFIG, routing.model_of(found, routing.parse_body(body)))
+    except SparkdError as error:
+        assert_clear(error.message)
+    else:
+        assert spec is CONFIG.models["m"]
+        assert found.operation is routing.OPERATIONS[found.name]
+
+
+def form(data: bytes) -> None:
+    """A form is refused, or its model can be named anew and is read again as that."""
+    kind, _, raw = data.partition(b"\n")
+    try:
+        read = Form(raw, kind.decode("utf-8", "surrogateescape"))
+        read.text("model")
+    except SparkdError as error:
+        assert_clear(error.message)
+        return
+    named = read.with_text("model", "org/name")
+    assert Form(named, kind.decode("utf-8", "surrogateescape")).text("model") == "org/name"
+
+
+class _Other:
+    """The first request in some bytes, as another reader understands it."""
+
+    def __init__(self) -> None:
+        self.method, self.target, self.body = b"", b"", b""
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.whole = self.upgrades = False
+        self._parser = httptools.HttpRequestParser(self)
+
+    def feed(self, data: bytes) -> bool:
+        """Whether it could be read at all."""
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self.upgrades = True
+        except httptools.HttpParserError:
+            return self.whole
+        return True
+
+    def on_url(self, url: bytes) -> None:
+        if not self.whole:
+            self.target += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self.whole:
+            self.headers.append((name.lower(), value.strip(b" \t")))
+
+    def on_headers_complete(self) -> None:
+        if not self.whole:
+            self.method = self._parser.get_method()
+
+    def on_body(self, body: bytes) -> None:
+        if not self.whole:
+            self.body += body
+
+    def on_message_complete(self) -> None:
+        self.whole = True
+
+
+def request(data: bytes) -> None:
+    """A request is refused, or means to us what it means to another reader, however it is cut."""
+    buffer = bytearray(data)
+    try:
+        end = head_end(buffer, 8192)
+        head = None if end is None else parse_head(data[:end])
+    except Malformed as error:
+        assert_clear(str(error))
+        return
+    if end is None or head is None:
+        return
+    rest = data[end + 4 :]
+    body, whole = _received(head, [rest])
+    assert _received(head, list(pieces(rest))) == (body, whole)
+    other = _Other()
+    if not other.feed(data):
+        return
+    assert (other.method.decode(), other.target) == (head.method, head.target)
+    ours = [(n.encode(), v.encode("utf-8", "surrogateescape")) for n, v in head.headers]
+    assert other.headers[: len(ours)] == ours
+    if whole and not other.upgrades:
+        assert (other.body, other.whole) == (body, True)
+
+
+def _received(head: RequestHead, parts: list[bytes]) -> tuple[bytes, bool]:
+    """The body as far as it came, and whether it is whole; of a broken one nothing counts."""
+    if head.length is not None:
+        whole = b"".join(parts)
+        return whole[: head.length], len(whole) >= head.length
+    reader, buffer, body = ChunkedBody(), bytearray(), b""
+    try:
+        for part in parts:
+            buffer += part
+            while not reader.whole and (data := reader.take(buffer)):
+                body += data
+    except Malformed:
+        return b"", False
+    return body, reader.whole
+
+
+def model_names(data: bytes) -> None:
+    """Two ids share no name of anything; each name fits and leads back to its id alone."""
+    accepted: dict[str, set[str]] = {}
+    for text in data.decode("utf-8", "surrogateescape").split("\n"):
+        try:
+            model_id = names.check_model_id(text)
+        except SparkdError as error:
+            assert_clear(error.message)
+            continue
+        name = names.Names(model_id)
+        assert names.unescape(name.escaped) == model_id
+        assert names.model_of_scope(name.scope) == model_id
+        assert len(str(LAYOUT.endpoint_socket(name)).encode()) <= SUN_PATH_BYTES
+        units = (name.scope, name.load_timer, name.idle_timer, name.idle_service)
+        paths = (
+            *(LAYOUT.transition_lock(name), LAYOUT.activity_lock(name)),
+            *(LAYOUT.endpoint_dir(name), LAYOUT.cache_dir(name), LAYOUT.soak_file(name)),
+        )
+        assert all(len(one) <= NAME_MAX for one in (*units, *(path.name for path in paths)))
+        for path in paths:
+            assert os.path.normpath(path) == str(path)
+            assert path != LAYOUT.start_lock
+        accepted[model_id] = {*units, name.container, *map(str, paths)}
+    for model_id, taken in accepted.items():
+        for other_id, other in accepted.items():
+            assert model_id == other_id or not taken & other, (model_id, other_id)
+
+
+# --- what engines send and log ---
+
+
+def answer(data: bytes) -> None:
+    """An answer is the same however it is cut, and never whole and flawed."""
+    method, body = ("HEAD", data[1:]) if data[:1] == b"H" and data[1:2] != b"T" else ("POST", data)
+    whole, cut = AnswerReader(method), AnswerReader(method)
+    whole.feed(body)
+    for piece in pieces(body):
+        cut.feed(piece)
+    for reader in (whole, cut):
+        reader.feed_end()
+        assert not (reader.whole and reader.flaw), reader.flaw
+        assert not (reader.reusable and reader.flaw), reader.flaw
+    assert (whole.whole, whole.status) == (cut.whole, cut.status)
+    if whole.whole:
+        assert (whole.headers, whole.take()) == (cut.headers, cut.take())
+    if whole.flaw is None:
+        assert cut.flaw is None, cut.flaw
+
+
+def stream(data: bytes) -> None:
+    """Events and the mark of an end are the same however a stream is cut."""
+    whole, cut = sse.Reader(), sse.Reader()
+    assert whole.feed(data) == [item for piece in pieces(data) for item in cut.feed(piece)]
+    once, often = sse.EndMark(), sse.EndMark()
+    once.feed(data)
+    for piece in pieces(data):
+        often.feed(piece)
+    assert once.seen == often.seen
+    shown = sse.comment(data.decode(errors="replace"))
+    assert shown.count(b"\n") == 2
+    assert all(item.is_comment for item in sse.Reader().feed(shown))
+
+
+def load_log(data: bytes) -> None:
+    """A load only goes forward, whatever an engine logs."""
+    order, before = list(loadphase.Phase), loadphase.LoadProgress()
+    for line in data.decode(errors="replace").split("\n"):
+        after = loadphase.advanced(before, line)
+        assert order.index(after.phase) >= order.index(before.phase)
+        assert after.percent is None or 0 <= after.percent <= 100
+        before = after
+
+
+def event(data: bytes) -> None:
+    """A line of the journal is no event, or one that can be told as JSON and as one SSE event."""
+    found = happening.parse(data)
+    if found is not None:
+        text = happening.as_sse(found)
+        (item,) = sse.Reader().feed(text)
+        assert json.loads(item.text)["event"] == found.name
+        assert text.count(b"\n") == 4
+
+
+TARGETS: Final[dict[str, Check]] = {
+    check.__name__: check
+    for check in (
+        *(config, keys, rewriting, json_body, route, form, request, model_names),
+        *(answer, stream, load_log, event),
+    )
+}
