@@ -315,3 +315,28 @@ def test_two_addresses_of_the_socket_are_both_served(host: Host) -> None:
     finally:
         host.sh(f"rm -r {drop_in}; systemctl daemon-reload; systemctl stop sparkd.service")
         host.run("systemctl", "restart", "sparkd.socket")
+
+
+_SEALED = """\
+models:
+  sealed:
+    image: localhost/sparkd-fake-vllm:latest
+    weights: {path: /var/lib/sparkd/models/sealed}
+    gpu: none
+    max_model_len: 2048
+"""
+
+
+def test_weights_that_only_root_may_read_are_named_before_anything_starts(host: Host) -> None:
+    weights = "/var/lib/sparkd/models/sealed"
+    host.sh(f"mkdir -p {weights} && cd {weights} && touch config.json model.safetensors")
+    host.run("chmod", "600", f"{weights}/model.safetensors")
+    with host.file("/etc/sparkd/models.d/sealed.yaml", _SEALED):
+        host.run("systemctl", "stop", "sparkd.service")
+        error = host.chat("sealed").json()["error"]
+        host.run("chmod", "644", f"{weights}/model.safetensors")
+        assert answer_of(host.chat("sealed")).startswith("echo")
+        host.stop_models()
+    host.run("rm", "-r", weights)
+    assert error["code"] == "weights_unreadable"
+    assert f"{weights}/model.safetensors" in error["message"]

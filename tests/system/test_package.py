@@ -228,6 +228,17 @@ def test_exposure_of_the_services_is_low(installed: Machine) -> None:
         installed.shell(f"systemd-analyze security --threshold=12 {name}.service")
 
 
+def test_every_control_group_above_the_gateway_protects_its_memory(installed: Machine) -> None:
+    installed.shell("systemctl start sparkd.service")
+    group = installed.out("systemctl show -P ControlGroup sparkd.service")
+    asked = installed.out("systemctl show -P MemoryMin sparkd.service")
+    above = [part for part in group.split("/") if part.endswith(".slice")]
+    assert int(asked) > 0
+    assert above
+    for unit in above:
+        assert installed.out(f"systemctl show -P MemoryMin {unit}") == asked
+
+
 def test_subordinate_ids_avoid_those_of_others(bare: Machine) -> None:
     bare.shell("echo a:100000:65536 >/etc/subuid; echo b:165536:10 >/etc/subgid")
     bare.shell("echo c:300000:65536 >>/etc/subuid")
