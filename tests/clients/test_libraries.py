@@ -116,7 +116,7 @@ def test_errors_arrive_as_the_kinds_that_the_library_has(
     unknown = library.do("chat", text="x", **{**gateway, "model": "no-such-model"})
     assert (unknown["error"], unknown["status"]) == ("NotFoundError", 404)
     assert "no-such-model" in unknown["message"]
-    broken = library.do("chat", text={"not": "a list"}, **gateway)
+    broken = library.do("chat", text=[], **gateway)
     assert (broken["error"], broken["status"]) == ("BadRequestError", 400)
 
 

@@ -59,6 +59,8 @@ def last_words(messages: object) -> str:
     """What the user said last, or a tool after him."""
     if not isinstance(messages, list):
         raise BadRequestError("messages is not a list")
+    if not messages:
+        raise BadRequestError("messages is empty")
     for message in reversed(messages):
         if not isinstance(message, dict):
             continue
