@@ -33,6 +33,7 @@ from sparkd.adapters.notify import Notifier, inherited_sockets
 from sparkd.core.errors import HostError, SparkdError
 from sparkd.core.model import Config
 from sparkd.core.names import SCOPE_PATTERN
+from sparkd.garbage import Garbage
 from sparkd.housekeeping import Housekeeper
 from sparkd.proxy import Proxy
 from sparkd.runtime import Runtime, build
@@ -95,6 +96,8 @@ class Daemon:
         # What is wrong with them is in the journal from the start.
         self._context.keys.current(time.monotonic())
         runtime.scheduler.on_left.append(self._context.traffic.waited)
+        garbage = Garbage()
+        runtime.scheduler.on_left.append(lambda *_: garbage.collect_soon())
         metrics.restore(runtime.layout, self._context.traffic)
         _log_problems(config)
         self._app = create_app(self._context)
@@ -106,6 +109,7 @@ class Daemon:
         for offset, level in ((22, logging.DEBUG), (23, logging.INFO)):
             loop.add_signal_handler(signal.SIGRTMIN + offset, journal.set_level, level)
         await self._listen()
+        garbage.leave_out_all_there_is()
         self._housekeeper.begin()
         self._notifier.ready(f"serving {len(config.models)} models")
         log.info(

@@ -18,7 +18,8 @@ LAYERS = {
     "L1": {"sparkd.adapters"},
     # Looks and acts.
     "L2": {
-        *("sparkd.endings", "sparkd.ensure", "sparkd.events", "sparkd.guard"),
+        *("sparkd.endings", "sparkd.ensure", "sparkd.events", "sparkd.garbage"),
+        "sparkd.guard",
         *("sparkd.housekeeping", "sparkd.launch", "sparkd.leases", "sparkd.loadwatch"),
         *("sparkd.blobs", "sparkd.examine", "sparkd.pull"),
         *(
