@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Upgrade and downgrade while a model answers: it goes on, and so does what it is saying."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from .hosts import HOST, ROOT, SETTINGS, Host, Stream, answer_of
+from .test_lifecycle import container_id, daemon_pid
+
+CONFFILE = "/etc/sparkd/sparkd.yaml"
+DRAIN_S = 30
+"""What `drain_timeout` is unless somebody says otherwise."""
+OLDER, THIS, NEWER = ("/root/sparkd-older.deb", "/root/sparkd-this.deb", "/root/sparkd-newer.deb")
+
+
+@pytest.fixture(scope="module", params=["trixie", "bookworm"])
+def packaged(request: pytest.FixtureRequest) -> Iterator[Host]:
+    """A host with the package, and with one that is older and one that is newer than it."""
+    host: Host = request.getfixturevalue(request.param)
+    (deb,) = (ROOT / "dist").glob("sparkd_*_all.deb")
+    subprocess.run([HOST, "cp", "--name", host.name, deb, THIS], check=True)
+    host.sh(
+        f"set -e; rm -rf /root/tree; dpkg-deb -R {THIS} /root/tree; cd /root/tree;"
+        "sed -i '/^Version:/s/$/~older/' DEBIAN/control;"
+        f"dpkg-deb -Znone -b . {OLDER};"
+        "sed -i '/^Version:/s/~older/+newer/' DEBIAN/control;"
+        f"echo '# of the newer package' >>etc/sparkd/sparkd.yaml; dpkg-deb -Znone -b . {NEWER};"
+        "rm -r /root/tree"
+    )
+    yield host
+    host.stop_models()
+    host.sh(f"dpkg -i --force-confnew {THIS} && rm {OLDER} {THIS} {NEWER}")
+
+
+@pytest.fixture
+def serving(packaged: Host) -> Iterator[Host]:
+    packaged.stop_models()
+    packaged.run("systemctl", "start", "sparkd.socket")
+    packaged.configure(SETTINGS)
+    yield packaged
+    packaged.stop_models()
+
+
+def install(host: Host, deb: str) -> None:
+    host.run("dpkg", "-i", "--force-confold", deb)
+
+
+def version(host: Host) -> str:
+    return host.sh("dpkg-query -W -f '${Version}' sparkd")
+
+
+@pytest.mark.parametrize("way", [(OLDER, THIS), (THIS, OLDER)], ids=["upgrade", "downgrade"])
+def test_model_and_open_stream_outlive_a_change_of_the_package(
+    serving: Host, way: tuple[str, str]
+) -> None:
+    before, after = way
+    began_s = time.monotonic()
+    install(serving, before)
+    # Surely open when the next one is in place, and surely over before the gateway stops waiting.
+    length_s = min(3 * (time.monotonic() - began_s) + 3, DRAIN_S - 2)
+    stream = Stream(serving, "fake-a", tokens=int(length_s * 10), pace_ms=100)
+    stream.wait_first()
+    container, gateway = container_id(serving, "fake-a"), daemon_pid(serving)
+    was = version(serving)
+
+    install(serving, after)
+
+    assert version(serving) != was
+    assert not stream.whole, "the package took longer than the stream"
+    answered = answer_of(serving.chat("fake-a", "while the other one goes on"))
+    assert answered == "echo: while the other one goes on"
+    stream.wait()
+    assert stream.status == 200
+    assert stream.whole
+    assert container_id(serving, "fake-a") == container
+    assert daemon_pid(serving) != gateway
+
+
+def test_upgrade_replaces_settings_only_if_nobody_changed_them(serving: Host) -> None:
+    packaged = f"dpkg-deb --fsys-tarfile {THIS} | tar -xO .{CONFFILE}"
+    serving.sh(f"{packaged} >{CONFFILE}")
+    install(serving, THIS)
+    install(serving, NEWER)
+    assert serving.sh(f"tail -n 1 {CONFFILE}") == "# of the newer package"
+
+    install(serving, THIS)
+    serving.sh(f"echo '# of the host' >>{CONFFILE}")
+    install(serving, NEWER)
+    assert serving.sh(f"tail -n 1 {CONFFILE}") == "# of the host"
+    assert serving.sh(f"tail -n 1 {CONFFILE}.dpkg-dist") == "# of the newer package"
+    serving.sh(f"rm {CONFFILE}.dpkg-dist")
+    assert serving.run("sparkctl", "check").returncode == 0
+
+    serving.sh(f"rm {CONFFILE}")
+    install(serving, THIS)
+    assert serving.sh(f"ls {CONFFILE}", check=False) == "", "what was deleted stays so"
