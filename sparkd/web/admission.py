@@ -22,6 +22,7 @@ from sparkd.core.auth import Access
 from sparkd.core.errors import RequestError, Unauthorized
 from sparkd.core.quota import WRONG_KEYS_MOST
 from sparkd.web.context import Context
+from sparkd.web.wire import WireHttp
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +61,8 @@ def admitted(request: Request) -> Context:
     auth.require(key, access_of(request.route))
     context.require_usable()
     request.ctx.key = key
+    wire: WireHttp = request.stream  # type: ignore[assignment]  # It is all we serve.
+    wire.admit()
     return context
 
 

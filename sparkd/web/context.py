@@ -17,6 +17,7 @@ from sparkd.events import EventFeed
 from sparkd.proxy import Proxy
 from sparkd.runtime import Runtime
 from sparkd.sampling import Sampler
+from sparkd.web.strangers import Strangers
 
 READ = ("GET", "HEAD")
 """The methods of whatever can be read: HEAD is answered wherever GET is."""
@@ -64,6 +65,7 @@ class Context:
     keys: KeyFiles
     meters: Meters = field(default_factory=Meters)
     wrong_keys: WrongKeys = field(default_factory=WrongKeys)
+    strangers: Strangers = field(default_factory=Strangers)
     traffic: Traffic = field(default_factory=Traffic)
     open_requests: OpenRequests = field(default_factory=OpenRequests)
     events: EventFeed = field(default_factory=EventFeed)

@@ -31,6 +31,7 @@ from sanic.server import HttpProtocol
 
 from sparkd.adapters.transport import break_off
 from sparkd.core.httprequest import ChunkedBody, Malformed, RequestHead, head_end, parse_head
+from sparkd.web.strangers import Strangers
 
 HEAD_S = 30.0
 """How long the head of a request may take, from its first byte to its last."""
@@ -56,6 +57,7 @@ class WireHttp(Http):
         super().init_for_request()  # type: ignore[no-untyped-call]
         self._head: RequestHead | None = None
         self._body: ChunkedBody | None = None
+        self.protocol.become_a_stranger()
 
     async def http1_request_header(self) -> None:
         """Receive the head of a request, and make Sanic's `Request` of it."""
@@ -149,6 +151,10 @@ class WireHttp(Http):
                         yield data
         except TimeoutError:
             raise PayloadTooLarge("the rest of the body did not come in time") from None
+
+    def admit(self) -> None:
+        """Note that the request has shown a key: it is not to be broken off for another."""
+        self.protocol.strangers.remove(self.protocol)
 
     def give_up_body(self) -> None:
         """Read no more of the body; the answer is the last on this connection."""
@@ -248,6 +254,19 @@ class WireProtocol(HttpProtocol):
     """What Sanic makes of each connection."""
 
     HTTP_CLASS = WireHttp
+
+    @property
+    def strangers(self) -> Strangers:
+        strangers: Strangers = self.app.ctx.sparkd.strangers
+        return strangers
+
+    def become_a_stranger(self) -> None:
+        if self.transport is not None and not self.transport.is_closing():
+            self.strangers.add(self, self.transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.strangers.remove(self)
+        super().connection_lost(exc)  # type: ignore[no-untyped-call]
 
     async def send(self, data: bytes) -> None:
         """Write; wait first while the client has not taken what was written before."""

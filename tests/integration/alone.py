@@ -35,7 +35,9 @@ _START_LIMIT_S = 20.0
 class Gateway:
     """One daemon for the tests of a module."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, patience_s: float | None = None) -> None:
+        """`patience_s` is how long it waits for clients that take their time, if not as ever."""
+        self.directory = directory
         self.engine = directory / "api.sock"
         self._log = directory / "log"
         for name in ("run/locks", "state", "etc", "catalog"):
@@ -59,8 +61,9 @@ class Gateway:
             self._log.open("w") as log,
         ):
             self.port = int(listening.getsockname()[1])
+            told = [str(listening.fileno()), str(self.engine), str(patience_s or "")]
             self._process = subprocess.Popen(
-                [sys.executable, __file__, str(listening.fileno()), str(self.engine)],
+                [sys.executable, __file__, *told],
                 env={
                     **environ,
                     **{n: str(p) for n, p in places.items()},
@@ -114,7 +117,10 @@ class _Alone(Daemon):
 
 if __name__ == "__main__":
     from sparkd.adapters import journal
+    from sparkd.web import exchange, wire
 
+    if sys.argv[3]:
+        wire.HEAD_S = wire.LINGER_S = exchange._BODY_STALL_S = float(sys.argv[3])
     journal.configure(environ={})
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_Alone(socket.socket(fileno=int(sys.argv[1])), Path(sys.argv[2])).run())
