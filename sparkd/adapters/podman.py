@@ -231,7 +231,7 @@ def _mapped_errors(api_socket: Path) -> Iterator[None]:
 def _no_image(text: str) -> Misconfigured:
     return Misconfigured(
         f"image is missing: {text}",
-        hint="cd / && sudo -u sparkd podman pull IMAGE, or load it with podman load",
+        hint="sudo sparkctl images prints the command that gets it",
         code="image_missing",
     )
 
