@@ -16,6 +16,7 @@ import pytest
 from sparkd.adapters.journal import Event
 from sparkd.core.errors import Busy, SparkdError
 from sparkd.scheduler import _BUSY_HINTS
+from tests.unit.test_layers import LAYERS
 
 ROOT = Path(__file__).resolve().parents[2]
 REFERENCE = ROOT / "docs" / "reference"
@@ -164,6 +165,47 @@ def test_links_lead_somewhere(document: Path) -> None:
 @documents
 def test_reloads_work_also_when_no_gateway_runs(document: Path) -> None:
     assert not re.findall(r"sudo systemctl reload sparkd", document.read_text())
+
+
+def test_every_page_is_in_the_index() -> None:
+    index = ROOT / "docs" / "index.md"
+    listed = {
+        (index.parent / urlsplit(target).path).resolve()
+        for target in re.findall(r"\]\(([^)\s]+)\)", index.read_text())
+    }
+    assert set((ROOT / "docs").rglob("*.md")) - {index} <= listed
+
+
+def test_layers_are_the_documented_ones() -> None:
+    text = (ROOT / "docs" / "HACKING.md").read_text()
+    rows = re.findall(r"^\| ([\w]+)[^|]*\| ([^|]+) \|[^|]+\|$", text, re.MULTILINE)
+    documented = {
+        layer: {
+            "sparkd." + name.removeprefix("sparkd/").strip("/")
+            for name in re.findall(r"[\w/]+", modules)
+        }
+        for layer, modules in rows
+        if layer in LAYERS
+    }
+    assert documented == LAYERS
+
+
+def test_directories_of_the_tests_and_of_the_program_are_in_the_documented_tree() -> None:
+    text = (ROOT / "docs" / "HACKING.md").read_text()
+    tree = set(re.findall(r"^ +(\w+)/ ", text, re.MULTILINE))
+    packages = {
+        path.name
+        for part in ("sparkd", "tests")
+        for path in (ROOT / part).iterdir()
+        if path.is_dir() and any(path.glob("[!.]*")) and not path.name.startswith(("_", "."))
+    }
+    assert tree == packages
+
+
+def test_every_target_of_make_is_documented() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    text = (ROOT / "docs" / "HACKING.md").read_text()
+    assert targets - {"help"} <= set(re.findall(r"^\| `make ([a-z-]+)` ", text, re.MULTILINE))
 
 
 TOP_LEVEL = "sparkd|units|containerfiles|etc|tests|docs|packaging"
