@@ -18,10 +18,9 @@ import socket
 import sys
 import time
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import uvloop
-from sanic import Sanic
-from sanic.server.async_server import AsyncioServer
 
 from sparkd import metrics
 from sparkd._version import __version__
@@ -42,6 +41,9 @@ from sparkd.web.app import create_app
 from sparkd.web.connections import Connections
 from sparkd.web.context import Context
 from sparkd.web.wire import WireProtocol
+
+if TYPE_CHECKING:
+    from sanic.server.async_server import AsyncioServer
 
 log = logging.getLogger(__name__)
 
@@ -150,8 +152,6 @@ class Daemon:
         metrics.keep(self._context.runtime.layout, self._context.traffic)
 
     async def _listen(self) -> None:
-        # Sanic would set a start method for worker processes that it never starts here.
-        Sanic.START_METHOD_SET = True
         for listening in self._listening:
             server = await self._app.create_server(
                 sock=listening, protocol=WireProtocol, backlog=_BACKLOG

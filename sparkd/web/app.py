@@ -33,6 +33,8 @@ _LINGER_FACTOR = 2
 
 def create_app(context: Context) -> Sanic[Any, Any]:
     """The application for one daemon. Sanic keeps names of apps, so there is one a process."""
+    # Sanic would set a start method for worker processes that it never starts here.
+    Sanic.START_METHOD_SET = True
     app: Sanic[Any, Any] = Sanic(
         "sparkd", configure_logging=False, error_handler=_Errors(), dumps=json.dumps
     )

@@ -37,7 +37,6 @@ async def gateway(etc: Path) -> AsyncIterator[int]:
         Context(runtime=nothing, proxy=nothing, config=Config(), keys=keys, sampler=nothing)
     )
     listening = socket.create_server(("127.0.0.1", 0))
-    Sanic.START_METHOD_SET = True
     server = await app.create_server(
         sock=listening, return_asyncio_server=True, protocol=WireProtocol
     )

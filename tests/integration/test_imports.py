@@ -20,7 +20,7 @@ print(*sorted(name for name, module in sys.modules.items() if module))
 """
 
 
-NEEDLESS = ("chardet", "click", "pygments", "rich")
+NEEDLESS = ("chardet", "click", "html5tagger", "pygments", "rich", "tracerite")
 
 
 def test_daemon_loads_nothing_that_its_libraries_can_do_without(tmp_path: Path) -> None:
