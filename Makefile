@@ -47,6 +47,10 @@ test-clients: tools venv deb ## libraries and agents that people use, on a boote
 soak: tools venv deb ## half an hour of random use and random kills (SPARKD_SOAK_S sets the time)
 	SPARKD_SOAK_S=$${SPARKD_SOAK_S:-1800} $(PYTEST) tests/system/test_soak.py --timeout 4000 -s
 
+.PHONY: faults
+faults: tools venv deb ## what breaks around sparkd, one after the other: docs/reliability.md
+	$(PYTEST) tests/system/test_faults.py -s
+
 .PHONY: rounds
 rounds: tools venv deb ## races, as often as docs/reliability.md says: two models at once, idle stops
 	SPARKD_SWAP_ROUNDS=$${SPARKD_SWAP_ROUNDS:-50} SPARKD_IDLE_ROUNDS=$${SPARKD_IDLE_ROUNDS:-500} \

@@ -211,6 +211,9 @@ def _mapped_errors(api_socket: Path) -> Iterator[None]:
         raise _no_image(str(error.explanation or error)) from error
     except APIError as error:
         text = str(error.explanation or error).replace("\n", " ")
+        if error.response is None:
+            # podman-py's way to say that there was no answer at all.
+            raise _unreachable(api_socket, text) from error
         if error.status_code == 404 and "no such image" in text.lower():
             raise _no_image(text) from error
         if "unresolvable CDI devices" in text:
@@ -221,11 +224,15 @@ def _mapped_errors(api_socket: Path) -> Iterator[None]:
             ) from error
         raise HostError(f"Podman refused: {text}", code="podman_error") from error
     except (requests.exceptions.RequestException, PodmanError, OSError) as error:
-        raise HostError(
-            f"cannot reach Podman at {api_socket}: {error}",
-            hint="systemctl --user -M sparkd@ status podman.socket",
-            code="podman_down",
-        ) from error
+        raise _unreachable(api_socket, str(error)) from error
+
+
+def _unreachable(api_socket: Path, why: str) -> HostError:
+    return HostError(
+        f"cannot reach Podman at {api_socket}: {why}",
+        hint="systemctl --user -M sparkd@ status podman.socket",
+        code="podman_down",
+    )
 
 
 def _no_image(text: str) -> Misconfigured:
