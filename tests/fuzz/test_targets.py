@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from sparkd.core.schema import Source, SourceKind, parse
+
 from .installed import cache, python
 from .run import CORPUS
 from .targets import TARGETS
@@ -45,6 +47,13 @@ def run(name: str, interpreter: Path) -> tuple[str, int, int, str]:
 def test_every_target_has_seeds_and_all_seeds_have_a_target() -> None:
     assert {path.name for path in CORPUS.iterdir()} == TARGETS.keys()
     assert [path for path in CORPUS.iterdir() if not any(path.iterdir())] == []
+
+
+@pytest.mark.parametrize("seed", ["settings", "models", "every-key"])
+def test_seed_of_a_configuration_is_read_to_its_end(seed: str) -> None:
+    kind = SourceKind.SETTINGS if seed == "settings" else SourceKind.MODELS
+    text = (CORPUS / "config" / seed).read_text()
+    assert parse([Source(kind=kind, name=seed, text=text)]).problems == ()
 
 
 @pytest.mark.timeout(len(TARGETS) * (SECONDS + OVERHEAD_S))
