@@ -276,7 +276,7 @@ def _create(client: PodmanClient, spec: ContainerSpec) -> str:
         "stop_timeout": spec.stop_timeout_s,
         "labels": dict(spec.labels),
         "environment": dict(spec.environment),
-        "log_config": {"Type": "journald"},
+        "log_config": {"Type": spec.log_driver},
         "ulimits": [
             {"Name": limit.name, "Soft": limit.soft, "Hard": limit.hard} for limit in spec.ulimits
         ],

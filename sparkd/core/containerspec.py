@@ -75,6 +75,8 @@ class ContainerSpec:
     publish_port: int | None
     stop_signal: int
     stop_timeout_s: int
+    log_driver: str
+    """Where what it prints goes: to the journal, or nowhere."""
 
 
 def spec_hash(spec: ModelSpec, layout: Layout) -> str:
@@ -155,6 +157,7 @@ def _unlabelled(spec: ModelSpec, layout: Layout, port: int | None) -> ContainerS
         publish_port=port if spec.transport is Transport.TCP else None,
         stop_signal=SIGINT,
         stop_timeout_s=max(1, round(spec.stop_grace_s)),
+        log_driver="journald" if spec.log_output else "none",
     )
 
 

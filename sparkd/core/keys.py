@@ -180,7 +180,7 @@ class Flag(Kind):
 
     @property
     def limits(self) -> str:
-        return ""
+        return "true, false"
 
     def read(self, at: Place) -> bool | None:
         return at.flag()

@@ -206,6 +206,8 @@ class ModelSpec:
     memory_max_bytes: int | None = None
     pinned: bool = False
     """Never stopped for being idle."""
+    log_output: bool = True
+    """Whether what it prints is kept in the journal."""
     status: Status = Status.EXPERIMENTAL
     reason: str = ""
     """Why it has this status; a disabled model always says it."""
@@ -246,9 +248,10 @@ class Settings:
     drain_timeout_s: float = 30.0
     body_limit_bytes: int = 64 << 20
     idle_timeout_s: float = 1200.0
-    """Default for models that set none; likewise the next two."""
+    """Default for models that set none; likewise the next three."""
     load_timeout_s: float = 900.0
     stop_grace_s: float = 10.0
+    log_output: bool = True
     busy: WhenBusy = WhenBusy.WAIT
     max_wait_s: float = 60.0
     min_residency_s: float = 30.0

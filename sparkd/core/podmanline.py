@@ -34,7 +34,7 @@ def _options(spec: ContainerSpec) -> Iterator[str]:
     yield from ("--read-only", "--read-only-tmpfs=true")
     yield from ("--cap-drop=ALL", "--security-opt=no-new-privileges")
     yield from (f"--stop-signal={spec.stop_signal}", f"--stop-timeout={spec.stop_timeout_s}")
-    yield from ("--log-driver=journald", "--no-healthcheck", "--restart=no")
+    yield from (f"--log-driver={spec.log_driver}", "--no-healthcheck", "--restart=no")
     yield from (() if spec.network else ("--network=none",))
     if spec.publish_port is not None:
         yield f"--publish=127.0.0.1:{spec.publish_port}:{INSIDE_TCP_PORT}"

@@ -96,6 +96,7 @@ def parse(sources: Sequence[Source], *, weights_dir: Path = WEIGHTS_DIR) -> Conf
         idle_timeout_s=settings.idle_timeout_s,
         load_timeout_s=settings.load_timeout_s,
         stop_grace_s=settings.stop_grace_s,
+        log_output=settings.log_output,
     )
     catalog: dict[str, _Entry] = {}
     for source in sources:

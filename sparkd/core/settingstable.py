@@ -15,6 +15,7 @@ from sparkd.core.keys import (
     Choice,
     Count,
     Duration,
+    Flag,
     Key,
     Names,
     Size,
@@ -149,6 +150,12 @@ SETTINGS_KEYS: Final = table(
         ),
         doc="The model hub from which `sparkctl pull` fetches; `HF_ENDPOINT` moves it for one "
         "command.",
+    ),
+    Key(
+        name="log_output",
+        field="log_output",
+        kind=Flag(),
+        doc="Whether what models print is kept in the journal, for models that do not say.",
     ),
     Key(
         name="log_requests",

@@ -180,6 +180,13 @@ MODEL_KEYS: Final = table(
         default="`stop_grace` of sparkd.yaml",
     ),
     Key(
+        name="log_output",
+        field="log_output",
+        kind=Flag(),
+        doc="Whether what it prints is kept in the journal; without, nothing tells why it failed.",
+        default="`log_output` of sparkd.yaml",
+    ),
+    Key(
         name="shm_size",
         field="shm_bytes",
         kind=Size(_MIB, _TIB),

@@ -174,6 +174,18 @@ def test_session_that_ended_while_nobody_was_there_counts(host: Host) -> None:
     assert host.request("GET", "/debug/gpu-stats/fake-hang").status_code == 404
 
 
+def test_model_that_is_not_to_be_logged_leaves_nothing_in_the_journal(host: Host) -> None:
+    host.configure(f"{SETTINGS}log_output: false\n")
+    cursor = host.cursor()
+    answer_of(host.chat("fake-b"))
+    printed = "CONTAINER_NAME=sparkd-model-fake-b", "_COMM=conmon"
+    assert host.journal(*printed, since=cursor) == []
+    host.configure(SETTINGS)
+    host.run("sparkctl", "stop", "fake-b")
+    answer_of(host.chat("fake-b"))
+    assert host.journal(*printed, since=cursor) != []
+
+
 def test_what_is_logged_changes_without_a_restart(host: Host) -> None:
     host.configure(SETTINGS)
     host.chat("nobody")

@@ -209,6 +209,7 @@ def test_hash_does_not_depend_on_the_port() -> None:
 
 
 CHANGES: dict[str, Any] = {
+    "log_output": False,
     "model_id": "other",
     "image": "localhost/i:2",
     "lifecycle": Lifecycle.EXCLUSIVE,
