@@ -292,7 +292,8 @@ def test_missing_key_file_is_told_to_who_asks(listening: Machine) -> None:
     listening.shell("mv /etc/sparkd/api-key /root/api-key; systemctl stop sparkd.service 2>&1")
     try:
         listening.shell("curl -sSf -m 20 http://127.0.0.1:8009/healthz")
-        told = listening.out("curl -sS -m 20 http://127.0.0.1:8009/v1/models")
+        models = "http://127.0.0.1:8009/v1/models"
+        told = listening.out(f"curl -sS -m 20 {models} -H 'Authorization: Bearer any'")
         assert "api-key" in told
         assert "sudo sparkctl key rotate" in told
     finally:
