@@ -127,7 +127,7 @@ def _instance(container: ContainerReading) -> Instance:
         container_id=container.container_id,
         pid=container.pid,
         spec_hash=container.spec_hash,
-        endpoint=parse_endpoint(container.endpoint),
+        endpoint=parse_endpoint(container.endpoint, container.health),
         started_at=container.started_at,
     )
 

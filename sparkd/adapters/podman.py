@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from sparkd.core.containerspec import ContainerSpec
 from sparkd.core.errors import HostError, Misconfigured
-from sparkd.core.names import LABEL_ENDPOINT, LABEL_MODEL, LABEL_SPEC
+from sparkd.core.names import LABEL_ENDPOINT, LABEL_HEALTH, LABEL_MODEL, LABEL_SPEC
 
 if TYPE_CHECKING:
     from podman import PodmanClient
@@ -69,6 +69,8 @@ class ContainerReading:
     model_id: str
     spec_hash: str
     endpoint: str
+    health: str
+    """Empty for the usual path."""
 
     @property
     def dead(self) -> bool:
@@ -319,6 +321,7 @@ def _reading(attrs: dict[str, Any]) -> ContainerReading:
         model_id=str(labels.get(LABEL_MODEL, "")),
         spec_hash=str(labels.get(LABEL_SPEC, "")),
         endpoint=str(labels.get(LABEL_ENDPOINT, "")),
+        health=str(labels.get(LABEL_HEALTH, "")),
     )
 
 

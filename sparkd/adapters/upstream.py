@@ -104,10 +104,10 @@ class Upstream:
             self._transport = LocalTransport(("127.0.0.1", endpoint.port or 0))
 
     async def healthy(self) -> bool:
-        """Whether GET /health answers 200."""
+        """Whether the endpoint's health path answers 200."""
         timeout = httpx.Timeout(_HEALTH_TIMEOUT_S).as_dict()
         request = httpx.Request(
-            "GET", f"http://{self._host}/health", extensions={"timeout": timeout}
+            "GET", f"http://{self._host}{self.endpoint.health}", extensions={"timeout": timeout}
         )
         try:
             response = await self._transport.handle_async_request(request)

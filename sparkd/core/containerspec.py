@@ -15,8 +15,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import assert_never
 
-from sparkd.core.model import Endpoint, Lifecycle, ModelSpec, Placeholder, Transport
-from sparkd.core.names import LABEL_ENDPOINT, LABEL_MODEL, LABEL_SPEC, Layout, Names
+from sparkd.core.model import HEALTH_PATH, Endpoint, Lifecycle, ModelSpec, Placeholder, Transport
+from sparkd.core.names import LABEL_ENDPOINT, LABEL_HEALTH, LABEL_MODEL, LABEL_SPEC, Layout, Names
 
 EXIT_GPU_TAKEN = 75
 """What `flock -E` ends with when somebody else holds the lock (EX_TEMPFAIL of sysexits.h)."""
@@ -80,7 +80,7 @@ class ContainerSpec:
 
 
 def spec_hash(spec: ModelSpec, layout: Layout) -> str:
-    """Twelve hex digits over all that `container_spec` says but the port and the labels."""
+    """Twelve hex digits over all that `container_spec` says but the port and its own labels."""
     return _hash(_unlabelled(spec, layout, port=None))
 
 
@@ -100,6 +100,7 @@ def container_spec(
         (LABEL_MODEL, spec.model_id),
         (LABEL_SPEC, spec_hash(spec, layout)),
         (LABEL_ENDPOINT, str(endpoint_of(spec, layout, port))),
+        *unlabelled.labels,
     )
     command = unlabelled.command + extra_args
     return replace(unlabelled, labels=labels, command=command)
@@ -107,17 +108,18 @@ def container_spec(
 
 def endpoint_of(spec: ModelSpec, layout: Layout, port: int | None) -> Endpoint:
     """Where the model will listen, seen from the host."""
+    health = spec.engine.health if spec.engine else HEALTH_PATH
     if spec.transport is Transport.TCP:
-        return Endpoint(port=port)
-    return Endpoint(socket=layout.endpoint_socket(Names(spec.model_id)))
+        return Endpoint(port=port, health=health)
+    return Endpoint(socket=layout.endpoint_socket(Names(spec.model_id)), health=health)
 
 
-def parse_endpoint(label: str) -> Endpoint:
-    """Undo `str(Endpoint)`, as the label carries it."""
+def parse_endpoint(label: str, health: str = "") -> Endpoint:
+    """Undo `str(Endpoint)`, as the label carries it; `health` is a label of its own."""
     scheme, _, rest = label.partition(":")
     if scheme == "tcp":
-        return Endpoint(port=int(rest.rpartition(":")[2]))
-    return Endpoint(socket=Path(rest))
+        return Endpoint(port=int(rest.rpartition(":")[2]), health=health or HEALTH_PATH)
+    return Endpoint(socket=Path(rest), health=health or HEALTH_PATH)
 
 
 def lock_command(lifecycle: Lifecycle) -> tuple[str, ...]:
@@ -143,12 +145,13 @@ def lock_command(lifecycle: Lifecycle) -> tuple[str, ...]:
 
 def _unlabelled(spec: ModelSpec, layout: Layout, port: int | None) -> ContainerSpec:
     names = Names(spec.model_id)
+    health = endpoint_of(spec, layout, port).health
     return ContainerSpec(
         name=names.container,
         image=spec.image,
         command=lock_command(spec.lifecycle) + _serve_command(spec),
         environment=_environment(spec),
-        labels=(),
+        labels=((LABEL_HEALTH, health),) if health != HEALTH_PATH else (),
         mounts=_mounts(spec, layout, names),
         devices=(f"nvidia.com/gpu={spec.gpu}",) if spec.gpu else (),
         ulimits=_ulimits(spec),

@@ -14,7 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from sparkd.core.keys import Key, Kind, nearest, read_keys
-from sparkd.core.model import Client, ClientLimits, Engine, HostFile, Placeholder, Weights
+from sparkd.core.model import (
+    HEALTH_PATH,
+    Client,
+    ClientLimits,
+    Engine,
+    HostFile,
+    Placeholder,
+    Weights,
+)
 from sparkd.core.yamlnodes import Place, shorten
 
 _EMPTY = 'write "" for an empty text'
@@ -165,11 +173,14 @@ class EngineChoice(Kind):
                 )
             return None
         inner = at.isolated()
-        command = read_keys(inner, self.keys).get("command")
+        read = read_keys(inner, self.keys)
+        command, health = read.get("command"), read.get("health", HEALTH_PATH)
         at.problems.extend(inner.problems)
         if not command and not inner.problems:
             at.report("no command is given", "add command: [PROGRAM, ...]")
-        return Engine(command=command) if isinstance(command, tuple) else None
+        if not isinstance(command, tuple) or not isinstance(health, str):
+            return None
+        return Engine(command=command, health=health)
 
 
 class CommandWords(Kind):

@@ -10,6 +10,7 @@ from typing import Final
 
 from sparkd.core.entrykinds import CommandWords, Options
 from sparkd.core.keys import Count, Key, Text, table
+from sparkd.core.model import HEALTH_PATH
 
 _ABSOLUTE_PATH = Text(
     wanted_text="an absolute path",
@@ -61,6 +62,18 @@ ENGINE_KEYS: Final = table(
         kind=CommandWords(),
         doc="Its command line, before the `args` of the entry.",
         default="required",
+    ),
+    Key(
+        name="health",
+        field="health",
+        kind=Text(
+            wanted_text="a path",
+            pattern=r"/[!-\"$-~]*",
+            hint="write it like /health",
+            limits_text="begins with /",
+        ),
+        doc="The path at which it answers 200 once it is ready, and not before.",
+        default=f"`{HEALTH_PATH}`",
     ),
 )
 

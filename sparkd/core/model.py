@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
+from typing import Final
 
 
 class Lifecycle(StrEnum):
@@ -151,12 +152,18 @@ class Placeholder(StrEnum):
     """With `transport: unix`, the path of the socket to listen on."""
 
 
+HEALTH_PATH: Final = "/health"
+"""Where vLLM and most others say that they are ready."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Engine:
     """A server that is not `vllm serve`."""
 
     command: tuple[str, ...]
     """Its command line before the entry's args, with placeholders."""
+    health: str = HEALTH_PATH
+    """What it answers with 200 once it is ready."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -297,6 +304,7 @@ class Endpoint:
 
     socket: Path | None = None
     port: int | None = None
+    health: str = HEALTH_PATH
 
     def __str__(self) -> str:
         return f"unix:{self.socket}" if self.socket else f"tcp:127.0.0.1:{self.port}"

@@ -33,6 +33,8 @@ COMEBACK_SERVICE = "sparkd-comeback.service"
 LABEL_MODEL = "io.sparkd.model"
 LABEL_SPEC = "io.sparkd.spec"
 LABEL_ENDPOINT = "io.sparkd.endpoint"
+LABEL_HEALTH = "io.sparkd.health"
+"""Only where it is not the usual one."""
 
 _SCOPE = re.compile(r"sparkd-model-(?P<escaped>.+)\.scope")
 

@@ -116,6 +116,15 @@ async def whole(answer: Answer) -> bytes:
         await answer.close()
 
 
+async def test_server_is_asked_for_its_health_where_it_says(engine: Engine, tmp_path: Path) -> None:
+    for health, is_healthy in (("/version", True), ("/no-such-path", False)):
+        other = Upstream(Endpoint(socket=tmp_path / "api.sock", health=health))
+        try:
+            assert await other.healthy() is is_healthy
+        finally:
+            await other.close()
+
+
 async def test_server_is_healthy_once_it_has_loaded(
     start: Callable[..., Engine], upstream: Upstream
 ) -> None:

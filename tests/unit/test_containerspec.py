@@ -120,6 +120,23 @@ def test_another_server_is_started_by_its_own_command() -> None:
     assert container(on_socket).command[-4:-2] == ("s", "/run/sparkd/endpoint/api.sock")
 
 
+@pytest.mark.parametrize("transport", list(Transport))
+@pytest.mark.parametrize("health", ["/health", "/v1/ready?deep=1"])
+def test_endpoint_comes_back_from_its_label_with_the_path_of_its_health(
+    transport: Transport, health: str
+) -> None:
+    engine = Engine(command=("s", "{socket}", "{port}"), health=health)
+    found = container(replace(PLAIN, transport=transport, engine=engine), port=41000)
+    labels = dict(found.labels)
+    endpoint = parse_endpoint(labels["io.sparkd.endpoint"], labels.get("io.sparkd.health", ""))
+    assert endpoint.health == health
+    usual = replace(PLAIN, transport=transport, engine=replace(engine, health="/health"))
+    same = dict(container(usual, port=41000).labels)["io.sparkd.spec"] == labels["io.sparkd.spec"]
+    assert same == (health == "/health")
+    assert (endpoint.port == 41000) == (transport is Transport.TCP)
+    assert (endpoint.socket is None) == (transport is Transport.TCP)
+
+
 def test_files_are_seen_read_only_and_fetched_ones_come_from_the_state() -> None:
     spec = replace(
         PLAIN,

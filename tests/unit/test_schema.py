@@ -391,7 +391,7 @@ def test_every_key_of_an_entry_arrives_in_its_unit() -> None:
         "weights: {path: /srv/w}\n"
         "lifecycle: utility\n"
         "gpu: 0\n"
-        "engine: {command: [serve, '{weights}', --port, '{port}']}\n"
+        "engine: {command: [serve, '{weights}', --port, '{port}'], health: /ready}\n"
         "files:\n"
         "  /media: {path: /srv/media}\n"
         f"  /t/a.tiktoken: {{url: 'https://h/a', sha256: {SHA256}}}\n"
@@ -433,7 +433,7 @@ def test_every_key_of_an_entry_arrives_in_its_unit() -> None:
         args=("--a", "1", "0.80", "true", "2024-01-01", "", "="),
         env=(("A", "yes"), ("B", "2"), ("NO", "x")),
         gpu="0",
-        engine=Engine(command=("serve", "{weights}", "--port", "{port}")),
+        engine=Engine(command=("serve", "{weights}", "--port", "{port}"), health="/ready"),
         files=(
             HostFile(target="/media", path=Path("/srv/media")),
             HostFile(target="/t/a.tiktoken", path=Path(SHA256), url="https://h/a", sha256=SHA256),
@@ -570,6 +570,12 @@ def test_image_without_registry_or_with_odd_name_is_refused(image: str) -> None:
             ".engine.command[0]",
             "'{uds}' is not a placeholder",
             "known here: {model}, {port}, {socket}, {weights}",
+        ),
+        (
+            "engine: {command: [serve, '{socket}'], health: ready now}",
+            ".engine.health",
+            "'ready now' is not a path",
+            "write it like /health",
         ),
         (
             "engine: {command: [serve, --port, '{port}']}",
