@@ -63,6 +63,13 @@ class Hub:
     def behave(self, **behaviour: object) -> None:
         httpx.put(f"http://127.0.0.1:{self.port}/stand-in/behave", json=behaviour)
 
+    def wait_for_a_part(self) -> None:
+        """Return when some of a file was written and, of one this slow, most is still to come."""
+        give_up_at = time.monotonic() + 30
+        while not any(part.stat().st_size for part in self.state.rglob("*.part")):
+            assert time.monotonic() < give_up_at, "nothing was fetched"
+            time.sleep(0.02)
+
     def requests(self) -> list[dict[str, Any]]:
         asked = httpx.get(f"http://127.0.0.1:{self.port}/stand-in/requests").json()
         assert isinstance(asked, list)
@@ -185,7 +192,7 @@ def test_pull_killed_at_any_point_shows_nothing_that_is_not_whole_and_the_next_o
 def test_pull_killed_in_the_middle_goes_on_where_it_was(hub: Hub) -> None:
     hub.behave(bytes_per_s=1 << 20)
     with hub.start() as process:
-        time.sleep(2)
+        hub.wait_for_a_part()
         process.kill()
     assert not hub.whole()
     partial = {path.name: path.stat().st_size for path in hub.state.rglob("*.part")}
@@ -201,7 +208,7 @@ def test_pull_killed_in_the_middle_goes_on_where_it_was(hub: Hub) -> None:
 def test_part_that_was_harmed_on_the_disk_is_fetched_anew(hub: Hub) -> None:
     hub.behave(bytes_per_s=1 << 20)
     with hub.start() as process:
-        time.sleep(2)
+        hub.wait_for_a_part()
         process.kill()
     part = next(iter(hub.state.rglob("*.part")))
     with part.open("r+b") as file:
@@ -224,7 +231,7 @@ def test_hub_that_breaks_off_is_asked_for_the_rest(hub: Hub) -> None:
 def test_hub_that_knows_no_ranges_is_fetched_from_the_beginning(hub: Hub) -> None:
     hub.behave(bytes_per_s=1 << 20)
     with hub.start() as process:
-        time.sleep(2)
+        hub.wait_for_a_part()
         process.kill()
     hub.behave(ignore_range=True)
     code, _, err = hub.pull()
@@ -316,9 +323,9 @@ def test_new_commit_replaces_the_weights_and_fetches_only_what_changed(hub: Hub)
 
 
 def test_of_two_pulls_of_one_model_the_second_is_refused(hub: Hub) -> None:
-    hub.behave(bytes_per_s=2 << 20)
+    hub.behave(bytes_per_s=1 << 20)
     with hub.start() as first:
-        time.sleep(1.5)
+        hub.wait_for_a_part()
         code, _, err = hub.pull()
         assert code == Exit.NOT_NOW
         assert "another sparkctl pull" in err
@@ -330,7 +337,7 @@ def test_of_two_pulls_of_one_model_the_second_is_refused(hub: Hub) -> None:
 def test_ctrl_c_ends_it_and_keeps_what_was_fetched(hub: Hub) -> None:
     hub.behave(bytes_per_s=1 << 20)
     with hub.start() as process:
-        time.sleep(2)
+        hub.wait_for_a_part()
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=10)
     assert process.returncode == Exit.INTERRUPTED
