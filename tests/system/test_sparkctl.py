@@ -70,7 +70,8 @@ def test_models_lists_the_catalog_as_json(host: Host) -> None:
         "state": "stopped",
         "status": "experimental",
         "reason": None,
-        "dialects": ["chat", "completions", "embeddings"],
+        "dialects": ["chat", "completions", "embeddings", "transcriptions"],
+        "aliases": ["little", "org/little"],
         "max_model_len": 2048,
         "problem": None,
     }
