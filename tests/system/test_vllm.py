@@ -33,6 +33,13 @@ def test_real_model_answers_right(first_answer: str) -> None:
     assert "Paris" in first_answer
 
 
+def test_phases_of_a_real_load_are_told(served: Host, first_answer: str) -> None:
+    events = served.journal("SPARKD_EVENT=load-progress", f"SPARKD_MODEL={MODEL}")
+    told = [(event["SPARKD_PHASE"], event.get("SPARKD_PERCENT")) for event in events]
+    assert ("weights", "100") in told
+    assert ("server", None) in told
+
+
 def test_real_model_runs_in_its_scope_without_a_network(served: Host, first_answer: str) -> None:
     assert served.user_unit_states()[f"sparkd-model-{MODEL}.scope"] == "active"
     inspected = served.run("podman", "inspect", f"sparkd-model-{MODEL}", user="sparkd").stdout
