@@ -63,21 +63,21 @@ def test_model_and_open_stream_outlive_a_change_of_the_package(
     install(serving, before)
     # Surely open when the next one is in place, and surely over before the gateway stops waiting.
     length_s = min(3 * (time.monotonic() - began_s) + 3, DRAIN_S - 2)
-    stream = Stream(serving, "fake-a", tokens=int(length_s * 10), pace_ms=100)
+    stream = Stream(serving, "fake-b", tokens=int(length_s * 10), pace_ms=100)
     stream.wait_first()
-    container, gateway = container_id(serving, "fake-a"), daemon_pid(serving)
+    container, gateway = container_id(serving, "fake-b"), daemon_pid(serving)
     was = version(serving)
 
     install(serving, after)
 
     assert version(serving) != was
     assert not stream.whole, "the package took longer than the stream"
-    answered = answer_of(serving.chat("fake-a", "while the other one goes on"))
+    answered = answer_of(serving.chat("fake-b", "while the other one goes on"))
     assert answered == "echo: while the other one goes on"
     stream.wait()
     assert stream.status == 200
     assert stream.whole
-    assert container_id(serving, "fake-a") == container
+    assert container_id(serving, "fake-b") == container
     assert daemon_pid(serving) != gateway
 
 
