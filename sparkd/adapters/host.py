@@ -110,6 +110,9 @@ class ProcessWatch:
 
     def __init__(self, pid: int) -> None:
         """Raises ProcessLookupError when there is no such process."""
+        if pid <= 0:
+            # What Podman says of a container whose process has just ended.
+            raise ProcessLookupError(f"no process has the number {pid}")
         self.pid = pid
         self._fd = os.pidfd_open(pid)
 
