@@ -20,8 +20,6 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import uvloop
-
 from sparkd import metrics
 from sparkd._version import __version__
 from sparkd.adapters import files, journal
@@ -213,8 +211,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     journal.configure(level=logging.DEBUG if arguments.verbose else logging.INFO)
     try:
         listening = _sockets(arguments.listen)
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(Daemon(listening, Notifier()).run())
+        # Not uvloop: under load its version 0.21 now and then took the descriptor of a new bus
+        # connection for a client's (as in MagicStack/uvloop#646 and #653), and starts broke off.
+        asyncio.run(Daemon(listening, Notifier()).run())
     except SparkdError as error:
         log.error("%s", error)
         return EX_UNAVAILABLE

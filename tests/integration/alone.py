@@ -16,8 +16,6 @@ import sys
 import time
 from pathlib import Path
 
-import uvloop
-
 from sparkd.adapters.notify import Notifier
 from sparkd.core.containerspec import spec_hash
 from sparkd.core.model import Endpoint, Instance
@@ -122,5 +120,4 @@ if __name__ == "__main__":
     if sys.argv[3]:
         wire.HEAD_S = wire.LINGER_S = exchange._BODY_STALL_S = float(sys.argv[3])
     journal.configure(environ={})
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_Alone(socket.socket(fileno=int(sys.argv[1])), Path(sys.argv[2])).run())
+    asyncio.run(_Alone(socket.socket(fileno=int(sys.argv[1])), Path(sys.argv[2])).run())

@@ -95,7 +95,8 @@ async def test_ten_thousand_idle_connections_take_neither_the_port_nor_the_memor
             connection(served, crowd)
             if number % SPARE == 0:
                 await assert_answers(served)
-        assert served.descriptors() - before <= STRANGERS_MOST + 10
+        # Those that were broken off last are closed in the next turns of the loop.
+        await until(lambda: served.descriptors() - before <= STRANGERS_MOST + 10)
         assert served.rss_bytes() - before_bytes < 64 * MIB
     await until(lambda: served.descriptors() <= before + 2)
     await assert_answers(served)

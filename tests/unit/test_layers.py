@@ -61,7 +61,6 @@ MAY_IMPORT = {
 PLACES = {
     # Each of these libraries could be replaced in a day: only these modules know it.
     "sanic": {"web", "daemon"},
-    "uvloop": {"daemon"},
     "podman": {"sparkd.adapters.podman"},
     "requests": {"sparkd.adapters.podman"},
     "dbus_fast": {"sparkd.adapters.systemd"},
