@@ -26,6 +26,7 @@ _DESTINATION = "org.freedesktop.systemd1"
 _PATH = "/org/freedesktop/systemd1"
 _MANAGER = "org.freedesktop.systemd1.Manager"
 _NO_SUCH_UNIT = "org.freedesktop.systemd1.NoSuchUnit"
+_UNIT_EXISTS = "org.freedesktop.systemd1.UnitExists"
 _CALL_TIMEOUT_S = 10.0
 """For one reply; the manager answers in milliseconds unless it is stuck."""
 _INFINITY_US = (1 << 64) - 1
@@ -33,6 +34,8 @@ _JOB_SLACK_S = 10.0
 _CONNECT_PATIENCE_S = 15.0
 """A lingering user manager may still be starting when the first request after a boot arrives."""
 _CONNECT_PAUSE_S = 0.25
+_COLLECT_PATIENCE_S = 3.0
+_COLLECT_PAUSE_S = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,10 +73,22 @@ class UserManager:
         ]
 
     async def start_transient(self, name: str, properties: Sequence[Property]) -> None:
-        """Create a transient unit and wait until its start job is done."""
+        """Create a transient unit and wait until its start job is done.
+
+        One of the same name that has ended is loaded until systemd collects it: that is waited for.
+        """
         typed = [[key, Variant(signature, value)] for key, signature, value in properties]
-        async with self._connection() as bus:
-            await _job(bus, "StartTransientUnit", "ssa(sv)a(sa(sv))", [name, "fail", typed, []])
+        body = [name, "fail", typed, []]
+        deadline = asyncio.get_running_loop().time() + _COLLECT_PATIENCE_S
+        while True:
+            try:
+                async with self._connection() as bus:
+                    return await _job(bus, "StartTransientUnit", "ssa(sv)a(sa(sv))", body)
+            except SystemdCallError as error:
+                late = asyncio.get_running_loop().time() > deadline
+                if error.name != _UNIT_EXISTS or late:
+                    raise
+            await asyncio.sleep(_COLLECT_PAUSE_S)
 
     async def start_soon(self, name: str) -> None:
         """Have a unit started, and do not wait for that."""

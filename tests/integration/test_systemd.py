@@ -230,6 +230,17 @@ async def test_refused_call_says_what_was_refused_and_why(
     assert (caught.value.name, caught.value.code) == (f"{NAME}.UnitExists", "systemd_error")
 
 
+async def test_unit_that_has_ended_and_is_not_collected_yet_is_waited_for(
+    manager: Systemd, ours: UserManager
+) -> None:
+    later = {"StartTransientUnit": manager.answers["StartTransientUnit"]}
+    manager.answers["StartTransientUnit"] = refusal(f"{NAME}.UnitExists", "it is there still")
+    began_s = time.monotonic()
+    asyncio.get_running_loop().call_later(0.3, manager.answers.update, later)
+    await ours.start_transient("a.scope", [])
+    assert time.monotonic() - began_s >= 0.3
+
+
 async def test_unit_that_does_not_exist_is_stopped_and_dead(
     manager: Systemd, ours: UserManager
 ) -> None:
