@@ -196,13 +196,13 @@ def test_pull_killed_in_the_middle_goes_on_where_it_was(hub: Hub) -> None:
         process.kill()
     assert not hub.whole()
     partial = {path.name: path.stat().st_size for path in hub.state.rglob("*.part")}
-    assert partial
-    assert all(0 < size < len(LARGE) for size in partial.values())
+    assert any(partial.values())
+    assert all(size < len(LARGE) for size in partial.values())
     hub.behave()
     assert hub.pull()[0] == Exit.OK
     assert hub.whole()
     ranges = {one["range"] for one in hub.requests() if one["range"]}
-    assert ranges == {f"bytes={size}-" for size in partial.values()}
+    assert ranges == {f"bytes={size}-" for size in partial.values() if size}
 
 
 def test_part_that_was_harmed_on_the_disk_is_fetched_anew(hub: Hub) -> None:

@@ -28,11 +28,15 @@ def llama(host: Host) -> Iterator[Host]:
         "podman", "image", "exists", "localhost/sparkd-llama-cpp", user="sparkd", check=False
     ).returncode:
         furnish.load_image(guest, built("llama"))
+    entry = (engines / "catalog/llama.yaml").read_text()
+    try:
         furnish.place_weights(guest, built("gguf"))
-    with host.file("/etc/sparkd/models.d/llama.yaml", (engines / "catalog/llama.yaml").read_text()):
-        host.run("systemctl", "stop", "sparkd.service")
-        yield host
-        host.stop_models()
+        with host.file("/etc/sparkd/models.d/llama.yaml", entry):
+            host.run("systemctl", "stop", "sparkd.service")
+            yield host
+            host.stop_models()
+    finally:
+        host.run("rm", "-rf", f"/var/lib/sparkd/models/{MODEL}")
 
 
 def built(what: str) -> Path:
