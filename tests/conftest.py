@@ -6,6 +6,7 @@ SPARKD_TEST_HOST names a host that runs already; then nothing is booted or ended
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 from collections.abc import Iterator
@@ -17,8 +18,14 @@ from hypothesis import settings as hypothesis
 from .system.hosts import HOST, SETTINGS, Host
 
 # How long generating and running an example takes says something about the machine, which may be
-# busy, and nothing about the code.
-hypothesis.register_profile("calm", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# busy, and nothing about the code. Few examples find what a change has just broken; `make test`
+# asks for more.
+hypothesis.register_profile(
+    "calm",
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    max_examples=int(os.environ.get("SPARKD_EXAMPLES", "30")),
+)
 hypothesis.load_profile("calm")
 
 
@@ -64,6 +71,11 @@ def host(trixie: Host) -> Iterator[Host]:
     trixie.configure(SETTINGS)
     yield trixie
     trixie.stop_models()
+
+
+def pytest_collection_finish() -> None:
+    """What was loaded stays until the end: no collection of garbage need look at it again."""
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -37,8 +37,9 @@ from sparkd.core.diagnosis.facts import Path as PathFact
 from sparkd.core.diagnosis.findings import Level
 from sparkd.core.diagnosis.gpu import accepted_version
 from sparkd.core.diagnosis.host import is_outside
+from tests.unit.sources import PATHS, ROOT, calls_of
 
-ROOT = Path(__file__).resolve().parents[2]
+DIAGNOSIS = ROOT / "sparkd/core/diagnosis"
 DOCUMENT = ROOT / "docs/reference/doctor.md"
 GIB = 1 << 30
 CONTROLLERS = frozenset({"cpu", "cpuset", "io", "memory", "pids"})
@@ -202,13 +203,9 @@ def test_each_broken_thing_is_found_and_nothing_else_is(code: str) -> None:
 
 def test_every_finding_that_the_code_can_make_is_tested() -> None:
     made = {
-        node.args[0].value
-        for path in (ROOT / "sparkd/core/diagnosis").glob("*.py")
-        for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.Call)
-        and isinstance(node.func, ast.Name)
-        and node.func.id in ("problem", "warning")
-        and isinstance(node.args[0], ast.Constant)
+        call.args[0].value
+        for call in calls_of({"problem", "warning"}, [p for p in PATHS if DIAGNOSIS in p.parents])
+        if isinstance(call.args[0], ast.Constant)
     }
     assert made == set(BROKEN)
 

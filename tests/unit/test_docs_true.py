@@ -7,6 +7,7 @@ import ast
 import importlib
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from urllib.parse import urlsplit
@@ -16,9 +17,10 @@ import pytest
 from sparkd.adapters.journal import Event
 from sparkd.core.errors import Busy, SparkdError
 from sparkd.scheduler import _BUSY_HINTS
-from tests.unit.test_layers import LAYERS
 
-ROOT = Path(__file__).resolve().parents[2]
+from .sources import PATHS, ROOT, module_name, nodes, tree
+from .test_layers import LAYERS
+
 REFERENCE = ROOT / "docs" / "reference"
 DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
 IDS = [str(path.relative_to(ROOT)) for path in DOCUMENTS]
@@ -26,10 +28,9 @@ documents = pytest.mark.parametrize("document", DOCUMENTS, ids=IDS)
 
 
 def modules() -> Iterator[tuple[ModuleType, ast.Module]]:
-    for path in sorted((ROOT / "sparkd").rglob("*.py")):
-        parts = path.relative_to(ROOT).with_suffix("").parts
-        if parts[-1] not in ("__init__", "__main__"):
-            yield importlib.import_module(".".join(parts)), ast.parse(path.read_text())
+    for path in PATHS:
+        if path.stem not in ("__init__", "__main__"):
+            yield importlib.import_module(module_name(path)), tree(path)
 
 
 def rows(document: str) -> Iterator[list[str]]:
@@ -40,19 +41,21 @@ def rows(document: str) -> Iterator[list[str]]:
             yield [cells[0].strip("`"), *cells[1:]]
 
 
-def codes() -> Iterator[tuple[str, int]]:
+@cache
+def codes() -> frozenset[tuple[str, int]]:
     """Every code that an error of sparkd can have, with the status of its class."""
     # The refusals of the queue are one error, whose codes stand with their hints.
-    yield from ((code, Busy.http_status) for code in _BUSY_HINTS)
-    for module, tree in modules():
+    found = {(code, Busy.http_status) for code in _BUSY_HINTS}
+    for module, source in modules():
         for error in vars(module).values():
             ours = isinstance(error, type) and issubclass(error, SparkdError)
             if ours and error.__module__ == module.__name__:
-                yield error.code, error.http_status
-        for kind, node in calls(tree):
+                found.add((error.code, error.http_status))
+        for kind, node in calls(source):
             for keyword in node.keywords:
                 if keyword.arg == "code" and isinstance(keyword.value, ast.Constant):
-                    yield str(keyword.value.value), getattr(module, kind).http_status
+                    found.add((str(keyword.value.value), getattr(module, kind).http_status))
+    return frozenset(found)
 
 
 def calls(node: ast.AST, inside: str = "") -> Iterator[tuple[str, ast.Call]]:
@@ -60,7 +63,11 @@ def calls(node: ast.AST, inside: str = "") -> Iterator[tuple[str, ast.Call]]:
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.Call) and isinstance(child.func, ast.Name):
             yield child.func.id, child
-        elif isinstance(child, ast.Call) and ast.unparse(child.func) == "super().__init__":
+        elif (
+            isinstance(child, ast.Call)
+            and isinstance(child.func, ast.Attribute)
+            and ast.unparse(child.func) == "super().__init__"
+        ):
             yield inside, child
         yield from calls(child, child.name if isinstance(child, ast.ClassDef) else inside)
 
@@ -108,24 +115,27 @@ def test_message_ids_are_unique_and_what_journald_takes() -> None:
     assert all(re.fullmatch("[0-9a-f]{32}", one) for one in ids)
 
 
+@cache
 def logged_fields() -> dict[str, set[str]]:
     """The fields of each event, from the calls of `fields(Event.X, name=...)` and `note`.
 
     A function that chooses between events has all of them have the fields.
     """
     found: dict[str, set[str]] = {event.label: set() for event in Event}
-    for _, tree in modules():
+    for path in PATHS:
         functions = (
-            n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)
+            n for n in nodes(path) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)
         )
         for function in functions:
             named = [
                 Event[node.attr].label
                 for node in ast.walk(function)
-                if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "Event"
+                if isinstance(node, ast.Attribute)
+                and isinstance(node.value, ast.Name)
+                and node.value.id == "Event"
             ]
-            for kind, call in calls(function):
-                if kind in ("fields", "note") and call.args and named:
+            for kind, call in calls(function) if named else ():
+                if kind in ("fields", "note") and call.args:
                     for label in named:
                         found[label] |= {f"SPARKD_{key.arg}".upper() for key in call.keywords}
     return found

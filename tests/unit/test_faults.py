@@ -4,23 +4,15 @@
 from __future__ import annotations
 
 import ast
-from pathlib import Path
 
 from tests.system.test_scheduling import KILL_POINTS
 
-ROOT = Path(__file__).resolve().parents[2]
+from .sources import PATHS, ROOT, calls_of
 
 
 def points() -> set[str]:
     """The arguments of all calls of `reach`."""
-    return {
-        ast.literal_eval(node.args[0])
-        for path in (ROOT / "sparkd").rglob("*.py")
-        for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.Call)
-        and isinstance(node.func, ast.Name)
-        and node.func.id == "reach"
-    }
+    return {ast.literal_eval(call.args[0]) for call in calls_of({"reach"}, PATHS)}
 
 
 def test_every_step_of_start_stop_and_swap_has_a_kill_test_and_every_kill_test_a_step() -> None:

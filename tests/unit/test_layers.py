@@ -5,11 +5,10 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from .sources import PATHS, module_name, tree
 
 LAYERS = {
     # Pure: no I/O, no clock; time comes as an argument.
@@ -86,18 +85,13 @@ PLACES = {
 }
 
 
-def module_name(path: Path) -> str:
-    parts = path.relative_to(ROOT).with_suffix("").parts
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+SOURCES = {module_name(path): path for path in PATHS}
 
 
-SOURCES = {module_name(path): path for path in sorted((ROOT / "sparkd").rglob("*.py"))}
-
-
-def imported_by(tree: ast.AST, *, at_import_only: bool = False) -> Iterator[str]:
+def imported_by(source: ast.AST, *, at_import_only: bool = False) -> Iterator[str]:
     """The modules that a source imports; those of functions and for types only are left out if
     only what happens at import is asked for."""
-    for node in ast.iter_child_nodes(tree):
+    for node in ast.iter_child_nodes(source):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -111,11 +105,11 @@ def imported_by(tree: ast.AST, *, at_import_only: bool = False) -> Iterator[str]
             or (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
         ):
             continue
-        else:
+        elif not isinstance(node, ast.expr):
             yield from imported_by(node, at_import_only=at_import_only)
 
 
-IMPORTS = {name: set(imported_by(ast.parse(path.read_text()))) for name, path in SOURCES.items()}
+IMPORTS = {name: set(imported_by(tree(path))) for name, path in SOURCES.items()}
 
 
 MODULES = [name for name in SOURCES if name != "sparkd"]
@@ -166,11 +160,7 @@ def test_table_names_nothing_that_is_gone(place: str) -> None:
 
 def test_no_module_imports_itself_by_a_detour() -> None:
     graph = {
-        name: {
-            used
-            for used in imported_by(ast.parse(path.read_text()), at_import_only=True)
-            if used in SOURCES
-        }
+        name: {used for used in imported_by(tree(path), at_import_only=True) if used in SOURCES}
         for name, path in SOURCES.items()
     }
     done: set[str] = set()

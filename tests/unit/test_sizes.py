@@ -9,20 +9,20 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from .sources import PATHS, ROOT, nodes, tree
+
 MODULE_LINES_MAX = 400
 FUNCTION_LINES_MAX = 50
 POSITIONAL_MAX = 5
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
-SOURCES = sorted((ROOT / "sparkd").rglob("*.py"))
-IDS = [str(path.relative_to(ROOT)) for path in SOURCES]
-sources = pytest.mark.parametrize("path", SOURCES, ids=IDS)
+IDS = [str(path.relative_to(ROOT)) for path in PATHS]
+sources = pytest.mark.parametrize("path", PATHS, ids=IDS)
 
 
 def functions(path: Path) -> Iterator[Function]:
-    return (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, Function))
+    return (node for node in nodes(path) if isinstance(node, Function))
 
 
 def lines_of(function: Function) -> int:
@@ -56,4 +56,4 @@ def test_functions_take_few_positional_arguments(path: Path) -> None:
 def test_module_says_what_it_is_for(path: Path) -> None:
     if path.name in ("_version.py",) or not path.read_text().strip():
         return
-    assert ast.get_docstring(ast.parse(path.read_text()))
+    assert ast.get_docstring(tree(path))
