@@ -68,8 +68,8 @@ bench: venv deb ## measure beside other gateways; prints, asserts nothing (BENCH
 	$(VENV)/bin/python tests/bench/run.py $(BENCH)
 
 .PHONY: pins
-pins: venv ## newer releases of what is pinned by hash, and hashes for new pins of test images
-	$(VENV)/bin/python packaging/pins.py
+pins: venv ## hashes for whatever is pinned (PINS=--newer: newest releases of what no person pinned)
+	$(VENV)/bin/python packaging/pins.py $(PINS)
 
 .PHONY: tools
 tools: ## the programs that the tests call, by apt where they are missing
@@ -84,11 +84,15 @@ tools: ## the programs that the tests call, by apt where they are missing
 .PHONY: venv
 venv: $(VENV)/.complete ## the pinned tools and libraries of the tests, in the cache
 
-# Its name holds what it is made from: a file that is only newer makes no other environment.
+# Its name holds what it is made from: a file that is only newer makes no other environment. What has
+# no wheel is built by tools that are pinned too, not by what pip would fetch for it.
 $(VENV)/.complete: | tests/requirements.txt
 	@echo "venv: installing tests/requirements.txt into $(VENV)"
 	python3 -m venv --clear $(VENV)
-	$(VENV)/bin/pip install --quiet --requirement tests/requirements.txt
+	$(VENV)/bin/pip install --quiet --require-hashes --no-deps \
+	    --requirement packaging/build-requirements.txt
+	$(VENV)/bin/pip install --quiet --require-hashes --no-build-isolation \
+	    --requirement tests/requirements.txt
 	touch $@
 
 .PHONY: clean

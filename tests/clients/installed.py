@@ -24,7 +24,8 @@ def python(name: str) -> Path:
         subprocess.run([sys.executable, "-m", "venv", place], check=True)
         pip = [place / "bin/python", "-m", "pip", "--quiet", "--disable-pip-version-check"]
         # The list is whole, so there is nothing to resolve.
-        subprocess.run([*pip, "install", "--no-deps", "--requirement", listed], check=True)
+        options = ("--no-deps", "--require-hashes", "--only-binary", ":all:")
+        subprocess.run([*pip, "install", *options, "--requirement", listed], check=True)
 
     key = cache.key_of(cache.file_key(listed), sys.version)
     return cache.entry(f"clients/{name}-{key}", make) / "bin/python"

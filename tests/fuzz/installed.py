@@ -24,8 +24,8 @@ def python() -> Path:
     def make(place: Path) -> None:
         subprocess.run([sys.executable, "-m", "venv", place], check=True)
         pip = [place / "bin/python", "-m", "pip", "--quiet", "--disable-pip-version-check"]
-        wheels = ("--no-deps", "--only-binary", ":all:")
-        subprocess.run([*pip, "install", *wheels, "--requirement", LISTED], check=True)
+        options = ("--no-deps", "--require-hashes", "--only-binary", ":all:")
+        subprocess.run([*pip, "install", *options, "--requirement", LISTED], check=True)
 
     key = cache.key_of(cache.file_key(LISTED), sys.version)
     return cache.entry(f"fuzz/venv-{key}", make) / "bin/python"

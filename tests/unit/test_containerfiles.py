@@ -90,13 +90,6 @@ def test_every_package_of_pip_has_a_version_or_a_commit_or_was_built_before(name
             assert pinned, word
 
 
-@pytest.mark.parametrize("file", sorted(DIRECTORY.glob("*/requirements.txt")), ids=str)
-def test_every_requirement_is_one_version(file: Path) -> None:
-    lines = [line for line in file.read_text().splitlines() if line and not line.startswith("#")]
-    assert len(lines) > 50
-    assert [line for line in lines if not re.fullmatch(r"[A-Za-z0-9._-]+==\S+", line)] == []
-
-
 @names
 def test_hadolint_finds_nothing(name: str) -> None:
     tool = shutil.which("hadolint", path=str(Path(sys.executable).parent))
