@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The transport alone, beside httpx's own: the same requests to the same fake engine.
 
-Run it from the root of the repository: `python -m tests.bench.transport [--uvloop]`. The engine
+Run it from the root of the repository: `python -m tests.bench.transport`. The engine
 runs on the last core, the client on the first. Prints, asserts nothing but that answers are whole.
 """
 
@@ -101,9 +101,7 @@ async def measure(socket: str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--uvloop", action="store_true", help="on uvloop instead of asyncio's loop")
-    arguments = parser.parse_args()
+    argparse.ArgumentParser(description=__doc__).parse_args()
     cores = sorted(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory() as directory:
         socket = f"{directory}/api.sock"
@@ -119,12 +117,7 @@ def main() -> None:
             while not os.path.exists(socket):
                 time.sleep(0.05)
             os.sched_setaffinity(0, cores[:1])
-            if arguments.uvloop:
-                import uvloop
-
-                uvloop.run(measure(socket))
-            else:
-                asyncio.run(measure(socket))
+            asyncio.run(measure(socket))
         finally:
             engine.kill()
             engine.wait()

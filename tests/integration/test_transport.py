@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The transport against servers that say what a script tells them, on real sockets.
 
-Every test runs on asyncio's own loop and on uvloop.
+Every test takes answers both ways that there are: iterated over, and poured.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from pathlib import Path
 
 import httpx
 import pytest
-import uvloop
 
 from sparkd.adapters import transport as transport_module
 from sparkd.adapters.transport import Exchange, LocalTransport
@@ -31,15 +30,10 @@ HOST = [(b"host", b"model")]
 FOREVER = httpx.Timeout(None)
 
 
-@pytest.fixture(params=["asyncio, iterated", "asyncio, poured", "uvloop, poured"])
-def event_loop_policy(
-    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
-) -> asyncio.AbstractEventLoopPolicy:
-    loop, way = request.param.split(", ")
-    monkeypatch.setattr(sys.modules[__name__], "take_all", poured if way == "poured" else iterated)
-    if loop == "uvloop":
-        return uvloop.EventLoopPolicy()
-    return asyncio.DefaultEventLoopPolicy()
+@pytest.fixture(params=["iterated", "poured"], autouse=True)
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    take = poured if request.param == "poured" else iterated
+    monkeypatch.setattr(sys.modules[__name__], "take_all", take)
 
 
 @pytest.fixture

@@ -33,7 +33,7 @@ _BOOT = "systemd systemd-sysv dbus dbus-user-session libpam-systemd"
 _PODMAN = "podman crun conmon uidmap passt slirp4netns netavark aardvark-dns catatonit"
 # The package's dependencies are in the tree already, because a host has no network.
 _PYTHON = """
-    python3 python3-httptools python3-multidict python3-aiofiles python3-websockets python3-uvloop
+    python3 python3-httptools python3-multidict python3-aiofiles python3-websockets
     python3-ujson python3-httpx python3-yaml python3-psutil python3-requests python3-urllib3
     python3-sdnotify python3-dbus-fast python3-typing-extensions python3-prometheus-client
     python3-rich python3-setuptools python3-pytest
