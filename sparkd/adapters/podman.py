@@ -274,6 +274,7 @@ def _create(client: PodmanClient, spec: ContainerSpec) -> str:
         "read_write_tmpfs": True,
         "cap_drop": ["ALL"],
         "no_new_privileges": True,
+        "seccomp_profile_path": spec.seccomp_profile,
         "stop_signal": spec.stop_signal,
         "stop_timeout": spec.stop_timeout_s,
         "labels": dict(spec.labels),

@@ -37,6 +37,10 @@ vLLM logs no prompts unless it is told to, which entries may not; its statistics
 the daemon sees by them that an engine hangs.
 """
 
+SECCOMP_PROFILE = Path(__file__).with_name("seccomp.json")
+"""The calls of the kernel that a model may make. With Podman's own list every process may become
+root of a namespace of users, and so reach most of what capabilities guard in the kernel."""
+
 _STACK_BYTES = 64 << 20
 
 
@@ -77,6 +81,7 @@ class ContainerSpec:
     stop_timeout_s: int
     log_driver: str
     """Where what it prints goes: to the journal, or nowhere."""
+    seccomp_profile: str
 
 
 def spec_hash(spec: ModelSpec, layout: Layout) -> str:
@@ -161,6 +166,7 @@ def _unlabelled(spec: ModelSpec, layout: Layout, port: int | None) -> ContainerS
         stop_signal=SIGINT,
         stop_timeout_s=max(1, round(spec.stop_grace_s)),
         log_driver="journald" if spec.log_output else "none",
+        seccomp_profile=str(SECCOMP_PROFILE),
     )
 
 

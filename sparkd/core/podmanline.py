@@ -33,6 +33,7 @@ def _options(spec: ContainerSpec) -> Iterator[str]:
     yield from ("--ipc=private", f"--shm-size={spec.shm_bytes}b")
     yield from ("--read-only", "--read-only-tmpfs=true")
     yield from ("--cap-drop=ALL", "--security-opt=no-new-privileges")
+    yield f"--security-opt=seccomp={spec.seccomp_profile}"
     yield from (f"--stop-signal={spec.stop_signal}", f"--stop-timeout={spec.stop_timeout_s}")
     yield from (f"--log-driver={spec.log_driver}", "--no-healthcheck", "--restart=no")
     yield from (() if spec.network else ("--network=none",))

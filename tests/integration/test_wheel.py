@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from sparkd.core.containerspec import SECCOMP_PROFILE
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -78,6 +80,13 @@ def files_of(directory: Path) -> set[Path]:
         for path in directory.rglob("*")
         if path.is_file() and path.suffix != ".pyc"
     }
+
+
+def test_wheel_has_the_list_of_what_models_may_call(environment: Path) -> None:
+    script = "from sparkd.core.containerspec import SECCOMP_PROFILE as path; print(path)"
+    path = Path(run(environment, "python", "-c", script).strip())
+    assert path.is_relative_to(environment)
+    assert path.read_text() == SECCOMP_PROFILE.read_text()
 
 
 def test_gateway_of_a_wheel_has_its_page(environment: Path) -> None:

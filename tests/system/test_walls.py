@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 
-from .hosts import SETTINGS, Host, answer_of
+from sparkd.core.containerspec import SECCOMP_PROFILE
 
-LAN = "10.99.0.1"
-"""An address of the host that is not its loopback."""
+from .hosts import SETTINGS, Host, answer_of
+from .probes import LAN, in_container, in_gateway
+
 WEIGHTS = "/var/lib/sparkd/models/walls"
 CATALOG_FILE = "/etc/sparkd/models.d/walls.yaml"
 CATALOG = f"""\
@@ -28,88 +29,6 @@ models:
     load_timeout: 60s
     idle_timeout: 10m
 """
-PROBE_UNIT = "/run/systemd/system/sparkd-probe.service"
-
-TRY = r"""
-import ctypes, errno, json, os, signal, socket
-libc = ctypes.CDLL(None, use_errno=True)
-results = {}
-def attempt(name, work):
-    try:
-        work()
-        results[name] = "done"
-    except OSError as error:
-        results[name] = errno.errorcode.get(error.errno, type(error).__name__)
-def call(function, *arguments):
-    if function(*arguments) == -1:
-        raise OSError(ctypes.get_errno(), "refused")
-def write(path):
-    os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600))
-def connect(address):
-    if isinstance(address, str):
-        socket.socket(socket.AF_UNIX).connect(address)
-    else:
-        socket.create_connection(address, 2).close()
-def status():
-    lines = (line.partition(":") for line in open("/proc/self/status"))
-    return {name: value.strip() for name, _, value in lines}
-def processes():
-    pids = filter(str.isdigit, os.listdir("/proc"))
-    return sorted(open(f"/proc/{pid}/comm").read().strip() for pid in pids)
-def trying(outside):
-    attempt("signal outside", lambda: os.kill(outside, 0))
-    attempt("trace outside", lambda: call(libc.ptrace, 16, outside, 0, 0))
-    attempt("mount", lambda: call(libc.mount, b"none", b"/tmp", b"tmpfs", 0, None))
-    attempt("host name", lambda: call(libc.sethostname, b"x", 1))
-    attempt("drop caches", lambda: write("/proc/sys/vm/drop_caches"))
-    attempt("program for the kernel", lambda: call(libc.syscall, BPF, 0, 0, 0))
-    attempt("packets", lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW))
-    attempt("node", lambda: os.mknod("/tmp/node", 0o20600, os.makedev(1, 1)))
-    attempt("other user", lambda: os.setuid(4242))
-    attempt("lan", lambda: connect((LAN, 8009)))
-    results["status"] = status()
-    results["devices"] = sorted(os.listdir("/dev"))
-def becoming_root_of_a_namespace():
-    # Last, as whoever succeeds has every capability in it.
-    attempt("new namespaces", lambda: call(libc.unshare, 0x10020000))
-    attempt("mount in it", lambda: call(libc.mount, b"none", b"/tmp", b"tmpfs", 0, None))
-BPF = {"x86_64": 321}.get(os.uname().machine, 280)
-"""
-
-FROM_CONTAINER = r"""
-trying(OUTSIDE)
-for path in ("/x", "/usr/x", "/etc/x", "/models/walls/x", "/run/sparkd/gpu.lock"):
-    attempt("write " + path, lambda: write(path))
-attempt("key", lambda: open("/etc/sparkd/api-key"))
-attempt("bus", lambda: connect("/run/user/%d/bus" % os.getuid()))
-attempt("other model", lambda: connect("/run/sparkd/models/fake-util/api.sock"))
-attempt("gateway", lambda: connect(("127.0.0.1", 8009)))
-results["processes"] = processes()
-results["interfaces"] = [name for _, name in socket.if_nameindex()]
-results["uid_map"] = open("/proc/self/uid_map").read().split()
-results["endpoint"] = os.listdir("/run/sparkd/endpoint")
-becoming_root_of_a_namespace()
-print(json.dumps(results))
-"""
-
-FROM_GATEWAY = r"""
-trying(OUTSIDE)
-for place in ("", "/usr", "/etc", "/home", "/root", "/boot", "/etc/sparkd", "/run",
-              "/var/lib/sparkd/models", "/var/lib/sparkd/.config"):
-    attempt(f"write {place}/x", lambda: write(f"{place}/x"))
-for path in ("/run/sparkd/x", "/var/lib/sparkd/stats/x", "/tmp/x"):
-    attempt("write " + path, lambda: (write(path), os.unlink(path)))
-attempt("shadow", lambda: open("/etc/shadow"))
-attempt("signal init", lambda: os.kill(1, 0))
-attempt("routes", lambda: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW))
-attempt("code", lambda: __import__("mmap").mmap(-1, 4096, prot=7))
-becoming_root_of_a_namespace()
-print(json.dumps(results))
-"""
-
-
-def script(part: str, outside: int) -> str:
-    return f"LAN, OUTSIDE = {LAN!r}, {outside}\n{TRY}\n{part}"
 
 
 @pytest.fixture(scope="module")
@@ -152,39 +71,16 @@ class widened:  # noqa: N801 (reads as a verb)
         self.host.run("systemctl", "restart", "sparkd.socket")
 
 
-def outside_pid(host: Host) -> int:
-    """A process of the user sparkd that is in no container: its own service manager."""
-    return int(host.sh("systemctl show -p MainPID --value user@$(id -u sparkd).service"))
-
-
 @pytest.fixture(scope="module")
 def container(walled: Host) -> dict[str, Any]:
     """What a program beside the engine, with all that the engine has, could do."""
-    said = walled.run(
-        *("podman", "exec", "--interactive", "sparkd-model-walls", "python3", "-"),
-        user="sparkd",
-        input=script(FROM_CONTAINER, outside_pid(walled)),
-    )
-    found: dict[str, Any] = json.loads(said.stdout)
-    return found
+    return in_container(walled, "walls")
 
 
 @pytest.fixture(scope="module")
 def gateway(walled: Host) -> dict[str, Any]:
     """What a program in a unit that is sparkd.service but for what it runs could do."""
-    keep = "grep -vE '^(Type|NotifyAccess|Exec|Restart|Watchdog|RuntimeDirectory|Requires|After)'"
-    unit = walled.sh(f"{keep} /usr/lib/systemd/system/sparkd.service")
-    unit += "\nType=oneshot\nReadWritePaths=/run/sparkd\nExecStart=/usr/bin/python3 /run/probe.py\n"
-    walled.run("tee", "/run/probe.py", input=script(FROM_GATEWAY, outside_pid(walled)))
-    walled.run("tee", PROBE_UNIT, input=unit)
-    try:
-        cursor = walled.cursor()
-        walled.sh("systemctl daemon-reload; systemctl start sparkd-probe.service")
-        lines = walled.journal("_SYSTEMD_UNIT=sparkd-probe.service", since=cursor)
-        found: dict[str, Any] = json.loads(lines[-1]["MESSAGE"])
-        return found
-    finally:
-        walled.sh(f"rm {PROBE_UNIT} /run/probe.py; systemctl daemon-reload")
+    return in_gateway(walled)
 
 
 def test_container_has_no_network(container: dict[str, Any]) -> None:
@@ -210,7 +106,8 @@ def test_container_can_write_neither_weights_nor_locks_nor_its_root(
 
 def test_container_sees_and_signals_no_process_outside(container: dict[str, Any]) -> None:
     assert not {"systemd", "conmon", "sparkd"} & set(container["processes"])
-    assert container["signal outside"] == container["trace outside"] == "ESRCH"
+    assert container["signal outside"] == "ESRCH"
+    assert container["trace outside"] == "EPERM"
 
 
 def test_container_has_no_capability_and_can_gain_none(container: dict[str, Any]) -> None:
@@ -229,6 +126,34 @@ def test_container_can_ask_nothing_of_the_kernel_that_is_for_root(
     assert {container[name] for name in asked} <= {"EPERM", "ENOSYS"}
     assert container["drop caches"] in ("EROFS", "EACCES")
     assert not {"mem", "kmsg", "sda", "fuse"} & set(container["devices"])
+
+
+def test_container_makes_no_namespace_and_no_call_that_is_not_for_it(
+    container: dict[str, Any],
+) -> None:
+    calls = {name: said for name, said in container.items() if name.startswith("call ")}
+    assert len(calls) == 33
+    assert {name for name, said in calls.items() if said not in ("EPERM", "ENOSYS")} == set()
+    assert calls["call clone3"] == "ENOSYS", "anything else, and libc would not fall back on clone"
+    assert container["new namespaces"] == container["mount in it"] == "EPERM"
+
+
+def test_container_makes_no_call_of_another_architecture(container: dict[str, Any]) -> None:
+    assert container.get("x32", "SIGSYS") == "SIGSYS"
+
+
+def test_what_a_container_may_call_podman_would_let_it_call_too(walled: Host) -> None:
+    ours = json.loads(SECCOMP_PROFILE.read_text())
+    theirs = json.loads(walled.sh("cat /usr/share/containers/seccomp.json"))
+    assert allowed(ours) - allowed(theirs) == set()
+    assert len(allowed(theirs) - allowed(ours)) > 50
+
+
+def allowed(profile: dict[str, Any]) -> set[str]:
+    """The calls that it lets through, some only with some arguments, without any capability."""
+    rules = [rule for rule in profile["syscalls"] if rule["action"] == "SCMP_ACT_ALLOW"]
+    plain = [rule for rule in rules if not (rule.get("includes") or {}).get("caps")]
+    return {name for rule in plain for name in rule["names"]}
 
 
 def test_gateway_writes_its_state_and_nothing_else(gateway: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from sparkd.adapters.records import Loads
 from sparkd.commands import show
+from sparkd.core.containerspec import SECCOMP_PROFILE
 from sparkd.core.memory import HostMemory
 from sparkd.core.model import ModelSpec, Transport, Weights
 from sparkd.core.names import Layout
@@ -61,6 +62,7 @@ def test_the_command_is_one_that_a_shell_takes() -> None:
     assert tuple(shlex.split(show.command_text(words).replace("\\\n", ""))) == words
     assert words[:2] == ("podman", "create")
     assert "--cap-drop=ALL" in words
+    assert f"--security-opt=seccomp={SECCOMP_PROFILE}" in words
     assert "--network=none" in words
 
 
