@@ -75,7 +75,7 @@ pins: venv ## hashes for whatever is pinned (PINS=--newer: newest releases of wh
 tools: ## the programs that the tests call, by apt where they are missing
 	@python3 -c 'import ensurepip' 2>/dev/null || missing=python3-venv; \
 	for tool in git:git systemd-analyze:systemd dbus-daemon:dbus node:nodejs npm:npm \
-	    chromium:chromium lintian:lintian man:man-db \
+	    chromium:chromium lintian:lintian man:man-db faketime:faketime \
 	    zsh:zsh fish:fish; do \
 	    command -v "$${tool%%:*}" >/dev/null || missing="$$missing $${tool##*:}"; done; \
 	if [ -n "$$missing" ]; then echo "tools: installing$$missing"; \

@@ -68,7 +68,7 @@ class Endings:
                 Event.MODEL_ENDED,
                 model=instance.model_id,
                 exit_code=await self._exit_code(names),
-                duration_ms=round((ended_at - instance.started_at) * 1000),
+                duration_ms=round((time.monotonic() - instance.started_s) * 1000),
             ),
         )
 

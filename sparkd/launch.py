@@ -114,6 +114,7 @@ class Launcher:
             spec_hash=spec_hash(spec, self.layout),
             endpoint=endpoint_of(spec, self.layout, port),
             started_at=time.time(),
+            started_s=time.monotonic(),
         )
 
     async def wait_ready(self, spec: ModelSpec, instance: Instance, *, adopted: bool) -> None:
@@ -125,7 +126,7 @@ class Launcher:
         else started (`adopted`) goes on, and its timers look after it.
         """
         names = Names(spec.model_id)
-        remaining_s = instance.started_at + spec.load_timeout_s - time.time()
+        remaining_s = instance.started_s + spec.load_timeout_s - time.monotonic()
         try:
             async with asyncio.timeout(max(_ADOPTION_PATIENCE_S if adopted else 0.0, remaining_s)):
                 healthy = await _healthy_or_ended(instance)

@@ -6,7 +6,7 @@
                    SH    held for the instant in which a use lease is taken
     X.activity     SH    X is in use, one descriptor a request
                    EX    X is being stopped: nobody uses it, nobody may begin to
-                   mtime when a use last began or ended
+                   mtime when a use last began or ended, on the monotonic clock
     PATH.pull      EX    something is being fetched to that path; held alone, and only tried
 
 Order: a model's own transition, then for each model to be evicted, by name, its transition and its
@@ -19,6 +19,7 @@ Every lock dies with its process.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -30,6 +31,9 @@ from sparkd.adapters.flock import FileLock, Mode
 from sparkd.adapters.host import LockTable
 from sparkd.core.errors import Busy
 from sparkd.core.names import Layout, Names
+
+_CLOCK_SLACK_S = 60.0
+"""More than rounding of file times, and less than any wall clock is ahead of the monotonic one."""
 
 
 class UseLease:
@@ -177,12 +181,22 @@ class Leases:
         with self.use_in_transition(names):
             pass
 
-    def last_used_at(self, names: Names) -> float | None:
-        """Wall time of the last begin or end of a use; None before the first since boot."""
+    def last_used_s(self, names: Names) -> float | None:
+        """When a use last began or ended, on the monotonic clock; None before the first since boot.
+
+        That clock does not jump when the host learns the time, and is the one of the idle timers.
+        """
         try:
-            return self.layout.activity_lock(names).stat().st_mtime
+            used_s = self.layout.activity_lock(names).stat().st_mtime
         except FileNotFoundError:
             return None
+        # A file that was made and never touched has the wall clock's time, which is far ahead.
+        return used_s if used_s <= time.monotonic() + _CLOCK_SLACK_S else None
+
+    def last_used_at(self, names: Names) -> float | None:
+        """The same as wall time, as the wall clock is now."""
+        used_s = self.last_used_s(names)
+        return None if used_s is None else round(time.time() - time.monotonic() + used_s, 3)
 
     def _use(self, names: Names) -> UseLease | None:
         _, activity_path = _lock_paths(self.layout, names)

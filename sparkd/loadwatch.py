@@ -77,6 +77,6 @@ def _tell(instance: Instance, progress: LoadProgress) -> None:
             model=instance.model_id,
             phase=progress.phase,
             percent=progress.percent,
-            duration_ms=round((time.time() - instance.started_at) * 1000),
+            duration_ms=round((time.monotonic() - instance.started_s) * 1000),
         ),
     )

@@ -13,6 +13,7 @@ import time
 from dataclasses import dataclass
 from enum import StrEnum
 
+from sparkd.adapters import usage
 from sparkd.adapters.journal import NOTICE, Event, fields
 from sparkd.adapters.podman import ContainerReading, Podman
 from sparkd.adapters.records import Records
@@ -64,7 +65,7 @@ class Reaper:
             if not any(unit.active for unit in units):
                 await self._tidy(names, container)
                 return Outcome.GONE
-            remaining_s = self._deadline_at(spec, config, names, container) - time.time()
+            remaining_s = self._deadline_s(spec, config, names, container) - time.monotonic()
             self.sessions.sample(model_id)
             if remaining_s > 0:
                 # A pinned model is asked about all the same: a reload may unpin it.
@@ -103,23 +104,25 @@ class Reaper:
         except FileNotFoundError:
             return set()
 
-    def _deadline_at(
+    def _deadline_s(
         self,
         spec: ModelSpec | None,
         config: Config,
         names: Names,
         container: ContainerReading | None,
     ) -> float:
-        """When the model may be stopped. Only a model that became ready has been used since it
-        started: until then its load timeout counts, for a start whose starter was killed."""
+        """When the model may be stopped, on the monotonic clock. Only a model that became ready has
+        been used since it started: until then its load timeout counts, for a start whose starter
+        was killed."""
         settings = config.settings
-        started_at = container.started_at if container else 0.0
-        last_used_at = self.leases.last_used_at(names) or 0.0
-        if last_used_at < started_at:
-            return started_at + (spec.load_timeout_s if spec else settings.load_timeout_s)
+        age_s = usage.age_s(container.pid) if container else None
+        started_s = 0.0 if age_s is None else time.monotonic() - age_s
+        last_used_s = self.leases.last_used_s(names) or 0.0
+        if last_used_s < started_s:
+            return started_s + (spec.load_timeout_s if spec else settings.load_timeout_s)
         if (spec is not None and spec.pinned) or self.records.pinned(names.model_id):
             return float("inf")
-        return last_used_at + (spec.idle_timeout_s if spec else settings.idle_timeout_s)
+        return last_used_s + (spec.idle_timeout_s if spec else settings.idle_timeout_s)
 
     async def _tidy(self, names: Names, container: ContainerReading | None) -> None:
         """Remove what a start or a crash left, but not a dead container that tells why."""

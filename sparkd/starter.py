@@ -155,7 +155,7 @@ class Starter:
         except LaneTaken:
             return None
         reach("ready-healthy")
-        took_s = time.time() - instance.started_at
+        took_s = time.monotonic() - instance.started_s
         self.records.add_load(spec.model_id, took_s, await guard.peak_bytes())
         await self._settle(spec, instance, fresh=True, grown_bytes=await guard.grown_bytes())
         return instance
@@ -222,7 +222,7 @@ class Starter:
         `grown_bytes` is what its load took from the host, where it is known.
         """
         names = Names(spec.model_id)
-        took_s = time.time() - instance.started_at
+        took_s = time.monotonic() - instance.started_s
         load_s = took_s if fresh else None
         self.sessions.open(instance, load_s=load_s, grown_bytes=grown_bytes)
         self.leases.touch(names)
@@ -249,7 +249,7 @@ class Starter:
             spec.model_id,
             Failure(
                 count=count + 1,
-                at=time.time(),
+                at_s=time.monotonic(),
                 spec_hash=wanted,
                 code=error.code,
                 message=error.message,

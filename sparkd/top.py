@@ -94,7 +94,7 @@ class Top:
         session = standing.running if standing is not None else None
         activity = self.layout.activity_lock(names)
         busy = table.held(activity, shared_only=True)
-        last_used_at = self.leases.last_used_at(names)
+        last_used_s = self.leases.last_used_s(names)
         percent = None
         if before is not None and past_s > 0:
             percent = max(0.0, 100 * (used.cpu_s - before.cpu_s) / past_s)
@@ -113,5 +113,5 @@ class Top:
             memory_bytes=session.taken_bytes(used.memory_bytes) if session else used.memory_bytes,
             processes=used.processes,
             up_s=now - session.started_at if session else None,
-            idle_s=now - last_used_at if session and last_used_at and not busy else None,
+            idle_s=time.monotonic() - last_used_s if session and last_used_s and not busy else None,
         )

@@ -114,10 +114,10 @@ class ViewMaker:
         self, config: Config, reading: ModelReading, ready_at_s: Mapping[str, float], *, ours: bool
     ) -> Resident:
         spec = config.models.get(reading.model_id)
-        started_at = reading.instance.started_at if reading.instance else 0.0
-        last_used_at = reading.last_used_at or 0.0
+        started_s = reading.instance.started_s if reading.instance else 0.0
+        last_used_s = reading.last_used_s or 0.0
         # A start notes a use at its very end, so a model is ready when it was used since it began.
-        ready = last_used_at >= started_at
+        ready = last_used_s >= started_s
         moved = reading.in_transition and not ours
         if not ready:
             phase = Phase.STARTING if moved else Phase.ABANDONED
@@ -132,8 +132,8 @@ class ViewMaker:
             phase=phase,
             in_use=reading.in_use,
             current=self._is_current(spec, reading),
-            ready_at=ready_at_s.get(reading.model_id, _monotonic(started_at)),
-            last_used_at=_monotonic(last_used_at),
+            ready_at=ready_at_s.get(reading.model_id, started_s),
+            last_used_at=last_used_s,
             held_bytes=self.records.loads(reading.model_id).peak_bytes,
         )
 
@@ -146,13 +146,13 @@ class ViewMaker:
         failure = self.records.failure(spec.model_id)
         if failure is None or failure.spec_hash != spec_hash(spec, self.layout):
             return None
-        until_at = backoff.until(failure.at, failure.count)
-        return Setback(until=_monotonic(until_at), error=refusal(spec.model_id, failure))
+        until_s = backoff.until(failure.at_s, failure.count)
+        return Setback(until=until_s, error=refusal(spec.model_id, failure))
 
 
 def refusal(model_id: str, failure: Failure) -> StartFailed:
     """The error of a model that is not tried again yet."""
-    remaining_s = backoff.until(failure.at, failure.count) - time.time()
+    remaining_s = backoff.until(failure.at_s, failure.count) - time.monotonic()
     if remaining_s == float("inf"):
         when = "not tried again by itself"
         retry_after_s = None
@@ -167,8 +167,3 @@ def refusal(model_id: str, failure: Failure) -> StartFailed:
     )
     error.http_status = failure.http_status
     return error
-
-
-def _monotonic(at: float) -> float:
-    """A wall time on the monotonic clock."""
-    return time.monotonic() - (time.time() - at)

@@ -11,6 +11,7 @@ import asyncio
 import time
 from dataclasses import dataclass, replace
 
+from sparkd.adapters import usage
 from sparkd.adapters.host import LockTable
 from sparkd.adapters.podman import ContainerReading, Podman
 from sparkd.adapters.systemd import UserManager
@@ -88,6 +89,7 @@ class WorldReader:
             in_use=table.held(self.layout.activity_lock(names), shared_only=True),
             in_transition=in_transition,
             last_used_at=self.leases.last_used_at(names),
+            last_used_s=self.leases.last_used_s(names),
         )
 
     async def _ask(self, reading: ModelReading) -> ModelReading:
@@ -122,13 +124,18 @@ async def _healthy(instance: Instance) -> bool:
 
 
 def _instance(container: ContainerReading) -> Instance:
+    age_s = usage.age_s(container.pid)
+    if age_s is None:
+        # It has just ended; Podman's word is by the clock as it was.
+        age_s = max(0.0, time.time() - container.started_at)
     return Instance(
         model_id=container.model_id,
         container_id=container.container_id,
         pid=container.pid,
         spec_hash=container.spec_hash,
         endpoint=parse_endpoint(container.endpoint, container.health),
-        started_at=container.started_at,
+        started_at=round(time.time() - age_s, 2),
+        started_s=time.monotonic() - age_s,
     )
 
 

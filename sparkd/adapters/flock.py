@@ -13,6 +13,7 @@ import asyncio
 import errno
 import fcntl
 import os
+import time
 from enum import Enum
 from pathlib import Path
 from types import TracebackType
@@ -64,8 +65,9 @@ class FileLock:
         return lock
 
     def touch(self) -> None:
-        """Set the file's mtime to now."""
-        os.utime(self._fd)
+        """Set the file's mtime to now, as the monotonic clock has it: the wall clock may jump."""
+        now_ns = time.monotonic_ns()
+        os.utime(self._fd, ns=(now_ns, now_ns))
 
     def close(self) -> None:
         """Let the lock go; harmless when done twice."""

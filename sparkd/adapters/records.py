@@ -50,7 +50,8 @@ class Failure:
     """Starts of one model, as configured in `spec_hash`, that failed in a row."""
 
     count: int
-    at: float
+    at_s: float
+    """When the last one did, on the monotonic clock: the file does not outlive the boot."""
     spec_hash: str
     code: str
     message: str

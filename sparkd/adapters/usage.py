@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,6 +47,12 @@ def start_of(pid: int) -> int | None:
     with contextlib.suppress(OSError, ValueError, IndexError):
         return int(_stat(pid)[_START_FIELD])
     return None
+
+
+def age_s(pid: int) -> float | None:
+    """How long the process has lived, whatever the wall clock did; None when there is none."""
+    ticks = start_of(pid)
+    return None if ticks is None else time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / _TICKS
 
 
 def _stat(pid: int) -> list[str]:

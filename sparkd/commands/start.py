@@ -81,7 +81,7 @@ def as_json(model_id: str, started: Started) -> dict[str, object]:
 
 
 async def _start(runtime: Runtime, config: Config, spec: ModelSpec, on_wait: OnWait) -> Started:
-    began_at, began_s = time.time(), time.monotonic()
+    began_s = time.monotonic()
     # Somebody who asks by hand has seen the failure, or mended it: no back-off for him.
     runtime.records.clear_failure(spec.model_id)
     try:
@@ -93,5 +93,5 @@ async def _start(runtime: Runtime, config: Config, spec: ModelSpec, on_wait: OnW
     finally:
         await runtime.close()
     instance = world.models[spec.model_id].instance
-    fresh = instance is not None and instance.started_at >= began_at
+    fresh = instance is not None and instance.started_s >= began_s
     return Started(instance=instance, fresh=fresh, took_s=took_s)

@@ -8,8 +8,8 @@ GIVE_UP_AFTER = 5
 """Failures in a row; a host that leaks memory at each failed start must not be ground down."""
 
 
-def until(failed_at: float, count: int) -> float:
+def until(failed_s: float, count: int) -> float:
     """The time of the next try after `count` failures in a row; infinity for never."""
     if count >= GIVE_UP_AFTER:
         return float("inf")
-    return failed_at + FIRST_S * (1 << (count - 1))
+    return failed_s + FIRST_S * (1 << (count - 1))

@@ -2,8 +2,9 @@
 """The frozen vocabulary that every layer shares: what is configured and what was read.
 
 *Model* is a catalog entry (`ModelSpec`), *instance* its running container (`Instance`), *world*
-one reading of everything (`World`). Times are seconds; `_at` is wall time since the epoch,
-`_s` a duration. Nothing here looks at the host.
+one reading of everything (`World`). Times are seconds; `_at` is wall time since the epoch, as the
+clock is now and for showing only; `_s` a duration, or a moment on the monotonic clock, which alone
+decides. Nothing here looks at the host.
 """
 
 from __future__ import annotations
@@ -321,6 +322,7 @@ class Instance:
     spec_hash: str
     endpoint: Endpoint
     started_at: float
+    started_s: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -346,6 +348,7 @@ class ModelReading:
     in_transition: bool = False
     """Somebody is starting, stopping or draining it."""
     last_used_at: float | None = None
+    last_used_s: float | None = None
     idle_check_at: float | None = None
     """When its next idle or load timer fires."""
 

@@ -106,6 +106,7 @@ class _Alone(Daemon):
             spec_hash=spec_hash(spec, runtime.layout),
             endpoint=Endpoint(socket=self._engine),
             started_at=0.0,
+            started_s=0.0,
         )
         runtime.ensurer._remember(instance)
 

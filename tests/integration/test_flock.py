@@ -27,7 +27,8 @@ pytestmark = pytest.mark.integration
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = Names("m")
 DEADLINE_S = 10.0
-LONG_AGO = 1_000_000_000.0
+LONG_AGO = 1.0
+"""A second after the boot: uses are noted by the clock that does not jump."""
 
 PRELUDE = """
 import asyncio, sys
@@ -301,25 +302,26 @@ def age(layout: Layout) -> None:
 
 
 def test_use_is_noted_when_it_begins_and_when_it_ends(leases: Leases, layout: Layout) -> None:
-    assert leases.last_used_at(MODEL) is None
-    began_at = time.time()
+    assert leases.last_used_s(MODEL) is leases.last_used_at(MODEL) is None
+    began_s = time.monotonic()
     lease = leases.try_use(MODEL)
     assert lease
-    assert abs((leases.last_used_at(MODEL) or 0) - began_at) < 1
-    age(layout)
-    lease.close()
+    assert abs((leases.last_used_s(MODEL) or 0) - began_s) < 1
     assert abs((leases.last_used_at(MODEL) or 0) - time.time()) < 1
     age(layout)
     lease.close()
-    assert leases.last_used_at(MODEL) == LONG_AGO
+    assert abs((leases.last_used_s(MODEL) or 0) - time.monotonic()) < 1
+    age(layout)
+    lease.close()
+    assert leases.last_used_s(MODEL) == LONG_AGO
 
 
 async def test_end_of_a_start_counts_as_a_use(leases: Leases, layout: Layout) -> None:
     with await leases.transition(MODEL):
         leases.touch(MODEL)
-    assert abs((leases.last_used_at(MODEL) or 0) - time.time()) < 1
+    assert abs((leases.last_used_s(MODEL) or 0) - time.monotonic()) < 1
     age(layout)
-    assert leases.last_used_at(MODEL) == LONG_AGO
+    assert leases.last_used_s(MODEL) == LONG_AGO
 
 
 def test_looking_and_stopping_are_no_use(leases: Leases, layout: Layout) -> None:
@@ -329,7 +331,14 @@ def test_looking_and_stopping_are_no_use(leases: Leases, layout: Layout) -> None
     leases.activity_of(["m"])
     with leases.try_stop(MODEL) or pytest.fail("not granted"):
         pass
-    assert leases.last_used_at(MODEL) == LONG_AGO
+    assert leases.last_used_s(MODEL) == LONG_AGO
+
+
+def test_lock_file_that_was_only_made_tells_of_no_use(leases: Leases, layout: Layout) -> None:
+    with leases.try_stop(MODEL) or pytest.fail("not granted"):
+        pass
+    assert layout.activity_lock(MODEL).exists()
+    assert leases.last_used_s(MODEL) is leases.last_used_at(MODEL) is None
 
 
 def test_table_names_each_holder_and_how_it_holds(start: Start, layout: Layout) -> None:

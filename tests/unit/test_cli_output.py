@@ -60,6 +60,7 @@ READY = ModelReading(
         spec_hash="abc",
         endpoint=Endpoint(socket=Path("/run/sparkd/models/large/api.sock")),
         started_at=NOW - 192,
+        started_s=100.0,
     ),
     in_use=True,
     last_used_at=NOW - 5,

@@ -106,6 +106,7 @@ def instance(container_id: str = "c1", pid: int | None = None, started_at: float
         spec_hash="",
         endpoint=Endpoint(port=1),
         started_at=started_at,
+        started_s=0.0,
     )
 
 
