@@ -182,6 +182,12 @@ class Daemon:
         requests = self._context.open_requests
         while True:
             await requests.none()
+            runtime_dir = self._context.runtime.layout.runtime_dir
+            if not os.access(runtime_dir, os.W_OK):
+                # Only a start of the unit brings it back; the next connection is one.
+                log.error("%s was removed: leaving, so that systemd makes it anew", runtime_dir)
+                self._stop.set()
+                return
             try:
                 async with asyncio.timeout(self._context.config.settings.idle_exit_s):
                     await requests.some()

@@ -17,7 +17,14 @@ from sparkd.adapters import hostfacts
 from sparkd.core.diagnosis import facts
 from sparkd.core.errors import SparkdError
 from sparkd.core.model import Config, ModelSpec, Status
-from sparkd.core.names import SCOPE_PATTERN, Layout, Names, model_of_scope, unescape
+from sparkd.core.names import (
+    GPU_LOCK_MODE,
+    SCOPE_PATTERN,
+    Layout,
+    Names,
+    model_of_scope,
+    unescape,
+)
 from sparkd.runtime import Runtime
 
 T = TypeVar("T")
@@ -123,8 +130,8 @@ def _paths(layout: Layout, account: str) -> tuple[facts.Path, ...]:
         (layout.runtime_dir, 0o755),
         (layout.locks_dir, 0o700),
         (layout.endpoints_dir, 0o700),
-        (layout.gpu_lock, 0o640),
-        (layout.lane_lock, 0o640),
+        (layout.gpu_lock, GPU_LOCK_MODE),
+        (layout.lane_lock, GPU_LOCK_MODE),
         (layout.state_dir, 0o755),
         (layout.stats_dir, 0o750),
         (layout.cache_dir(Names("x")).parent, 0o750),

