@@ -45,6 +45,7 @@ class Behaviour:
     cut_after: int = 0
     """The connection ends after so many bytes of a file."""
     bytes_per_s: int = 0
+    """So slowly, until the stand-in is told to behave otherwise."""
 
 
 @dataclass
@@ -135,7 +136,7 @@ class Handler(BaseHTTPRequestHandler):
         for at in range(begin, min(end, len(content)), _CHUNK_BYTES):
             chunk = content[at : min(at + _CHUNK_BYTES, end)]
             self.wfile.write(chunk)
-            if behaviour.bytes_per_s:
+            if behaviour.bytes_per_s and self.stage.behaviour.bytes_per_s:
                 time.sleep(len(chunk) / behaviour.bytes_per_s)
         self.close_connection = self.close_connection or end < len(content)
         return None

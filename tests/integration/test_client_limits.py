@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+import pytest_asyncio
 from sanic import Sanic
 
 from sparkd.adapters.files import config_paths
@@ -93,13 +94,13 @@ async def scenes(etc: Path) -> dict[str, bytes]:
         }
 
 
-@pytest.fixture(scope="module")
-def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """What clients got who took their time; all of one gateway, as Sanic has one a process."""
     with pytest.MonkeyPatch.context() as patched:
         for module, name in ((wire, "HEAD_S"), (wire, "LINGER_S"), (exchange, "_BODY_STALL_S")):
             patched.setattr(module, name, 0.3)
-        return asyncio.run(scenes(tmp_path_factory.mktemp("etc")))
+        return await scenes(tmp_path_factory.mktemp("etc"))
 
 
 def test_head_that_creeps_must_come_in_time(answers: dict[str, bytes]) -> None:

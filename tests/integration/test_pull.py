@@ -29,6 +29,8 @@ pytestmark = pytest.mark.integration
 LARGE = random.Random(1).randbytes(3 << 20)
 SMALL_BYTES = 1 << 16
 """More than the other files have."""
+SLOW = 1 << 17
+"""Bytes a second: a large file takes 24 s, longer than a test looks away on a busy machine."""
 ENCODING = b"token 1\n" * 1000
 FILES = {
     "config.json": b'{"a": 1}',
@@ -199,7 +201,7 @@ def test_pull_killed_at_any_point_shows_nothing_that_is_not_whole_and_the_next_o
 
 
 def test_pull_killed_in_the_middle_goes_on_where_it_was(hub: Hub) -> None:
-    hub.behave(bytes_per_s=1 << 20)
+    hub.behave(bytes_per_s=SLOW)
     with hub.start() as process:
         hub.wait_for_a_part()
         process.kill()
@@ -216,11 +218,11 @@ def test_pull_killed_in_the_middle_goes_on_where_it_was(hub: Hub) -> None:
 
 
 def test_part_that_was_harmed_on_the_disk_is_fetched_anew(hub: Hub) -> None:
-    hub.behave(bytes_per_s=1 << 20)
+    hub.behave(bytes_per_s=SLOW)
     with hub.start() as process:
         hub.wait_for_a_part()
         process.kill()
-    part = next(iter(hub.state.rglob("*.part")))
+    part = max(hub.state.rglob("*.part"), key=lambda path: path.stat().st_size)
     with part.open("r+b") as file:
         file.write(b"\0\0\0\0")
     hub.behave()
@@ -239,7 +241,7 @@ def test_hub_that_breaks_off_is_asked_for_the_rest(hub: Hub) -> None:
 
 
 def test_hub_that_knows_no_ranges_is_fetched_from_the_beginning(hub: Hub) -> None:
-    hub.behave(bytes_per_s=1 << 20)
+    hub.behave(bytes_per_s=SLOW)
     with hub.start() as process:
         hub.wait_for_a_part()
         process.kill()
@@ -298,7 +300,7 @@ def test_hub_that_wants_an_hours_pause_is_an_error_at_once(hub: Hub) -> None:
     code, _, err = hub.pull()
     assert code == Exit.FETCH_FAILED
     assert "answers 429" in err
-    assert time.monotonic() - began_s < 10
+    assert time.monotonic() - began_s < 50
 
 
 def test_repository_that_is_not_there_is_an_error(hub: Hub) -> None:
@@ -333,23 +335,24 @@ def test_new_commit_replaces_the_weights_and_fetches_only_what_changed(hub: Hub)
 
 
 def test_of_two_pulls_of_one_model_the_second_is_refused(hub: Hub) -> None:
-    hub.behave(bytes_per_s=1 << 20)
+    hub.behave(bytes_per_s=SLOW)
     with hub.start() as first:
         hub.wait_for_a_part()
         code, _, err = hub.pull()
         assert code == Exit.NOT_NOW
         assert "another sparkctl pull" in err
-        first.communicate(timeout=30)
+        hub.behave()
+        first.communicate(timeout=60)
     assert first.returncode == Exit.OK
     assert hub.whole()
 
 
 def test_ctrl_c_ends_it_and_keeps_what_was_fetched(hub: Hub) -> None:
-    hub.behave(bytes_per_s=1 << 20)
+    hub.behave(bytes_per_s=SLOW)
     with hub.start() as process:
         hub.wait_for_a_part()
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=10)
+        _, err = process.communicate(timeout=60)
     assert process.returncode == Exit.INTERRUPTED
     assert "Traceback" not in err
     assert list(hub.state.rglob("*.part"))
