@@ -17,6 +17,8 @@ from sparkd.core.routing import OPERATIONS
 from sparkd.web.admission import access_of
 from sparkd.web.app import create_app
 
+from .test_docs_true import DOCUMENTS
+
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs/reference/http-api.md"
 Endpoint = tuple[str, str, str]
 """Method, path, and what it asks of its caller."""
@@ -55,6 +57,17 @@ def test_every_endpoint_is_documented_with_its_scope_and_no_other_is(routes: set
     listed = documented()
     assert len(listed) == len(set(listed))
     assert set(listed) == routes
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_endpoints_that_are_named_exist(routes: set[Endpoint], document: Path) -> None:
+    text = document.read_text()
+    asked = re.findall(r"\b(GET|POST) (/[\w/.-]*)", text)
+    addresses = set(re.findall(r"127\.0\.0\.1:8009(/[\w/.-]*)", text))
+    # What a library completes by itself.
+    addresses -= {"/v1"}
+    assert set(asked) <= {(method, path) for method, path, _ in routes}
+    assert addresses <= {path for _, path, _ in routes}
 
 
 @pytest.mark.usefixtures("routes")

@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What documents say in passing is so: figures in sentences, command lines, ids of events.
+
+Tables of the reference have tests of their own. A sentence that is worded anew is worded anew here.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sparkd import events, guard, metrics, pull, sampling
+from sparkd.adapters import records
+from sparkd.adapters.journal import Event
+from sparkd.commands.arguments import _COMMANDS, _KEY_COMMANDS, parse
+from sparkd.core import backoff, busy, enginepages, names, quota, session, soak, traffic
+from sparkd.core.diagnosis.gpu import accepted_version
+from sparkd.core.model import Settings
+from sparkd.core.policy import View
+from sparkd.web import app, exchange, logs, strangers, wire
+from sparkd.web import events as streams
+
+from .sources import ROOT
+from .test_docs_true import DOCUMENTS
+
+SETTINGS = Settings()
+PATIENCE_S = View.__dataclass_fields__["memory_patience_s"].default
+PAUSES_S = [round(backoff.until(0, count)) for count in range(1, backoff.GIVE_UP_AFTER)]
+
+FIGURES = [
+    ("README.md", "a minute later `sparkd.service`", SETTINGS.idle_exit_s, 60),
+    (
+        "docs/quickstart.md",
+        "(20 minutes, if its entry says nothing)",
+        SETTINGS.idle_timeout_s,
+        1200,
+    ),
+    ("docs/quickstart.md", "After another minute the gateway leaves", SETTINGS.idle_exit_s, 60),
+    ("docs/architecture.md", "to a minute after the last", SETTINGS.idle_exit_s, 60),
+    ("docs/install.md", "4.3 reads up to 0.5.0", accepted_version((4, 3)), (0, 5, 0)),
+    ("docs/install.md", "5.4 up to 0.8.0", accepted_version((5, 4)), (0, 8, 0)),
+    ("docs/models.md", "79 characters at most", names.MAX_ESCAPED_CHARS, 79),
+    ("docs/models.md", "made after 1 minute, then 2, 4 and 8;", PAUSES_S, [60, 120, 240, 480]),
+    ("docs/models.md", "after five failures in a row none is", backoff.GIVE_UP_AFTER, 5),
+    ("docs/models.md", "in its last ten loads (the median)", records._LOADS_KEPT, 10),
+    ("docs/models.md", "read four times a second", guard._SAMPLE_S, 0.25),
+    ("docs/observability.md", "an hour at most", events.BACKLOG_MAX_S, 3600),
+    ("docs/observability.md", "takes nothing for ten seconds is", streams._STALL_S, 10),
+    ("docs/observability.md", "A comment every 15 seconds", streams._ALIVE_S, 15),
+    ("docs/observability.md", "`retry: 300000`", streams._COME_BACK_MS, 300_000),
+    ("docs/observability.md", "comes back after five minutes", streams._COME_BACK_MS, 300_000),
+    ("docs/observability.md", "answer within a second", metrics._ENGINE_TIMEOUT_S, 1),
+    ("docs/observability.md", "more than 2,000 series", enginepages.SERIES_MAX, 2000),
+    ("docs/observability.md", "past 4,000 label sets", traffic.LABEL_SETS_MAX, 4000),
+    ("docs/observability.md", "at most every 30 seconds while it is", sampling._PAUSE_S, 30),
+    ("docs/explanation/scheduling.md", "come back for 20 s", PATIENCE_S, 20),
+    ("docs/troubleshooting.md", "after a minute keys are looked at again", quota._MINUTE_S, 60),
+    ("docs/reference/cli.md", "the last 20 that ended", session.RECENT_MAX, 20),
+    ("docs/reference/cli.md", "Up to four files are fetched at a time", pull._AT_ONCE, 4),
+    (
+        "docs/reference/cli.md",
+        "an eighth, a quarter, half and three quarters",
+        soak.SHARES,
+        (1 / 8, 1 / 4, 1 / 2, 3 / 4),
+    ),
+    ("docs/reference/http-api.md", "in seconds, 60 at most", busy.RETRY_AFTER_MAX_S, 60),
+    ("docs/reference/http-api.md", "30 s from its first byte", wire.HEAD_S, 30),
+    ("docs/reference/http-api.md", "last answer | 4096 |", strangers.STRANGERS_MOST, 4096),
+    ("docs/reference/http-api.md", "pause within a body | 60 s |", exchange._BODY_STALL_S, 60),
+    (
+        "docs/reference/http-api.md",
+        "4 KiB a second, after the first minute",
+        (exchange._BODY_SLOWEST_BYTES_S, exchange._BODY_STALL_S),
+        (4096, 60),
+    ),
+    ("docs/reference/http-api.md", "on a connection | 20 s |", app._KEEP_ALIVE_S, 20),
+    ("docs/reference/http-api.md", "the last `lines` (200)", logs._LINES, 200),
+]
+
+
+@pytest.mark.parametrize(
+    ("document", "words", "value", "figure"), FIGURES, ids=[words for _, words, _, _ in FIGURES]
+)
+def test_figure_in_a_sentence_is_the_one_that_holds(
+    document: str, words: str, value: object, figure: object
+) -> None:
+    assert words in " ".join((ROOT / document).read_text().split())
+    assert value == figure
+
+
+def test_page_rests_when_the_document_says() -> None:
+    script = (ROOT / "sparkd/web/page/6-main.js").read_text()
+    text = (ROOT / "docs/status-page.md").read_text()
+    assert "const REST_AFTER_MS = 40_000;" in script
+    assert "for 40 seconds" in text
+
+
+def code_of(document: Path) -> Iterator[str]:
+    """Lines of code blocks, without what is said beside them, and words of code in sentences."""
+    text = document.read_text()
+    for block in re.findall(r"^```.*?\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
+        yield from (re.split(r" {3,}", line)[0] for line in block.splitlines())
+    yield from re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
+
+
+def command_lines(document: Path) -> Iterator[list[str]]:
+    """What is said to sparkctl; forms with choices in them are no command lines."""
+    for code in code_of(document):
+        for found in re.findall(r"(?:^|sudo |; |\$\()sparkctl ([a-z][^;|>)]*)", code):
+            if not re.search(r"\[[A-Z-]|\.\.\.|…", found):
+                yield shlex.split(found.replace("CLIENT", "env"))
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_command_lines_that_are_shown_are_understood(document: Path) -> None:
+    for words in command_lines(document):
+        # A command alone is mostly its name, whatever it wants to be given.
+        if words[0] == "key":
+            assert words[1] in _KEY_COMMANDS, words
+        assert words[0] in _COMMANDS, words
+        if len(words) > (2 if words[0] == "key" else 1):
+            parse(words)
+
+
+def test_command_lines_are_found() -> None:
+    found = [words[0] for document in DOCUMENTS for words in command_lines(document)]
+    assert len(found) > 100
+    assert set(_COMMANDS) == set(found)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_matches_for_the_journal_that_are_shown_find_something(document: Path) -> None:
+    text = document.read_text()
+    ids = {event.message_id for event in Event}
+    assert set(re.findall(r"MESSAGE_ID=([0-9a-f]+)", text)) <= ids
+    assert set(re.findall(r"SPARKD_EVENT=([a-z-]+)", text)) <= {event.label for event in Event}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_row_stands_in_a_table(document: Path) -> None:
+    lines = ["", *document.read_text().splitlines()]
+    rows = [number for number, line in enumerate(lines) if line.startswith("|")]
+    heads = [number for number in rows if not lines[number - 1].startswith("|")]
+    assert [
+        lines[number] for number in heads if not lines[number + 1].startswith(("|-", "| -"))
+    ] == []
