@@ -66,8 +66,9 @@ class Reaper:
                 await self._tidy(names, container)
                 return Outcome.GONE
             remaining_s = self._deadline_s(spec, config, names, container) - time.monotonic()
-            self.sessions.sample(model_id)
-            if remaining_s > 0:
+            idle = remaining_s <= 0
+            self.sessions.sample(model_id, stopping=EndReason.IDLE if idle else None)
+            if not idle:
                 # A pinned model is asked about all the same: a reload may unpin it.
                 await self.launcher.arm_idle_timer(names, min(remaining_s, idle_timeout_s))
                 return Outcome.USED_SINCE

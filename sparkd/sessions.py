@@ -60,12 +60,16 @@ class Sessions:
         begin = begun(session, own_bytes=own_bytes, grown_bytes=grown_bytes)
         self._write(self._running_file(model_id), kept(begin))
 
-    def sample(self, model_id: str) -> None:
-        """Look at what it takes now. Call while it cannot be stopped."""
+    def sample(self, model_id: str, *, stopping: EndReason | None = None) -> None:
+        """Look at what it takes now, and note whether and why it is about to be stopped.
+
+        Call while nobody else can stop it.
+        """
         session = self._running(model_id)
         if session is not None and _alive(session):
             own_bytes = usage.usage(session.pid).memory_bytes
-            self._write(self._running_file(model_id), kept(session.sampled(own_bytes, time.time())))
+            seen = replace(session.sampled(own_bytes, time.time()), stopping=stopping)
+            self._write(self._running_file(model_id), kept(seen))
 
     def end(self, model_id: str, reason: EndReason, *, ended_at: float | None = None) -> None:
         """It has ended, now if not said otherwise; nothing when it had no session."""
@@ -74,7 +78,7 @@ class Sessions:
             return
         ended = replace(
             session,
-            reason=reason,
+            reason=_reason(session) if reason is EndReason.ENDED else reason,
             ended_at=time.time() if ended_at is None else max(ended_at, session.seen_at),
         )
         self._write(self._totals_file(model_id), kept(added(self._totals(model_id), ended)))
@@ -82,13 +86,14 @@ class Sessions:
 
     def standing(self, model_id: str) -> Standing | None:
         """All that is known of the model; None when it never ran. Changes nothing."""
-        totals, running = self._totals(model_id), self._running(model_id)
+        # In this order: one that ends in between is in the totals, and counts once.
+        running, totals = self._running(model_id), self._totals(model_id)
         if running is None:
             return Standing(totals, None) if totals.sessions else None
         if _alive(running):
             running = replace(running, seen_at=time.time())
             return Standing(added(totals, running), running)
-        ended = replace(running, reason=EndReason.ENDED, ended_at=running.seen_at)
+        ended = replace(running, reason=_reason(running), ended_at=running.seen_at)
         return Standing(added(totals, ended), None)
 
     def all(self) -> dict[str, Standing]:
@@ -130,6 +135,11 @@ class Sessions:
             write_atomically(path, json.dumps(content).encode(), mode=0o640)
         except (OSError, HostError) as error:
             log.warning("cannot remember %s: %s", path, error)
+
+
+def _reason(session: Session) -> str:
+    """Of one whose process is gone, and nobody has said yet why."""
+    return session.stopping or EndReason.ENDED
 
 
 def _alive(session: Session) -> bool:

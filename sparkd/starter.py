@@ -88,10 +88,10 @@ class Starter:
         spec = config.models.get(model_id)
         grace_s = spec.stop_grace_s if spec else config.settings.stop_grace_s
         container_id = reading.instance.container_id if reading and reading.instance else None
-        self.sessions.sample(model_id)
+        reason = EndReason.EVICTED if wanted else EndReason.RECONFIGURED
+        self.sessions.sample(model_id, stopping=reason)
         # Half stopped it would serve nobody and tell nothing.
         await to_the_end(self.launcher.stop(Names(model_id), container_id, grace_s))
-        reason = EndReason.EVICTED if wanted else EndReason.RECONFIGURED
         self.sessions.end(model_id, reason)
         log.log(
             NOTICE,

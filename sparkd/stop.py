@@ -61,7 +61,7 @@ class Stopper:
                 transition, broke_off = await self._seize(names, grace_s)
                 locks.enter_context(transition)
                 locks.enter_context(self.leases.try_drained(names) or contextlib.nullcontext())
-            self.sessions.sample(model_id)
+            self.sessions.sample(model_id, stopping=EndReason.ASKED)
             ran = await self._end(names, grace_s, broke_off=broke_off)
             self.sessions.end(model_id, EndReason.ASKED if ran else EndReason.ENDED)
         if ran:

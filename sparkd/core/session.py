@@ -49,6 +49,8 @@ class Session:
     sum_bytes: int = 0
     min_bytes: int | None = None
     max_bytes: int | None = None
+    stopping: str | None = None
+    """Why it is about to be stopped: its process may end before whoever stops it says so."""
     ended_at: float | None = None
     reason: str | None = None
 

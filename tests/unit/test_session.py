@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -138,6 +139,29 @@ def test_session_whose_process_is_gone_has_ended_when_it_was_last_seen(sessions:
     assert standing is not None
     assert standing.running is None
     assert standing.totals.ends == {"ended": 1}
+
+
+def test_model_that_is_being_stopped_has_not_ended_by_itself(sessions: Sessions) -> None:
+    process = subprocess.Popen(["sleep", "60"])
+    sessions.open(instance(pid=process.pid), load_s=2.0, grown_bytes=GIB)
+    sessions.sample("org/m", stopping=EndReason.EVICTED)
+    process.kill()
+    process.wait()
+    standing = sessions.standing("org/m")
+    assert standing is not None
+    assert standing.totals.ends == {"evicted": 1}, "whoever stops it has not said so yet"
+    sessions.end("org/m", EndReason.ENDED)
+    assert sessions.all()["org/m"].totals.ends == {"evicted": 1}, "and was killed before he could"
+
+
+def test_model_that_lives_on_after_a_stop_that_was_given_up_may_end_by_itself(
+    sessions: Sessions,
+) -> None:
+    sessions.open(instance(), load_s=2.0, grown_bytes=GIB)
+    sessions.sample("org/m", stopping=EndReason.IDLE)
+    sessions.sample("org/m")
+    sessions.end("org/m", EndReason.ENDED)
+    assert sessions.all()["org/m"].totals.ends == {"ended": 1}
 
 
 def test_session_that_was_left_open_is_counted_when_the_next_one_begins(
