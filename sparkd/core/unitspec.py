@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from sparkd.core.containerspec import SIGINT
 from sparkd.core.model import Lifecycle, ModelSpec
-from sparkd.core.names import COMEBACK_SERVICE, SLICE, Names
+from sparkd.core.names import COMEBACK_TARGET, SLICE, Names
 
 Property = tuple[str, str, object]
 
@@ -36,7 +36,7 @@ def scope_properties(spec: ModelSpec, pids: tuple[int, ...]) -> tuple[Property, 
         properties.append(("MemoryMax", "t", spec.memory_max_bytes))
     if spec.lifecycle is Lifecycle.EXCLUSIVE:
         # However it ends and whoever ends it, systemd sees to those that had to leave for it.
-        properties += [(on, "as", [COMEBACK_SERVICE]) for on in ("OnSuccess", "OnFailure")]
+        properties += [(on, "as", [COMEBACK_TARGET]) for on in ("OnSuccess", "OnFailure")]
     return tuple(properties)
 
 

@@ -13,7 +13,7 @@ from .hosts import Host, answer_of
 from .test_scheduling import fault, resident
 
 COMEBACKS = "/run/sparkd/comebacks"
-DROP_IN = "/run/systemd/user/sparkd-comeback.service.d/fault.conf"
+DROP_IN = "/run/systemd/user/sparkd-comeback.service.d/test.conf"
 
 
 @pytest.fixture
@@ -71,12 +71,24 @@ def test_daemon_killed_between_the_two_models_brings_the_utility_back(host: Host
 
 
 def test_comeback_that_is_killed_is_tried_again(left: Host) -> None:
-    with fault_of_comebacks(left, "start-started"):
+    with drop_in(left, "Environment=SPARKD_FAULT=start-started"):
         end_scope(left, "fake-excl")
         left.wait_until(
             lambda: "signal" in left.sh(f"{OF_COMEBACKS} Result", user="sparkd"), "it was killed"
         )
     wait_for_comeback(left)
+
+
+def test_exclusive_model_starts_again_while_a_comeback_is_at_work(left: Host) -> None:
+    with drop_in(left, "ExecStartPre=/usr/bin/sleep 6"):
+        end_scope(left, "fake-excl")
+        left.wait_until(
+            lambda: left.sh(f"{OF_COMEBACKS} ActiveState", user="sparkd") == "activating",
+            "the pass is at work",
+        )
+        assert answer_of(left.chat("fake-excl", "back already")) == "echo: back already"
+        end_scope(left, "fake-excl")
+        wait_for_comeback(left)
 
 
 def test_utility_that_was_stopped_on_purpose_does_not_come_back(left: Host) -> None:
@@ -107,11 +119,11 @@ OF_COMEBACKS = "systemctl --user show sparkd-comeback.service --value -p"
 
 
 @contextmanager
-def fault_of_comebacks(host: Host, point: str) -> Iterator[None]:
-    """Passes that die when they reach the point, for as long as the block lasts."""
+def drop_in(host: Host, line: str) -> Iterator[None]:
+    """Passes with one more line in their unit, for as long as the block lasts."""
     reload = "systemctl --user daemon-reload"
     host.sh(f"mkdir -p {DROP_IN.rpartition('/')[0]}")
-    host.run("tee", DROP_IN, input=f"[Service]\nEnvironment=SPARKD_FAULT={point}\n")
+    host.run("tee", DROP_IN, input=f"[Service]\n{line}\n")
     host.sh(reload, user="sparkd")
     try:
         yield

@@ -82,5 +82,5 @@ def test_values_are_of_the_types_their_signatures_say() -> None:
 
 def test_end_of_an_exclusive_model_alone_starts_the_comebacks() -> None:
     exclusive = by_name(scope_properties(EXCLUSIVE, (1,)))
-    assert exclusive["OnSuccess"] == exclusive["OnFailure"] == ["sparkd-comeback.service"]
+    assert exclusive["OnSuccess"] == exclusive["OnFailure"] == ["sparkd-comeback.target"]
     assert not {"OnSuccess", "OnFailure"} & by_name(scope_properties(SPEC, (1,))).keys()
