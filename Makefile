@@ -40,7 +40,7 @@ test-integration: tools venv ## real locks, sockets and processes on this machin
 
 .PHONY: test-system
 test-system: tools venv deb ## the real thing on booted hosts
-	$(PYTEST) tests/system
+	$(PYTEST) tests/system -m "not long"
 
 .PHONY: test-clients
 test-clients: tools venv deb ## libraries and agents that people use, on a booted host, all of it
@@ -49,6 +49,10 @@ test-clients: tools venv deb ## libraries and agents that people use, on a boote
 .PHONY: soak
 soak: tools venv deb ## half an hour of random use and random kills (SPARKD_SOAK_S sets the time)
 	SPARKD_SOAK_S=$${SPARKD_SOAK_S:-1800} $(PYTEST) tests/system/test_soak.py --timeout 4000 -s
+
+.PHONY: long-run
+long-run: tools venv deb ## three quarters of an hour with everything on (SPARKD_LONG_S sets the time)
+	$(PYTEST) tests/system/test_long_run.py -s
 
 .PHONY: faults
 faults: tools venv deb ## what breaks around sparkd, one after the other: docs/reliability.md

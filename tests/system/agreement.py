@@ -47,6 +47,11 @@ class Account:
     stops: Counter[tuple[str, str]]
     """By model and reason."""
 
+    @property
+    def answers(self) -> int:
+        """How many requests succeeded."""
+        return sum(count for (_, status), count in self.requests.items() if status == "200")
+
 
 class Accounts:
     def __init__(self, host: Host) -> None:

@@ -32,14 +32,19 @@ DESK = {"width": 1200, "height": 900}
 expect.set_options(timeout=60_000)  # a promise of the page is that it happens, not how fast
 
 
-@pytest.fixture(scope="module")
-def browser(trixie: Host, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+def browser_of(host: Host, directory: Path) -> Path:
     """Chromium, inside the host's network: it can reach sparkd and nothing else."""
     found = shutil.which(CHROMIUM)
     assert found, f"{CHROMIUM} is missing: make tools"
-    inside = tmp_path_factory.mktemp("browser") / CHROMIUM
-    inside.write_text(f'#!/bin/sh\nexec nsenter -t {trixie.pid} -n {found} "$@"\n')
+    inside = directory / CHROMIUM
+    inside.write_text(f'#!/bin/sh\nexec nsenter -t {host.pid} -n {found} "$@"\n')
     inside.chmod(0o755)
+    return inside
+
+
+@pytest.fixture(scope="module")
+def browser(trixie: Host, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    inside = browser_of(trixie, tmp_path_factory.mktemp("browser"))
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=inside, args=FLAGS)
         yield browser

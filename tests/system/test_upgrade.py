@@ -6,6 +6,7 @@ from __future__ import annotations
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -22,6 +23,13 @@ OLDER, THIS, NEWER = ("/root/sparkd-older.deb", "/root/sparkd-this.deb", "/root/
 def packaged(request: pytest.FixtureRequest) -> Iterator[Host]:
     """A host with the package, and with one that is older and one that is newer than it."""
     host: Host = request.getfixturevalue(request.param)
+    with packages(host):
+        yield host
+
+
+@contextmanager
+def packages(host: Host) -> Iterator[None]:
+    """The package in three versions on the host, for a while; then it has the right one again."""
     (deb,) = (ROOT / "dist").glob("sparkd_*_all.deb")
     subprocess.run([HOST, "cp", "--name", host.name, deb, THIS], check=True)
     host.sh(
@@ -32,7 +40,7 @@ def packaged(request: pytest.FixtureRequest) -> Iterator[Host]:
         f"echo '# of the newer package' >>etc/sparkd/sparkd.yaml; dpkg-deb -Znone -b . {NEWER};"
         "rm -r /root/tree"
     )
-    yield host
+    yield
     host.stop_models()
     host.sh(f"dpkg -i --force-confnew {THIS} && rm {OLDER} {THIS} {NEWER}")
 

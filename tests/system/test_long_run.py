@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The soak with everything on: `make long-run`, three quarters of an hour (SPARKD_LONG_S).
+
+Beside clients and kills there is all that a host has that is in use for long: the status page is
+open, metrics are scraped, somebody listens to events, edits the catalog and reloads, changes the
+package for another version and back, uses sparkctl, gives out keys and takes them away. Models are
+stopped for being idle after seconds, and each load has the page cache dropped.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from .activities import CATALOG, Commands, Keys, Listener, Reloads, Scrapes, Upgrades
+from .company import Company
+from .hosts import SETTINGS, Host
+from .onlooker import Onlooker
+from .soak import Rests, Soak
+from .test_soak import endure
+from .test_upgrade import packages
+
+DURATION_S = float(os.environ.get("SPARKD_LONG_S", "2700"))
+RESTS = Rests(every_s=60, for_s=12)
+_OWN = {"systemd", "(sd-pam)", "dbus-daemon", "dbus-broker", "catatonit", "podman", "python3"}
+"""What may run as user sparkd when no model does; python3 is the gateway, of which there is one."""
+_KEPT = r"""
+podman info --format '{{.Host.FreeLocks}}'
+find ~/.local/share/containers/storage/overlay -mindepth 1 -maxdepth 1 | wc -l
+ls -A /run/sparkd /run/sparkd/locks /var/lib/sparkd | wc -l
+ls /proc/$(pgrep -u sparkd -o systemd)/fd | wc -l
+systemctl --user list-units --state=failed --plain --no-legend | wc -l
+"""
+"""Podman's free locks, layers, files, descriptors of the user's manager, units that failed."""
+
+
+def kept(host: Host) -> list[int]:
+    """What is there of things that a leak would make more or less, run for run."""
+    return [int(line) for line in host.sh(_KEPT, user="sparkd").split()]
+
+
+def programs(host: Host) -> list[str]:
+    return host.sh("ps -u sparkd -o comm=").split()
+
+
+@pytest.mark.long
+@pytest.mark.timeout(DURATION_S + 900)
+def test_nothing_is_wrong_and_nothing_leaks_with_everything_on(host: Host, tmp_path: Path) -> None:
+    host.configure(f"{SETTINGS}drop_caches_below: 1TiB\n")
+    soak = Soak(host, DURATION_S, RESTS)
+    company = Company(
+        soak,
+        Onlooker(soak, tmp_path),
+        Scrapes(soak),
+        Listener(soak),
+        Reloads(soak),
+        Upgrades(soak),
+        Commands(soak),
+        Keys(soak),
+    )
+    catalog = host.run("cat", CATALOG).stdout
+    with packages(host), host.file(CATALOG, catalog):
+        before = kept(host)
+        endure(soak, company)
+        after = kept(host)
+        print(f"locks, layers, files, descriptors, failed units: {before} before, {after} after")
+    assert after[:3] == before[:3]
+    assert after[3] <= before[3] + 4
+    assert after[4] <= before[4]
+    assert set(programs(host)) <= _OWN
+    assert programs(host).count("python3") <= 1
