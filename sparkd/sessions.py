@@ -82,7 +82,10 @@ class Sessions:
             ended_at=time.time() if ended_at is None else max(ended_at, session.seen_at),
         )
         self._write(self._totals_file(model_id), kept(added(self._totals(model_id), ended)))
-        self._running_file(model_id).unlink(missing_ok=True)
+        try:
+            self._running_file(model_id).unlink(missing_ok=True)
+        except OSError as error:
+            log.warning("cannot end the session of %s: %s", model_id, error)
 
     def standing(self, model_id: str) -> Standing | None:
         """All that is known of the model; None when it never ran. Changes nothing."""

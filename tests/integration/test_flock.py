@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -156,9 +157,16 @@ def test_lock_is_not_inherited_by_children(layout: Layout) -> None:
 
 
 def test_lock_file_that_cannot_be_opened_says_how_to_make_it(layout: Layout) -> None:
-    with pytest.raises(HostError, match=r"cannot open lock file .*/none/x") as caught:
-        FileLock.try_take(layout.runtime_dir / "none" / "x", Mode.SHARED)
+    with pytest.raises(HostError, match=r"cannot open lock file .*/none/locks/x") as caught:
+        FileLock.try_take(layout.runtime_dir / "none" / "locks" / "x", Mode.SHARED)
     assert "systemd-tmpfiles" in caught.value.hint
+
+
+def test_directory_of_locks_that_somebody_removed_is_made_anew(layout: Layout) -> None:
+    shutil.rmtree(layout.locks_dir)
+    with FileLock.try_take(layout.start_lock, Mode.EXCLUSIVE) or pytest.fail("not granted"):
+        assert FileLock.try_take(layout.start_lock, Mode.SHARED) is None
+    assert layout.locks_dir.stat().st_mode & 0o777 == 0o700
 
 
 def test_link_in_place_of_a_lock_file_is_not_followed(layout: Layout) -> None:
