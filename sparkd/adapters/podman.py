@@ -33,6 +33,10 @@ T = TypeVar("T")
 _API_TIMEOUT_S = 120.0
 """The API answers in 0.1 s; a first start on a fresh storage was seen to take minutes elsewhere."""
 _GO_TIME = re.compile(r"(?P<second>[^.Z+]{19})(?P<fraction>\.\d+)?(?P<zone>Z|[+-]\d\d:\d\d)")
+_OOM_SCORE_ADJ = 200
+"""As much as systemd gives the services of a user, and far more than sparkd.service has."""
+_TMPFS = ("/run", "/tmp", "/var/tmp")
+"""What a program may expect to be able to write, on a root that is read-only."""
 _REMOVE_TRIES = 3
 """Podman 5.4.2 answers 500 to the first forced removal after its conmon was killed."""
 
@@ -270,8 +274,10 @@ def _create(client: PodmanClient, spec: ContainerSpec) -> str:
         "ipc_mode": "private",
         "shm_size": spec.shm_bytes,
         "read_only": True,
-        # Without it /dev/shm is read-only too, and vLLM dies.
+        # Without it Podman 5 makes /dev/shm read-only too, and vLLM dies.
         "read_write_tmpfs": True,
+        # Podman 4.3.1 gives its payloads 0, less than the rest of the user's processes has.
+        "oom_score_adj": _OOM_SCORE_ADJ,
         "cap_drop": ["ALL"],
         "no_new_privileges": True,
         "seccomp_profile_path": spec.seccomp_profile,
@@ -291,7 +297,9 @@ def _create(client: PodmanClient, spec: ContainerSpec) -> str:
                 "read_only": mount.read_only,
             }
             for mount in spec.mounts
-        ],
+        ]
+        # Podman 4.3.1 heeds read_write_tmpfs on its command line only.
+        + [{"type": "tmpfs", "source": "tmpfs", "target": path, "mode": "1777"} for path in _TMPFS],
         "devices": list(spec.devices),
         # An image's own health check would be run by exec from a timer of its own.
         "healthcheck": {"Test": ["NONE"]},

@@ -7,12 +7,24 @@ It tries everything and says what came of each attempt: `done`, or the name of t
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from .hosts import Host
+from .hosts import SETTINGS, Host, answer_of
 
-LAN = "10.99.0.1"
-"""An address of the host that is not its loopback."""
+WEIGHTS = "/var/lib/sparkd/models/walls"
+CATALOG = f"""\
+models:
+  walls:
+    image: localhost/sparkd-fake-vllm:latest
+    weights: {{path: {WEIGHTS}}}
+    args: [--fake-load-seconds, 0.1]
+    load_timeout: 60s
+    idle_timeout: 10m
+"""
+LAN, LAN6 = "10.99.0.1", "fd00:99::1"
+"""Addresses of the host that are not its loopback."""
 PROBE_UNIT = "/run/systemd/system/sparkd-probe.service"
 PROBE_OUTPUT = "/run/probe.json"
 
@@ -121,10 +133,13 @@ trying(OUTSIDE)
 filtered()
 for path in ("/x", "/usr/x", "/etc/x", "/models/walls/x", "/run/sparkd/gpu.lock"):
     attempt("write " + path, lambda: write(path))
+for place in ("/tmp", "/var/tmp", "/run", "/dev/shm", "/cache", "/run/sparkd/endpoint"):
+    attempt(f"write {place}/x", lambda: (write(f"{place}/x"), os.unlink(f"{place}/x")))
 attempt("key", lambda: open("/etc/sparkd/api-key"))
 attempt("bus", lambda: connect("/run/user/%d/bus" % os.getuid()))
 attempt("other model", lambda: connect("/run/sparkd/models/fake-util/api.sock"))
 attempt("gateway", lambda: connect(("127.0.0.1", 8009)))
+results["oom"] = int(open("/proc/1/oom_score_adj").read())
 results["processes"] = processes()
 results["interfaces"] = [name for _, name in socket.if_nameindex()]
 results["uid_map"] = open("/proc/self/uid_map").read().split()
@@ -151,6 +166,23 @@ print(json.dumps(results))
 
 def script(part: str, outside: int) -> str:
     return f"LAN, OUTSIDE = {LAN!r}, {outside}\n{TRY}\n{FILTERED}\n{part}"
+
+
+@contextmanager
+def models_running(host: Host, *others: str) -> Iterator[None]:
+    """The model walls runs, which has weights, and others do."""
+    host.stop_models()
+    host.configure(SETTINGS)
+    host.sh(f"mkdir -p {WEIGHTS}; echo '{{}}' >{WEIGHTS}/config.json")
+    try:
+        with host.file("/etc/sparkd/models.d/walls.yaml", CATALOG):
+            host.run("systemctl", "stop", "sparkd.service")
+            for model in (*others, "walls"):
+                answer_of(host.chat(model))
+            yield
+            host.stop_models()
+    finally:
+        host.sh(f"rm -r {WEIGHTS}")
 
 
 def in_container(host: Host, model: str) -> dict[str, Any]:

@@ -7,7 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from . import test_walls as walls
 from .hosts import SETTINGS, Host, Stream, answer_of
+from .probes import in_container, in_gateway, models_running
 from .test_lifecycle import (
     AT_REST,
     SERVING,
@@ -67,3 +69,28 @@ def test_swap_and_crash_at_start_are_as_on_debian_13(old: Host) -> None:
     crashed = old.chat("fake-crash")
     assert crashed.status_code == 502
     assert "code 3" in crashed.json()["error"]["message"]
+
+
+def test_walls_around_a_model_and_the_gateway_stand_as_on_debian_13(old: Host) -> None:
+    with models_running(old):
+        container, gateway = in_container(old, "walls"), in_gateway(old)
+    assert container["oom"] == 200
+    for wall in (
+        walls.test_container_has_no_network,
+        walls.test_container_sees_neither_keys_nor_the_bus_nor_other_models,
+        walls.test_container_can_write_neither_weights_nor_locks_nor_its_root,
+        walls.test_container_sees_and_signals_no_process_outside,
+        walls.test_container_has_no_capability_and_can_gain_none,
+        walls.test_container_can_ask_nothing_of_the_kernel_that_is_for_root,
+        walls.test_container_makes_no_namespace_and_no_call_that_is_not_for_it,
+        walls.test_container_makes_no_call_of_another_architecture,
+    ):
+        wall(container)
+    for wall in (
+        walls.test_gateway_writes_its_state_and_nothing_else,
+        walls.test_gateway_has_no_capability_and_can_gain_none,
+        walls.test_gateway_touches_no_process_of_others_and_traces_none_of_its_own_user,
+        walls.test_gateway_opens_no_connection_to_another_machine,
+        walls.test_gateway_sees_no_device_but_the_harmless_ones,
+    ):
+        wall(gateway)
