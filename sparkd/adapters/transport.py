@@ -15,12 +15,12 @@ import select
 import socket
 import struct
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Protocol, cast
 
 import httpx
 
-from sparkd.core.http1 import AnswerReader, Headers, request_head
+from sparkd.core.http1 import AnswerReader, request_head
 
 _HELD_BYTES = 64 * 1024
 """The most to read at once; while more waits for a slow reader, nothing is read."""
@@ -76,11 +76,18 @@ class Exchange(httpx.AsyncByteStream):
         return self
 
     async def __anext__(self) -> bytes:
+        data = await self.next()
+        if not data:
+            raise StopAsyncIteration
+        return data
+
+    async def next(self) -> bytes:
+        """More of the body as it arrives; nothing at its end."""
         answer = self.answer
         while not answer.parts:
             if answer.whole:
                 self._leave()
-                raise StopAsyncIteration
+                return b""
             await self._changed(self._timeout.read, httpx.ReadTimeout)
         data = answer.take()
         if answer.whole:
@@ -243,13 +250,19 @@ class LocalTransport(httpx.AsyncBaseTransport):
         limits = request.extensions.get("timeout")
         timeout = httpx.Timeout(**limits) if limits else httpx.Timeout(None)
         body = b"".join([part async for part in cast(httpx.AsyncByteStream, request.stream)])
-        target, headers = request.url.raw_path, request.headers.raw
+        target = request.url.raw_path.decode()
+        headers = [(_text(name), _text(value)) for name, value in request.headers.raw]
         exchange = await self.send(request.method, target, headers, body, timeout)
         answer = exchange.answer
         return httpx.Response(answer.status, headers=answer.headers, stream=exchange)
 
     async def send(
-        self, method: str, target: bytes, headers: Headers, body: bytes, timeout: httpx.Timeout
+        self,
+        method: str,
+        target: str,
+        headers: Iterable[tuple[str, str]],
+        body: bytes,
+        timeout: httpx.Timeout,
     ) -> Exchange:
         """Send a request; returns when the head of its answer is there. Close what it returns.
 
@@ -302,6 +315,11 @@ class LocalTransport(httpx.AsyncBaseTransport):
         except OSError as error:
             raise httpx.ConnectError(str(error)) from error
         return made[1]
+
+
+def _text(raw: bytes) -> str:
+    """As `request_head` turns it into the same bytes again."""
+    return raw.decode("utf-8", "surrogateescape")
 
 
 async def _joined(path: str) -> socket.socket:

@@ -8,7 +8,7 @@ Nothing is decided here: `ConnectFailed` means that the server saw nothing of th
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Mapping
 
 import httpx
 
@@ -23,8 +23,6 @@ _SEND_TIMEOUT_S = 60.0
 # No read timeout: a model may think for long before its first token, and its process is watched,
 # so its death is not missed.
 _TIMEOUT = httpx.Timeout(connect=_CONNECT_TIMEOUT_S, read=None, write=_SEND_TIMEOUT_S, pool=None)
-_RAW = "surrogateescape"
-"""Bytes of a client's header that are not UTF-8 go on as they came."""
 
 
 class ConnectFailed(UpstreamLost):
@@ -40,10 +38,11 @@ class Answer:
         self._exchange = exchange
         self.status = exchange.answer.status
         self.headers: list[tuple[bytes, bytes]] = exchange.answer.headers
+        """Names in lower case."""
 
     @property
     def content_type(self) -> str:
-        named = [value for name, value in self.headers if name.lower() == b"content-type"]
+        named = [value for name, value in self.headers if name == b"content-type"]
         return b", ".join(named).decode("latin-1")
 
     @property
@@ -62,8 +61,10 @@ class Answer:
 
     async def next(self) -> bytes:
         """More of the body as it arrives; nothing at its end. Raises UpstreamLost."""
-        with _broken_off():
-            return await anext(self._exchange, b"")
+        try:
+            return await self._exchange.next()
+        except httpx.HTTPError as error:
+            raise _broken_off(error) from error
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """The body as it arrives, undecoded. Raises UpstreamLost when the server breaks off."""
@@ -72,23 +73,21 @@ class Answer:
 
     async def pour(self, sink: Sink) -> None:
         """Hand the rest of the body on as it arrives. Raises UpstreamLost, and as the sink does."""
-        with _broken_off():
+        try:
             await self._exchange.pour(sink)
+        except httpx.HTTPError as error:
+            raise _broken_off(error) from error
 
     async def close(self) -> None:
         """Done with it; an unread rest cancels the request at the server."""
         await self._exchange.aclose()
 
 
-@contextlib.contextmanager
-def _broken_off() -> Iterator[None]:
-    try:
-        yield
-    except httpx.HTTPError as error:
-        raise UpstreamLost(
-            f"the model broke off its answer: {type(error).__name__}",
-            hint="send the request again; sparkctl logs MODEL tells why it ended",
-        ) from error
+def _broken_off(error: httpx.HTTPError) -> UpstreamLost:
+    return UpstreamLost(
+        f"the model broke off its answer: {type(error).__name__}",
+        hint="send the request again; sparkctl logs MODEL tells why it ended",
+    )
 
 
 class Upstream:
@@ -124,10 +123,9 @@ class Upstream:
 
         Raises ConnectFailed or UpstreamLost.
         """
-        raw = [(n.encode("ascii", _RAW), v.encode("utf-8", _RAW)) for n, v in headers.items()]
-        raw.append((b"host", self._host.encode()))
+        named = [*headers.items(), ("host", self._host)]
         try:
-            exchange = await self._transport.send(method, target.encode(), raw, body, _TIMEOUT)
+            exchange = await self._transport.send(method, target, named, body, _TIMEOUT)
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             raise ConnectFailed(
                 f"the model's server at {self.endpoint} does not accept connections: {error}",

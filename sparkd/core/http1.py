@@ -15,31 +15,34 @@ from typing import Any
 import httptools  # type: ignore[import-untyped]
 
 Headers = list[tuple[bytes, bytes]]
+"""Names in lower case, where they are of an answer."""
 
 _HEAD_BYTES = 64 * 1024
 """The largest head of an answer, and the most that may come without a byte of its body."""
 _HEADER_COUNT = 256
 _LENGTH, _CODING = b"content-length", b"transfer-encoding"
+_FRAMING = frozenset({"content-length", "transfer-encoding"})
 _FIELDS = re.compile(rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+:[^\x00-\x08\n-\x1f\x7f]*\n)*")
 _WITHOUT_BODY = (204, 304)
 
 
 def request_head(
-    method: str, target: bytes, headers: Iterable[tuple[bytes, bytes]], body_bytes: int
+    method: str, target: str, headers: Iterable[tuple[str, str]], body_bytes: int
 ) -> bytes:
     """The head of a request with a body of that size; other words on its size are left out.
 
-    Raises ValueError for what the server would read as something else.
+    Bytes that are no UTF-8 are surrogates in a value, and leave as they came. Raises ValueError
+    for what the server would read as something else.
     """
-    lines = [b"%b %b HTTP/1.1" % (method.encode("ascii"), target)]
-    lines += [b"%b: %b" % pair for pair in headers if pair[0].lower() not in (_LENGTH, _CODING)]
-    lines.append(b"content-length: %d\r\n\r\n" % body_bytes)
-    head = b"\r\n".join(lines)
+    lines = [f"{method} {target} HTTP/1.1"]
+    lines += [f"{name}: {value}" for name, value in headers if name.lower() not in _FRAMING]
+    lines.append(f"content-length: {body_bytes}\r\n\r\n")
+    head = "\r\n".join(lines).encode("utf-8", "surrogateescape")
     breaks = len(lines) + 1
     if head.count(b"\n") != breaks or head.count(b"\r") != breaks or b"\0" in head:
         raise ValueError("a header holds a line break or a zero byte")
-    if lines[0].count(b" ") != 2:
-        raise ValueError("the method or the target holds a space")
+    if lines[0].count(" ") != 2 or not lines[0].isascii():
+        raise ValueError("the method or the target holds a space, or what is no ASCII")
     return head
 
 
@@ -103,13 +106,13 @@ class AnswerReader:
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if not self.status:
-            self.headers.append((name, value))
+            self.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         if self.status or self.flaw is not None:
             return
         status = self._parser.get_status_code()
-        framing = [pair for pair in self.headers if pair[0].lower() in (_LENGTH, _CODING)]
+        framing = [pair for pair in self.headers if pair[0] in (_LENGTH, _CODING)]
         flaw = _flaw(status, self._parser.get_http_version(), self.headers, framing)
         if flaw is not None:
             self._reject(flaw)
@@ -148,6 +151,6 @@ def _flaw(status: int, version: str, headers: Headers, framing: Headers) -> str 
         return "a header holds what no header may"
     if len(framing) > 1 or (framing and status < 200):
         return f"{len(framing)} headers that say how long an answer with {status} is"
-    if framing and framing[0][0].lower() == _CODING and framing[0][1].lower() != b"chunked":
+    if framing and framing[0][0] == _CODING and framing[0][1].lower() != b"chunked":
         return "the transfer encoding is not 'chunked'"
     return None

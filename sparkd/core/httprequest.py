@@ -74,24 +74,29 @@ def parse_head(head: bytes) -> RequestHead:
     method, target, minor, lines = found.groups()
     if not target.startswith((b"/", b"http://", b"https://")) and target != b"*":
         raise Malformed("the target is neither a path nor a URL")
-    headers = []
+    headers: list[tuple[str, str]] = []
+    said: dict[str, str] = {}
+    options: list[str] = []
     for line in lines.decode("utf-8", "surrogateescape").split("\r\n")[1:]:
         name, _, value = line.partition(":")
-        headers.append((name.lower(), value.strip(" \t")))
-    once = [pair for pair in headers if pair[0] in _ONCE]
-    said = dict(once)
-    if len(said) != len(once):
-        raise Malformed("content-length, transfer-encoding or host stands twice")
+        name, value = name.lower(), value.strip(" \t")
+        headers.append((name, value))
+        if name in _ONCE:
+            if name in said:
+                raise Malformed("content-length, transfer-encoding or host stands twice")
+            said[name] = value
+        elif name == "connection":
+            options.append(value)
     if minor == b"1" and "host" not in said:
         raise Malformed("it names no host")
-    options = connection_options(value for name, value in headers if name == "connection")
+    named = connection_options(options)
     return RequestHead(
         method=method.decode("ascii"),
         target=target,
         minor=int(minor),
         headers=headers,
         length=_length(said, minor),
-        keep_alive="close" not in options and (minor == b"1" or "keep-alive" in options),
+        keep_alive="close" not in named and (minor == b"1" or "keep-alive" in named),
     )
 
 

@@ -17,6 +17,9 @@ KEYS_MAX = 512
 """Bodies with more keys than any API knows are read by the C parser alone, and written anew."""
 
 _SPACE = re.compile(r"[ \t\n\r]*")
+_KEY = re.compile(r'[ \t\n\r]*"([^"\\\x00-\x1f]*)"[ \t\n\r]*:[ \t\n\r]*')
+"""A key as nearly all are, without an escape, and what stands around it before its value."""
+_NEXT = re.compile(r"[ \t\n\r]*([,}])")
 
 
 class ExactFloat(float):
@@ -53,8 +56,8 @@ def parse(raw: bytes) -> object:
 
     Of a key that stands twice the last one holds, as for the engines behind.
     """
-    text = raw.decode("utf-8-sig")
-    start = _skip(text, 0)
+    text = raw.decode()
+    start = _skip(text, 1 if text.startswith("\ufeff") else 0)
     found = _read_object(text, start + 1) if text.startswith("{", start) else None
     value: object
     value, end = found or _DECODER.raw_decode(text, start)
@@ -107,37 +110,40 @@ def _read_object(text: str, at: int) -> tuple[Written, int] | None:
     None when it has too many keys for a loop in Python.
     """
     body = Written(text)
-    at = _skip(text, at)
-    if text.startswith("}", at):
-        return body, at + 1
+    first = _skip(text, at)
+    if text.startswith("}", first):
+        return body, first + 1
     while len(body) < KEYS_MAX:
-        if not text.startswith('"', at):
-            raise json.JSONDecodeError("Expecting a key in double quotes", text, at)
-        key, at = _DECODER.raw_decode(text, at)
-        start = _skip(text, _after(":", text, at))
+        plain = _KEY.match(text, at)
+        key, start = (plain[1], plain.end()) if plain is not None else _read_key(text, at)
         value, at = _DECODER.raw_decode(text, start)
         body.put(key, value, (start, at))
-        at = _skip(text, at)
-        if text.startswith("}", at):
-            return body, at + 1
-        at = _skip(text, _after(",", text, at))
+        following = _NEXT.match(text, at)
+        if following is None:
+            raise json.JSONDecodeError("Expecting ',' or '}'", text, _skip(text, at))
+        at = following.end()
+        if following[1] == "}":
+            return body, at
     return None
+
+
+def _read_key(text: str, at: int) -> tuple[str, int]:
+    """A key with escapes, and where its value begins; or what is wrong there."""
+    at = _skip(text, at)
+    if not text.startswith('"', at):
+        raise json.JSONDecodeError("Expecting a key in double quotes", text, at)
+    key, at = _DECODER.raw_decode(text, at)
+    at = _skip(text, at)
+    if not text.startswith(":", at):
+        raise json.JSONDecodeError("Expecting ':'", text, at)
+    return key, _skip(text, at + 1)
 
 
 def _skip(text: str, at: int) -> int:
     """The first place from here that is not white space."""
-    if text[at : at + 1] > " ":
-        return at
     match = _SPACE.match(text, at)
     assert match
     return match.end()
-
-
-def _after(delimiter: str, text: str, at: int) -> int:
-    at = _skip(text, at)
-    if not text.startswith(delimiter, at):
-        raise json.JSONDecodeError(f"Expecting {delimiter!r}", text, at)
-    return at + 1
 
 
 def _float(text: str) -> float:

@@ -66,12 +66,19 @@ class Route:
     model_id: str | None
 
 
+_PLAIN = {
+    name: Route(name=name, operation=operation, model_id=None)
+    for name, operation in OPERATIONS.items()
+}
+
+
 def route(path: str) -> Route:
     """The route of a path under /v1/. Raises NotFound."""
     rest = path.removeprefix("/v1/")
+    plain = _PLAIN.get(rest)
+    if plain is not None:
+        return plain
     for name in _LONGEST_FIRST:
-        if rest == name:
-            return Route(name=name, operation=OPERATIONS[name], model_id=None)
         if rest.endswith(f"/{name}"):
             model_id = unquote(rest.removesuffix(f"/{name}"))
             return Route(name=name, operation=OPERATIONS[name], model_id=model_id)

@@ -8,10 +8,9 @@ of label sets everything new is counted as `other`.
 
 from __future__ import annotations
 
-import contextlib
 import re
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 LABEL_SETS_MAX = 4000
@@ -29,7 +28,8 @@ _BOUNDS = {
 }
 _TAIL_BYTES = 4096
 """`usage` stands near the end of an answer."""
-_USAGE = re.compile(rb'"usage"\s*:\s*\{((?:[^{}]|\{[^{}]*\})*)\}')
+_NAME = b'"usage"'
+_USAGE = re.compile(_NAME + rb"\s*:\s*\{((?:[^{}]++|\{[^{}]*+\})*+)\}")
 _TOKENS = re.compile(rb'"(prompt|input|completion|output)_tokens"\s*:\s*(\d{1,12})\b')
 _KINDS = {b"prompt": "prompt", b"input": "prompt", b"completion": "completion"}
 
@@ -88,9 +88,31 @@ def usage_of(tail: bytes) -> dict[str, int]:
 
     A quote within a text is escaped in JSON, so nothing that was said can pose as it.
     """
-    found = _USAGE.findall(tail)
-    counts = _TOKENS.findall(found[-1]) if found else []
-    return {_KINDS.get(kind, "completion"): int(count) for kind, count in counts}
+    at = len(tail)
+    while (at := tail.rfind(_NAME, 0, at)) >= 0:
+        found = _USAGE.match(tail, at)
+        if found is not None:
+            counts = _TOKENS.findall(found[1])
+            return {_KINDS.get(kind, "completion"): int(count) for kind, count in counts}
+    return {}
+
+
+class Flight:
+    """While it is entered, one more request of a model is under way."""
+
+    __slots__ = ("_in_flight", "_model_id")
+
+    def __init__(self, in_flight: dict[str, int], model_id: str) -> None:
+        self._in_flight = in_flight
+        self._model_id = model_id
+
+    def __enter__(self) -> None:
+        self._in_flight[self._model_id] = self._in_flight.get(self._model_id, 0) + 1
+
+    def __exit__(self, *_: object) -> None:
+        self._in_flight[self._model_id] -= 1
+        if not self._in_flight[self._model_id]:
+            del self._in_flight[self._model_id]
 
 
 class Traffic:
@@ -119,17 +141,10 @@ class Traffic:
         gaps = self.histogram("sparkd_chunk_gap_seconds", model_id) if streaming else None
         return Passage(gaps)
 
-    @contextlib.contextmanager
-    def flight(self, model_id: str, size: int) -> Iterator[None]:
+    def flight(self, model_id: str, size: int) -> Flight:
         """From the moment at which a request with a body of `size` is right to its end."""
-        self.in_flight[model_id] = self.in_flight.get(model_id, 0) + 1
         self.add("sparkd_request_bytes_total", (model_id,), size)
-        try:
-            yield
-        finally:
-            self.in_flight[model_id] -= 1
-            if not self.in_flight[model_id]:
-                del self.in_flight[model_id]
+        return Flight(self.in_flight, model_id)
 
     def ended(
         self, labels: Labels, passage: Passage | None, *, began_s: float, now_s: float

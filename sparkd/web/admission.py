@@ -34,11 +34,12 @@ def admitted(request: Request) -> Context:
     """
     context: Context = request.app.ctx.sparkd
     headers = request.headers
-    if len(headers.getall("authorization", ())) > 1:
+    authorizations = headers.getall("authorization", (None,))
+    if len(authorizations) > 1:
         raise RequestError(
             "the request has two Authorization headers", hint="send one key", code="bad_request"
         )
-    digest = auth.presented(headers.get("authorization"), headers.get("x-api-key"))
+    digest = auth.presented(authorizations[0], headers.get("x-api-key"))
     address = _address(request)
     now_s = time.monotonic()
     context.wrong_keys.check(address, digest, now_s)

@@ -21,7 +21,7 @@ def request_id(request: Request) -> str:
     known: str | None = getattr(request.ctx, "request_id", None)
     if known is None:
         given = request.headers.get(HEADER, "")
-        known = given if _PLAIN.fullmatch(given) else secrets.token_hex(16)
+        known = given if _PLAIN.fullmatch(given) else secrets.token_bytes(16).hex()
         request.ctx.request_id = known
     return known
 

@@ -81,7 +81,7 @@ class WireHttp(Http):
         self.keep_alive = head.keep_alive
         request = protocol.request_class(
             url_bytes=head.target,
-            headers=Header(head.headers),
+            headers=head.headers,  # type: ignore[arg-type]  # It makes a `Header` of it.
             head=raw,
             version=f"1.{head.minor}",
             method=head.method,

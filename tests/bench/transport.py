@@ -23,7 +23,7 @@ from sparkd.adapters.transport import LocalTransport
 
 SERVER = Path(__file__).resolve().parents[1] / "engines" / "fake-vllm" / "server.py"
 URL = "http://model/v1/chat/completions"
-HEADERS = [(b"host", b"model"), (b"content-type", b"application/json")]
+HEADERS = [("host", "model"), ("content-type", "application/json")]
 SMALL = b'{"model":"m","messages":[{"role":"user","content":"hello"}],"max_tokens":8}'
 STREAM = SMALL.replace(b'"max_tokens":8', b'"max_tokens":100,"stream":true,"fake":{"pace_ms":20}')
 LIMITS = httpx.Timeout(connect=5, read=None, write=60, pool=None)
@@ -51,7 +51,7 @@ def through_seam(transport: httpx.AsyncBaseTransport) -> Post:
 
 def direct(transport: LocalTransport) -> Post:
     async def post(body: bytes) -> bytes:
-        target = b"/v1/chat/completions"
+        target = "/v1/chat/completions"
         exchange = await transport.send("POST", target, HEADERS, body, LIMITS)
         try:
             return await body_of(exchange)

@@ -26,7 +26,7 @@ from .peers import CHUNKED, DEADLINE_S, HELLO, OK, Peer, Script, Serve, Server, 
 
 pytestmark = pytest.mark.integration
 
-HOST = [(b"host", b"model")]
+HOST = [("host", "model")]
 FOREVER = httpx.Timeout(None)
 
 
@@ -103,7 +103,7 @@ async def ask(
     timeout: httpx.Timeout = FOREVER,
 ) -> Exchange:
     async with asyncio.timeout(DEADLINE_S):
-        return await transport.send(method, b"/v1/x", HOST, body, timeout)
+        return await transport.send(method, "/v1/x", HOST, body, timeout)
 
 
 async def rest(exchange: Exchange) -> bytes:
@@ -265,9 +265,9 @@ async def test_reset_connection_is_no_end_of_a_body_without_a_length(
 
 async def test_request_arrives_byte_for_byte(serve: Serve, transport: LocalTransport) -> None:
     server = await serve(always(HELLO))
-    headers = [(b"host", b"model"), (b"X-Bytes", b"\xc3\xa9\xff"), (b"Content-Length", b"1")]
+    headers = [("host", "model"), ("X-Bytes", "\xe9\udcff"), ("Content-Length", "1")]
     body = bytes(range(256))
-    await rest(await transport.send("POST", b"/v1/x?y=%20", headers, body, FOREVER))
+    await rest(await transport.send("POST", "/v1/x?y=%20", headers, body, FOREVER))
     assert server.requests == [
         b"POST /v1/x?y=%20 HTTP/1.1\r\nhost: model\r\nX-Bytes: \xc3\xa9\xff\r\n"
         b"content-length: 256\r\n\r\n" + body
@@ -407,7 +407,7 @@ async def test_what_the_loop_has_not_read_yet_is_never_taken_for_the_next_answer
     accepting = asyncio.ensure_future(accepted())
     # From here until the request is sent the loop does not turn.
     first.sendall(stale) if stale else first.close()
-    assert await rest(await transport.send("POST", b"/", HOST, b"", FOREVER)) == b"hello"
+    assert await rest(await transport.send("POST", "/", HOST, b"", FOREVER)) == b"hello"
     for end in (listener, first, await accepting):
         end.close()
 
@@ -763,7 +763,7 @@ async def test_request_with_a_line_break_in_a_header_is_refused_and_nothing_sent
 ) -> None:
     server = await serve(always(HELLO))
     with pytest.raises(httpx.LocalProtocolError):
-        await transport.send("POST", b"/", [(b"x", b"a\r\nhost: b")], b"", FOREVER)
+        await transport.send("POST", "/", [("x", "a\r\nhost: b")], b"", FOREVER)
     assert server.peers == []
 
 

@@ -23,6 +23,7 @@ CHAT = (
         (b'{"usage": {"input_tokens": 7, "output_tokens": 9}}', {"prompt": 7, "completion": 9}),
         (b'{"usage":{"prompt_tokens":3,"total_tokens":3}}', {"prompt": 3}),
         (b'{"usage":null}', {}),
+        (b'{"usage":{"prompt_tokens":3},"timings":{"usage":null}}', {"prompt": 3}),
         (b'{"usage":{"prompt_tokens":"3"}}', {}),
         (b'{"usage":{"prompt_tokens":3', {}),
         (b"", {}),
