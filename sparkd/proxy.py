@@ -8,14 +8,14 @@ may have acted, so that is the client's to repeat.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from sparkd.adapters.upstream import Answer, ConnectFailed, Upstream
 from sparkd.core.httprequest import connection_options
 from sparkd.core.model import Config, Endpoint, ModelSpec
 from sparkd.ensure import Ensurer
+from sparkd.leases import UseLease
 from sparkd.scheduler import Grant, OnWait
 
 _HOP_BY_HOP = frozenset(
@@ -51,12 +51,28 @@ class Outgoing:
     body: bytes
 
 
+class Lent:
+    """An answer and the lease of its model; leaving the block cancels what is unread of it."""
+
+    __slots__ = ("_answer", "_lease")
+
+    def __init__(self, answer: Answer, lease: UseLease) -> None:
+        self._answer = answer
+        self._lease = lease
+
+    async def __aenter__(self) -> Answer:
+        return self._answer
+
+    async def __aexit__(self, *_: object) -> None:
+        with self._lease:
+            await self._answer.close()
+
+
 class Proxy:
     def __init__(self, ensurer: Ensurer) -> None:
         self._ensurer = ensurer
         self._upstreams: dict[Endpoint, Upstream] = {}
 
-    @contextlib.asynccontextmanager
     async def answer(
         self,
         config: Config,
@@ -64,8 +80,8 @@ class Proxy:
         outgoing: Outgoing,
         on_grant: OnGrant,
         on_wait: OnWait | None = None,
-    ) -> AsyncIterator[Answer]:
-        """The model's answer, its head arrived; leaving the block cancels what is unread.
+    ) -> Lent:
+        """The model's answer, its head arrived; enter what is returned, at once.
 
         `on_grant` is told when the model is there, `on_wait` why it takes long. Raises what
         `Ensurer.grant` raises, and UpstreamLost.
@@ -79,11 +95,7 @@ class Proxy:
             grant = await self._ensurer.grant(config, spec, on_wait)
             on_grant(grant)
             answer = await self._send(grant, outgoing)
-        with grant.lease:
-            try:
-                yield answer
-            finally:
-                await answer.close()
+        return Lent(answer, grant.lease)
 
     async def close(self) -> None:
         for upstream in self._upstreams.values():
@@ -109,17 +121,24 @@ class Proxy:
 def request_headers(headers: Mapping[str, str], request_id: str) -> dict[str, str]:
     """The client's headers, names in lower case, as the model's server gets them."""
     passed: dict[str, str] = {}
-    named = connection_options(v for n, v in headers.items() if n == "connection")
+    options: list[str] = []
     for name, value in headers.items():
-        if name not in _STOPPED and name not in named:
+        if name not in _STOPPED:
             passed[name] = f"{passed[name]}, {value}" if name in passed else value
+        elif name == "connection":
+            options.append(value)
+    for name in connection_options(options):
+        passed.pop(name, None)
     passed.setdefault("accept-encoding", "identity")
     passed["x-request-id"] = request_id
     return passed
 
 
 def response_headers(headers: list[tuple[bytes, bytes]]) -> list[tuple[str, str]]:
-    """The model's headers as the client gets them; `date` and `server` are the gateway's."""
-    decoded = [(n.decode("ascii").lower(), v.decode("utf-8", _RAW)) for n, v in headers]
-    named = connection_options(v for n, v in decoded if n == "connection")
+    """The model's headers, names in lower case, as the client gets them.
+
+    `date` and `server` are the gateway's.
+    """
+    decoded = [(n.decode("ascii"), v.decode("utf-8", _RAW)) for n, v in headers]
+    named = connection_options([v for n, v in decoded if n == "connection"])
     return [(n, v) for n, v in decoded if n not in _NOT_RETURNED and n not in named]

@@ -106,7 +106,7 @@ def _model_of_process(pid: int) -> str | None:
 class ProcessWatch:
     """A pidfd: names one process for good, even after its number is used again."""
 
-    __slots__ = ("_fd", "pid")
+    __slots__ = ("_fd", "_poll", "pid")
 
     def __init__(self, pid: int) -> None:
         """Raises ProcessLookupError when there is no such process."""
@@ -115,11 +115,11 @@ class ProcessWatch:
             raise ProcessLookupError(f"no process has the number {pid}")
         self.pid = pid
         self._fd = os.pidfd_open(pid)
+        self._poll = select.poll()
+        self._poll.register(self._fd, select.POLLIN)
 
     def alive(self) -> bool:
-        poll = select.poll()
-        poll.register(self._fd, select.POLLIN)
-        return not poll.poll(0)
+        return not self._poll.poll(0)
 
     async def ended(self) -> None:
         """Wait for the end of the process."""

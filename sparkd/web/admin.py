@@ -69,7 +69,7 @@ async def load(request: Request, model_id: str) -> HTTPResponse:
     """Start the model and wait until it is ready."""
     context = admitted(request)
     spec = _spec(context, key_of(request), model_id)
-    with context.open_requests.one():
+    with context.open_requests:
         context.runtime.records.clear_failure(spec.model_id)
         grant = await context.runtime.ensurer.grant(context.config, spec)
         grant.lease.close()
@@ -80,7 +80,7 @@ async def unload(request: Request, model_id: str) -> HTTPResponse:
     """Stop the model once its running requests have ended."""
     context = admitted(request)
     spec = _spec(context, key_of(request), model_id)
-    with context.open_requests.one():
+    with context.open_requests:
         ran = await context.runtime.stopper.stop(context.config, spec.model_id, drain=True)
     return _json({"ok": True, "name": spec.model_id, "state": "stopped", "ran": ran})
 

@@ -4,8 +4,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from sparkd.adapters.keyfiles import KeyFiles
@@ -24,7 +22,10 @@ READ = ("GET", "HEAD")
 
 
 class OpenRequests:
-    """Counts requests in progress, so that the daemon knows when it is idle."""
+    """Counts requests in progress, so that the daemon knows when it is idle.
+
+    One is in progress while this is entered.
+    """
 
     def __init__(self) -> None:
         self.count = 0
@@ -32,18 +33,17 @@ class OpenRequests:
         self._none.set()
         self._some = asyncio.Event()
 
-    @contextlib.contextmanager
-    def one(self) -> Iterator[None]:
+    def __enter__(self) -> None:
         self.count += 1
-        self._none.clear()
-        self._some.set()
-        try:
-            yield
-        finally:
-            self.count -= 1
-            if self.count == 0:
-                self._none.set()
-                self._some.clear()
+        if self.count == 1:
+            self._none.clear()
+            self._some.set()
+
+    def __exit__(self, *_: object) -> None:
+        self.count -= 1
+        if self.count == 0:
+            self._none.set()
+            self._some.clear()
 
     async def none(self) -> None:
         """Wait until no request is open."""

@@ -64,7 +64,7 @@ async def infer(request: Request, rest: str) -> None:
     context: Context = request.app.ctx.sparkd
     started_s = time.monotonic()
     exchange = Exchange(request, request_id(request), context.traffic)
-    with context.open_requests.one():
+    with context.open_requests:
         try:
             admitted(request)
             key = key_of(request)
@@ -109,7 +109,7 @@ async def _infer(context: Context, request: Request, exchange: Exchange) -> None
     outgoing = Outgoing(method="POST", path=operation.upstream_path, headers=headers, body=out)
     told = (exchange.granted, exchange.notice if streams else None)
     with context.traffic.flight(spec.model_id, len(out)):
-        async with context.proxy.answer(config, spec, outgoing, *told) as answer:
+        async with await context.proxy.answer(config, spec, outgoing, *told) as answer:
             await exchange.relay(answer)
             await context.sampler.sample(spec.model_id)
 
