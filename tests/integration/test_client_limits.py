@@ -73,7 +73,7 @@ async def crept(port: int, said: bytes, creeping: bytes, *, times: int) -> bytes
         if not listening.done():
             writer.write(creeping)
             await asyncio.sleep(0.05)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await listening
     writer.close()
     return bytes(answer)

@@ -314,11 +314,11 @@ def test_use_is_noted_when_it_begins_and_when_it_ends(leases: Leases, layout: La
     began_s = time.monotonic()
     lease = leases.try_use(MODEL)
     assert lease
-    assert abs((leases.last_used_s(MODEL) or 0) - began_s) < 1
-    assert abs((leases.last_used_at(MODEL) or 0) - time.time()) < 1
+    assert abs((leases.last_used_s(MODEL) or 0) - began_s) < 30
+    assert abs((leases.last_used_at(MODEL) or 0) - time.time()) < 30
     age(layout)
     lease.close()
-    assert abs((leases.last_used_s(MODEL) or 0) - time.monotonic()) < 1
+    assert abs((leases.last_used_s(MODEL) or 0) - time.monotonic()) < 30
     age(layout)
     lease.close()
     assert leases.last_used_s(MODEL) == LONG_AGO
@@ -327,7 +327,7 @@ def test_use_is_noted_when_it_begins_and_when_it_ends(leases: Leases, layout: La
 async def test_end_of_a_start_counts_as_a_use(leases: Leases, layout: Layout) -> None:
     with await leases.transition(MODEL):
         leases.touch(MODEL)
-    assert abs((leases.last_used_s(MODEL) or 0) - time.monotonic()) < 1
+    assert abs((leases.last_used_s(MODEL) or 0) - time.monotonic()) < 30
     age(layout)
     assert leases.last_used_s(MODEL) == LONG_AGO
 

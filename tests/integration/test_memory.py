@@ -127,4 +127,4 @@ async def test_memory_that_comes_back_late_is_waited_for(machine: Machine) -> No
     loop.call_later(0.6, lambda: machine.available(60_000))
     began_s = loop.time()
     await recovered(machine.probe, 50_000 * MIB)
-    assert 0.5 < loop.time() - began_s < 2
+    assert 0.5 < loop.time() - began_s < 10

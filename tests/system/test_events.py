@@ -109,8 +109,8 @@ def test_listener_is_told_that_the_daemon_leaves_and_does_not_hold_it(host: Host
     future = listened(host, "left")
     began_s = time.monotonic()
     host.run("systemctl", "stop", "sparkd.service")
-    assert names(future.result(20))[-1] == "left"
-    assert time.monotonic() - began_s < 10
+    assert names(future.result(60))[-1] == "left"
+    assert time.monotonic() - began_s < 20
 
 
 def test_model_that_is_killed_from_outside_is_told(host: Host) -> None:

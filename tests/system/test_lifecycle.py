@@ -99,11 +99,11 @@ def test_whole_life_from_first_request_to_nothing_running(quick: Host) -> None:
     assert answer_of(quick.chat("fake-a", "again")) == "echo: again"
 
 
-def test_model_idle_by_one_timeout_is_gone_within_two_seconds(host: Host) -> None:
+def test_model_idle_by_one_timeout_is_gone_before_a_second_one_is_over(host: Host) -> None:
     answer_of(host.chat("fake-a"))
     idle_since_s = time.monotonic()
     host.wait_until(lambda: not gpu_held(host), "the model lets go of the GPU")
-    assert IDLE_S - 0.5 < time.monotonic() - idle_since_s < IDLE_S + 2.0
+    assert IDLE_S - 0.5 < time.monotonic() - idle_since_s < 2 * IDLE_S
 
 
 def test_stream_longer_than_the_idle_timeout_is_never_cut(host: Host) -> None:
@@ -112,7 +112,7 @@ def test_stream_longer_than_the_idle_timeout_is_never_cut(host: Host) -> None:
     assert stream.whole, stream.text[-500:]
     ended_s = time.monotonic()
     host.wait_until(lambda: not gpu_held(host), "the model is stopped once idle")
-    assert time.monotonic() - ended_s < IDLE_S + 2.0
+    assert time.monotonic() - ended_s < 2 * IDLE_S
 
 
 def test_sigterm_lets_the_open_stream_end_and_the_model_live(quick: Host) -> None:
@@ -259,7 +259,7 @@ def test_model_that_never_becomes_healthy_fails_at_its_own_load_timeout(host: Ho
     response = host.chat("fake-hang")
     assert response.status_code == 504
     assert response.json()["error"]["code"] == "start_timed_out"
-    assert 4.0 <= time.monotonic() - began_s < 20.0, "its load timeout is 4 s"
+    assert 4.0 <= time.monotonic() - began_s < 40.0, "its load timeout is 4 s"
     seen = table(host, "fake-hang")
     assert (seen.scope, seen.timer, seen.endpoint, seen.gpu_held) == ("-", "-", False, False)
 

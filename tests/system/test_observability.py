@@ -93,7 +93,7 @@ def test_engine_that_hangs_never_blocks_the_scrape(host: Host) -> None:
     try:
         began_s = time.monotonic()
         page = scraped(host)
-        assert time.monotonic() - began_s < 4
+        assert time.monotonic() - began_s < 20
         assert page["sparkd_engine_up", (("model", "fake-b"),)] == 0
         assert not [name for name, _ in page if name.startswith("vllm:")]
     finally:

@@ -116,13 +116,14 @@ def test_trace_of_three_models_takes_as_few_loads_and_waits_as_the_simulator_say
 def test_busy_model_is_drained_once_the_other_has_waited_long_enough(host: Host) -> None:
     key = host.key
     answer_of(host.chat("fake-b"))
-    stop_at_s = time.monotonic() + 20
+    give_up_at_s = time.monotonic() + 60
+    fed = asyncio.Event()
 
     async def hammer(number: int) -> int:
         # Staggered, so that there is no instant in which nobody uses the model.
         await asyncio.sleep(number * 0.14)
         served = 0
-        while time.monotonic() < stop_at_s:
+        while not fed.is_set() and time.monotonic() < give_up_at_s:
             await ask(key, "fake-b", "on", fake={"tokens": 10, "pace_ms": 50})
             served += 1
         return served
@@ -131,6 +132,7 @@ def test_busy_model_is_drained_once_the_other_has_waited_long_enough(host: Host)
         await asyncio.sleep(2)
         began_s = time.monotonic()
         await ask(key, "fake-c", "me too")
+        fed.set()
         return time.monotonic() - began_s
 
     async def both() -> tuple[float, list[int]]:
@@ -138,7 +140,7 @@ def test_busy_model_is_drained_once_the_other_has_waited_long_enough(host: Host)
         return waited, served
 
     waited_s, served = host.loop.run(both())
-    assert 5.0 <= waited_s < 15.0, "max_wait is 5 s, then a drain and a load"
+    assert 5.0 <= waited_s < 40.0, "max_wait is 5 s, then a drain and a load"
     assert min(served) > 2
 
 
@@ -181,8 +183,8 @@ def test_load_that_nobody_waits_for_any_more_is_taken_back(host: Host) -> None:
                 await ask(key, "fake-slow", "quick")
 
     host.loop.run(impatient())
-    host.wait_until(lambda: resident(host) == set(), "the load is taken back", timeout_s=10)
-    host.wait_until(lambda: host.containers() == [], "and its container", timeout_s=10)
+    host.wait_until(lambda: resident(host) == set(), "the load is taken back")
+    host.wait_until(lambda: host.containers() == [], "and its container")
 
 
 def test_waiting_stream_is_told_what_it_waits_for_and_then_answered(host: Host) -> None:

@@ -113,7 +113,7 @@ def test_model_started_by_hand_is_stopped_when_it_is_idle(host: Host) -> None:
         host.run("sparkctl", "start", "fake-brief")
         (running,) = as_json(host, "ps")
         assert running["idle_check_at"] is not None
-        host.wait_until(lambda: pids(host) == {}, "fake-brief is gone", timeout_s=4 + 4)
+        host.wait_until(lambda: pids(host) == {}, "fake-brief is gone")
     assert traces(host) == []
 
 
@@ -373,4 +373,4 @@ def test_commands_say_at_once_when_the_user_manager_is_down(host: Host) -> None:
     assert "states are unknown: the user manager of sparkd does not run" in listed.stderr
     assert ps.returncode == 6
     assert f"  hint: sudo systemctl start {manager}" in ps.stderr
-    assert took_s < 10
+    assert took_s < 20
