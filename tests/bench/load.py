@@ -190,7 +190,13 @@ async def closed_loop(job: Json) -> Json:
 
 async def streams(job: Json) -> Json:
     """Open N connections, then ask for one stream on each at the same moment."""
-    wrong, finished = Wrong(), asyncio.Event()
+    exchanges = await asked_together(job, limit_s=ANSWER_LIMIT_S)
+    return streamed(exchanges, lambda exchange: is_whole(exchange, job["words"]))
+
+
+async def asked_together(job: Json, *, limit_s: float) -> list[Exchange]:
+    """N connections, each of which was asked at the same moment, and all have ended."""
+    finished = asyncio.Event()
     waiting: set[Exchange] = set()
 
     def on_end(exchange: Exchange) -> None:
@@ -198,29 +204,36 @@ async def streams(job: Json) -> Json:
         if not waiting:
             finished.set()
 
-    request, words = job["request"].encode(), job["words"]
+    request = job["request"].encode()
     exchanges = [await connect(job["target"], request, on_end) for _ in range(job["connections"])]
     waiting.update(exchanges)
     for exchange in exchanges:
         exchange.ask()
-    async with asyncio.timeout(ANSWER_LIMIT_S):
+    async with asyncio.timeout(limit_s):
         await finished.wait()
+    for exchange in exchanges:
+        exchange.close()
+    return exchanges
+
+
+def streamed(
+    exchanges: list[Exchange], is_right: Callable[[Exchange], bool], *, textless: int = 0
+) -> Json:
+    """What came of such streams, of which the first events may have no text."""
+    wrong = Wrong()
     first_ms, gaps_ms, events = [], [], 0
     for exchange in exchanges:
-        if not is_whole(exchange, words):
+        if not is_right(exchange):
             wrong.note(exchange)
             continue
-        times = event_times(exchange)
+        times = event_times(exchange)[textless:]
         events += len(times)
         first_ms.append((times[0] - exchange.sent_s) * 1e3)
         gaps_ms += [(after - before) * 1e3 for before, after in pairwise(times)]
-    took_s = max(e.ended_s for e in exchanges) - min(e.sent_s for e in exchanges)
-    for exchange in exchanges:
-        exchange.close()
     return {
         "streams": len(exchanges) - wrong.count,
         "events": events,
-        "seconds": took_s,
+        "seconds": max(e.ended_s for e in exchanges) - min(e.sent_s for e in exchanges),
         "ttft_ms": spread(first_ms),
         "gap_ms": spread(gaps_ms),
         "wrong": wrong.count,

@@ -12,9 +12,8 @@ import asyncio
 import json
 import re
 import sys
-from itertools import pairwise
 
-from tests.bench.load import Exchange, Json, Wrong, connect, event_times, spread
+from tests.bench.load import Exchange, Json, asked_together, streamed
 
 ANSWER_LIMIT_S = 300.0
 _COMPLETION = re.compile(rb'"completion_tokens":\s*(\d+)')
@@ -22,46 +21,11 @@ _COMPLETION = re.compile(rb'"completion_tokens":\s*(\d+)')
 
 async def streams(job: Json) -> Json:
     """Open N connections, then ask for one stream on each at the same moment."""
-    wrong, finished = Wrong(), asyncio.Event()
-    waiting: set[Exchange] = set()
-
-    def on_end(exchange: Exchange) -> None:
-        waiting.discard(exchange)
-        if not waiting:
-            finished.set()
-
-    request = job["request"].encode()
-    exchanges = [await connect(job["target"], request, on_end) for _ in range(job["connections"])]
-    waiting.update(exchanges)
-    for exchange in exchanges:
-        exchange.ask()
-    async with asyncio.timeout(ANSWER_LIMIT_S):
-        await finished.wait()
-    first_ms, gaps_ms, tokens, events = [], [], 0, 0
-    for exchange in exchanges:
-        if not is_whole(exchange, job["tokens"]):
-            wrong.note(exchange)
-            continue
-        # The first event has the role and no text.
-        times = event_times(exchange)[1:]
-        events += len(times)
-        tokens += job["tokens"]
-        first_ms.append((times[0] - exchange.sent_s) * 1e3)
-        gaps_ms += [(after - before) * 1e3 for before, after in pairwise(times)]
-    took_s = max(e.ended_s for e in exchanges) - min(e.sent_s for e in exchanges)
-    for exchange in exchanges:
-        exchange.close()
-    return {
-        "streams": len(exchanges) - wrong.count,
-        "tokens": tokens,
-        "events": events,
-        "seconds": took_s,
-        "tokens_per_s": tokens / took_s,
-        "ttft_ms": spread(first_ms),
-        "gap_ms": spread(gaps_ms),
-        "wrong": wrong.count,
-        "wrong_first": wrong.first,
-    }
+    exchanges = await asked_together(job, limit_s=ANSWER_LIMIT_S)
+    # The first event has the role and no text.
+    told = streamed(exchanges, lambda one: is_whole(one, job["tokens"]), textless=1)
+    tokens = told["streams"] * job["tokens"]
+    return {**told, "tokens": tokens, "tokens_per_s": tokens / told["seconds"]}
 
 
 def is_whole(exchange: Exchange, tokens: int) -> bool:

@@ -6,12 +6,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 OK = b"HTTP/1.1 200 OK\r\n"
 CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
 HELLO = OK + b"Content-Length: 5\r\n\r\nhello"
-DEADLINE_S = 10.0
+DEADLINE_S = 30.0
 
 
 class Peer:
@@ -101,6 +101,45 @@ class Server:
 
 
 Serve = Callable[[Script], Awaitable[Server]]
+
+
+@contextlib.asynccontextmanager
+async def servers_at(path: str) -> AsyncIterator[Serve]:
+    """What starts servers on this socket, one after the other; all end with it."""
+    servers: list[Server] = []
+
+    async def start(script: Script) -> Server:
+        server = Server(path, script)
+        await server.start()
+        servers.append(server)
+        return server
+
+    yield start
+    for server in servers:
+        await server.stop()
+
+
+def always(answer: bytes, *, bytewise: bool = False) -> Script:
+    """Gives this answer to each request of a connection."""
+
+    async def script(peer: Peer) -> None:
+        while True:
+            await peer.request()
+            await peer.send(answer, bytewise=bytewise)
+
+    return script
+
+
+def once(*pieces: bytes, bytewise: bool = False, pause_s: float = 0.0) -> Script:
+    """Answers one request, in pieces, then closes the connection in order."""
+
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        for piece in pieces:
+            await peer.send(piece, bytewise=bytewise)
+            await asyncio.sleep(pause_s)
+
+    return script
 
 
 async def until(condition: Callable[[], bool]) -> None:

@@ -15,7 +15,19 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from .alone import KEY, Gateway
-from .peers import CHUNKED, DEADLINE_S, HELLO, OK, Peer, Script, Serve, Server, left, until
+from .peers import (
+    CHUNKED,
+    DEADLINE_S,
+    HELLO,
+    OK,
+    Peer,
+    Serve,
+    always,
+    left,
+    once,
+    servers_at,
+    until,
+)
 
 pytestmark = pytest.mark.integration
 
@@ -35,17 +47,8 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
 
 @pytest.fixture
 async def serve(gateway: Gateway) -> AsyncIterator[Serve]:
-    servers: list[Server] = []
-
-    async def start(script: Script) -> Server:
-        server = Server(str(gateway.engine), script)
-        await server.start()
-        servers.append(server)
-        return server
-
-    yield start
-    for server in servers:
-        await server.stop()
+    async with servers_at(str(gateway.engine)) as start:
+        yield start
     gateway.engine.unlink(missing_ok=True)
 
 
@@ -118,27 +121,6 @@ def chat(
 
 
 STREAMED: dict[str, object] = {"stream": True}
-
-
-def always(answer: bytes) -> Script:
-    async def script(peer: Peer) -> None:
-        while True:
-            await peer.request()
-            await peer.send(answer)
-
-    return script
-
-
-def once(*pieces: bytes, pause_s: float = 0.0) -> Script:
-    """Answers one request in pieces, then closes the connection in order."""
-
-    async def script(peer: Peer) -> None:
-        await peer.request()
-        for piece in pieces:
-            await peer.send(piece)
-            await asyncio.sleep(pause_s)
-
-    return script
 
 
 # What is no request.

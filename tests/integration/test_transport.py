@@ -22,7 +22,20 @@ from sparkd.adapters import transport as transport_module
 from sparkd.adapters.transport import Exchange, LocalTransport
 from sparkd.core.http1 import AnswerReader
 
-from .peers import CHUNKED, DEADLINE_S, HELLO, OK, Peer, Script, Serve, Server, left, until
+from .peers import (
+    CHUNKED,
+    DEADLINE_S,
+    HELLO,
+    OK,
+    Peer,
+    Serve,
+    Server,
+    always,
+    left,
+    once,
+    servers_at,
+    until,
+)
 
 pytestmark = pytest.mark.integration
 
@@ -38,17 +51,8 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.fixture
 async def serve(tmp_path: Path) -> AsyncIterator[Serve]:
-    servers: list[Server] = []
-
-    async def start(script: Script) -> Server:
-        server = Server(str(tmp_path / "api.sock"), script)
-        await server.start()
-        servers.append(server)
-        return server
-
-    yield start
-    for server in servers:
-        await server.stop()
+    async with servers_at(str(tmp_path / "api.sock")) as start:
+        yield start
 
 
 @pytest.fixture
@@ -72,27 +76,6 @@ def sockets() -> int:
         with contextlib.suppress(FileNotFoundError):
             targets.append(os.readlink(f"/proc/self/fd/{name}"))
     return len([target for target in targets if target.startswith("socket:")])
-
-
-def always(answer: bytes, *, bytewise: bool = False) -> Script:
-    """A server that gives this answer to each request of a connection."""
-
-    async def script(peer: Peer) -> None:
-        while True:
-            await peer.request()
-            await peer.send(answer, bytewise=bytewise)
-
-    return script
-
-
-def once(answer: bytes, *, bytewise: bool = False) -> Script:
-    """A server that closes the connection after this answer, if it is one."""
-
-    async def script(peer: Peer) -> None:
-        await peer.request()
-        await peer.send(answer, bytewise=bytewise)
-
-    return script
 
 
 async def ask(
