@@ -25,6 +25,8 @@ pytestmark = pytest.mark.integration
 MIB = 1 << 20
 CROWD = 10_000
 SPARE = 500
+BESIDE = 20
+"""A piece of a body comes with so many connections."""
 PATIENCE_S = 3.0
 ANSWER_S = 20.0
 HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\n"
@@ -104,17 +106,24 @@ async def test_ten_thousand_idle_connections_take_neither_the_port_nor_the_memor
 
 async def test_connection_with_a_key_is_not_broken_off_for_those_without(served: Gateway) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
-    writer.write(ADMITTED + b"Content-Length: %d\r\n\r\n%b" % (len(BODY), BODY[:1]))
+    numbers = range(STRANGERS_MOST + SPARE)
+    # It takes as long as the crowd does to come, and keeps the pace that is asked of bodies.
+    pieces = [b" " * 4096] * len(numbers[::BESIDE])
+    size = len(BODY) + sum(map(len, pieces))
+    writer.write(ADMITTED + b"Content-Length: %d\r\n\r\n" % size)
     await writer.drain()
     with contextlib.ExitStack() as crowd:
         idle = connection(served, crowd)
         await assert_answers(served)
-        for number in range(STRANGERS_MOST + SPARE):
+        for number in numbers:
             connection(served, crowd)
+            if number % BESIDE == 0:
+                writer.write(pieces.pop())
+                await writer.drain()
             if number % SPARE == 0:
                 await assert_answers(served)
         assert idle.recv(1) == b""
-        writer.write(BODY[1:])
+        writer.write(BODY)
         async with asyncio.timeout(ANSWER_S):
             assert (await reader.readuntil(b"hello")).startswith(b"HTTP/1.1 200 ")
     writer.close()
