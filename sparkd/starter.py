@@ -89,6 +89,7 @@ class Starter:
         grace_s = spec.stop_grace_s if spec else config.settings.stop_grace_s
         container_id = reading.instance.container_id if reading and reading.instance else None
         reason = EndReason.EVICTED if wanted else EndReason.RECONFIGURED
+        why = f"to make room for {wanted}" if wanted else "because its configuration changed"
         self.sessions.sample(model_id, stopping=reason)
         # Half stopped it would serve nobody and tell nothing.
         await to_the_end(self.launcher.stop(Names(model_id), container_id, grace_s))
@@ -97,7 +98,7 @@ class Starter:
             NOTICE,
             "model %s was stopped %s",
             model_id,
-            f"to make room for {wanted}" if wanted else "because its configuration changed",
+            "to be started anew" if wanted == model_id else why,
             extra=fields(Event.MODEL_STOPPED, model=model_id, reason=reason, wanted=wanted),
         )
 

@@ -186,7 +186,13 @@ class Podman:
         return await self._call(info)
 
     async def _call(self, work: Callable[[PodmanClient], T]) -> T:
-        thread = asyncio.ensure_future(asyncio.to_thread(self._work, work))
+        try:
+            thread = asyncio.get_running_loop().run_in_executor(None, self._work, work)
+        except RuntimeError as error:
+            raise HostError(
+                f"no thread can be made for a call of Podman: {error}",
+                hint="systemctl status sparkd shows its tasks and their limit",
+            ) from error
         try:
             return await asyncio.shield(thread)
         except asyncio.CancelledError:

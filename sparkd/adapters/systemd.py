@@ -36,6 +36,11 @@ _CONNECT_PATIENCE_S = 15.0
 _CONNECT_PAUSE_S = 0.25
 _COLLECT_PATIENCE_S = 3.0
 _COLLECT_PAUSE_S = 0.05
+_JOB_HINT = (
+    "journalctl _UID=$(id -u sparkd) -n 50 tells why; where a process could not be moved: "
+    "sudo systemctl restart user@$(id -u sparkd)"
+)
+"""The latter was once seen after the bus of the system had been restarted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -255,7 +260,11 @@ async def _job(
     finally:
         gone.cancel()
     if results[job] != "done":
-        raise HostError(f"{member} of {body[0]} ended as {results[job]!r}")
+        raise HostError(
+            f"{member} of {body[0]} ended as {results[job]!r}",
+            hint=_JOB_HINT,
+            code="systemd_error",
+        )
 
 
 async def _subscribe(bus: MessageBus) -> None:

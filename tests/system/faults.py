@@ -1,0 +1,335 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The table of `test_faults`: what is broken, how it is mended, what it may look like meanwhile.
+
+Each row is two shell scripts that root runs on the host, and what they lead to.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+IMAGE = "localhost/sparkd-fake-vllm:latest"
+KEPT = "localhost/kept:latest"
+MODEL = "fake-b"
+USER = (
+    "cd /; as() { setpriv --reuid=sparkd --regid=sparkd --init-groups env HOME=/var/lib/sparkd "
+    "XDG_RUNTIME_DIR=/run/user/$(id -u sparkd) "
+    'DBUS_SESSION_BUS_ADDRESS=unix:path=/run/user/$(id -u sparkd)/bus "$@"; }; '
+    'user() { as systemctl --user "$@"; }; '
+    "main_pid() { systemctl show -p MainPID --value $1; }; "
+    "gateway() { systemctl start sparkd.service; main_pid sparkd.service; }; "
+    # Of Podman's service, which this starts.
+    "podman_pid() { as curl -s --unix-socket /run/user/$(id -u sparkd)/podman/podman.sock "
+    "http://d/_ping >/dev/null; user show -p MainPID --value podman.service; }; "
+    f'of_model() {{ as podman inspect -f "{{{{.State.$1}}}}" sparkd-model-{MODEL}; }}; '
+    "stopped() { kill -STOP $1; echo $1 >/run/stopped; }; "
+    # The namespaces that Podman keeps open would keep what they saw first.
+    "renew_podman() { user stop podman.service; as podman system migrate; }; "
+)
+"""Begins every script."""
+GO_ON = "kill -CONT $(cat /run/stopped)"
+BACK = f"as podman tag {KEPT} {IMAGE}; as podman untag {KEPT} {KEPT}"
+FRESH = "systemctl stop sparkd.service; user stop podman.service; "
+FULL = (
+    "mount -t tmpfs -o size=16k,mode=755 none {0}; chown sparkd:sparkd {0}; "
+    "dd if=/dev/zero of={0}/.filler bs=4k 2>/dev/null; true"
+)
+NO_SUBIDS = (
+    "for f in subuid subgid; do cp /etc/$f /run/$f.kept; sed -i '/^sparkd:/d' /etc/$f; {0} done; "
+    "renew_podman"
+)
+SUBIDS_BACK = "for f in subuid subgid; do cp /run/$f.kept /etc/$f; done; renew_podman"
+FLOOD = (
+    "P=$(gateway); prlimit --nofile=64:65536 --pid $P; "
+    "systemd-run --quiet --unit=flood python3 -c '"
+    "import socket, time; "
+    's = [socket.create_connection(("127.0.0.1", 8009)) for _ in range(200)]; time.sleep(120)'
+    "'; sleep 2"
+)
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One row. `gets` is what a client may get meanwhile, as `said` says it."""
+
+    name: str
+    inflict: str
+    gets: set[str]
+    mend: str = "true"
+    tells: str = ""
+    """What is to be found in the journal; where a client gets an error, its code is anyway."""
+    warm: bool = False
+    """Whether the model runs before."""
+    same: bool = False
+    """Whether the process that ran before is to be the one that answers afterwards."""
+    fields: dict[str, object] | None = None
+    """More of the request that meets the fault."""
+    quick: bool = False
+
+
+DISK = [
+    Fault(
+        name="no space for statistics",
+        inflict=FRESH + FULL.format("/var/lib/sparkd/stats"),
+        gets={"answer"},
+        tells="cannot remember /var/lib/sparkd/stats.*: No space left",
+        mend="systemctl stop sparkd.service; umount -l /var/lib/sparkd/stats",
+        quick=True,
+    ),
+    Fault(
+        name="no room for the model's cache",
+        inflict=FRESH + "mount -t tmpfs -o nr_inodes=1 none /var/lib/sparkd/cache; "
+        "chown sparkd:sparkd /var/lib/sparkd/cache",
+        gets={"host_error"},
+        mend=FRESH + "umount -l /var/lib/sparkd/cache",
+    ),
+    Fault(
+        name="/run is full",
+        inflict="mount -o remount,size=$(df --output=used /run | tail -n1)k /run; "
+        "dd if=/dev/zero of=/run/.filler bs=4k 2>/dev/null; true",
+        gets={"answer"},
+        mend="rm /run/.filler; mount -o remount,size=20% /run",
+    ),
+    Fault(
+        name="/run/user/UID is full",
+        inflict="D=/run/user/$(id -u sparkd); "
+        "mount -o remount,size=$(df --output=used $D | tail -n1)k $D; "
+        "dd if=/dev/zero of=$D/.filler bs=4k 2>/dev/null; true",
+        gets={"systemd_error", "podman_error"},
+        mend="D=/run/user/$(id -u sparkd); rm $D/.filler; mount -o remount,size=10% $D",
+    ),
+    Fault(
+        name="the gateway's state is read-only",
+        inflict=FRESH + "mount --bind /var/lib/sparkd /var/lib/sparkd && "
+        "mount -o remount,bind,ro /var/lib/sparkd",
+        gets={"answer"},
+        tells="cannot remember /var/lib/sparkd/stats.*: Read-only",
+        mend=FRESH + "umount -l /var/lib/sparkd",
+        quick=True,
+    ),
+    Fault(
+        name="the gateway's state is read-only, and a session was left open",
+        inflict="systemctl stop sparkd.service; "
+        f"user kill -s KILL sparkd-model-{MODEL}.scope; "
+        "mount --bind /var/lib/sparkd /var/lib/sparkd && "
+        "mount -o remount,bind,ro /var/lib/sparkd",
+        gets={"answer"},
+        tells="cannot end the session",
+        mend=FRESH + "umount -l /var/lib/sparkd",
+        warm=True,
+    ),
+    Fault(
+        name="/var is read-only",
+        inflict=FRESH + "mount --bind /var /var && mount -o remount,bind,ro /var; renew_podman",
+        gets={"nothing"},
+        mend=FRESH + "umount -l /var; renew_podman",
+    ),
+]
+PODMAN = [
+    Fault(
+        name="Podman's socket is down",
+        inflict="user stop podman.socket podman.service",
+        gets={"podman_down"},
+        mend="user start podman.socket",
+        quick=True,
+    ),
+    Fault(
+        name="Podman's socket is down, the model runs",
+        inflict="user stop podman.socket podman.service",
+        gets={"answer"},
+        mend="user start podman.socket",
+        warm=True,
+        same=True,
+    ),
+    Fault(
+        name="Podman hangs",
+        inflict="stopped $(podman_pid)",
+        gets={"nothing"},
+        mend=GO_ON,
+    ),
+    Fault(
+        name="Podman hangs, the model runs",
+        inflict="stopped $(podman_pid)",
+        gets={"answer"},
+        mend=GO_ON,
+        warm=True,
+        same=True,
+    ),
+    Fault(
+        name="Podman may make no process",
+        inflict="prlimit --nproc=1:1000 --pid $(podman_pid)",
+        gets={"podman_error"},
+        mend="prlimit --nproc=1000:1000 --pid $(podman_pid)",
+    ),
+    Fault(
+        name="the user has no subordinate ids",
+        inflict=NO_SUBIDS.format(""),
+        gets={"answer"},
+        mend=SUBIDS_BACK,
+    ),
+    Fault(
+        name="the user has too few subordinate ids",
+        inflict=NO_SUBIDS.format("echo sparkd:100000:10 >>/etc/$f;"),
+        gets={"answer"},
+        mend=SUBIDS_BACK,
+    ),
+    Fault(
+        name="the image is missing",
+        inflict=f"as podman tag {IMAGE} {KEPT}; as podman untag {IMAGE} {IMAGE}",
+        gets={"image_missing"},
+        mend=BACK,
+        quick=True,
+    ),
+    Fault(
+        name="the image is removed while the model runs",
+        inflict=f"as podman tag {IMAGE} {KEPT}; as podman untag {IMAGE} {IMAGE}",
+        gets={"answer"},
+        mend=BACK,
+        warm=True,
+        same=True,
+    ),
+]
+SYSTEMD = [
+    Fault(
+        name="the user's bus is restarted",
+        inflict="user restart dbus.service",
+        gets={"answer"},
+        warm=True,
+        same=True,
+    ),
+    Fault(
+        name="the user's bus is restarted, nothing runs",
+        inflict="gateway; user restart dbus.service",
+        gets={"answer"},
+    ),
+    Fault(
+        name="the user's manager is restarted",
+        inflict="systemctl restart user@$(id -u sparkd).service",
+        gets={"answer"},
+        warm=True,
+    ),
+    Fault(
+        name="the user's manager hangs",
+        inflict="gateway; stopped $(main_pid user@$(id -u sparkd))",
+        gets={"user_manager_down"},
+        mend=GO_ON,
+    ),
+    Fault(
+        name="the user's manager hangs, the model runs",
+        inflict="stopped $(main_pid user@$(id -u sparkd))",
+        gets={"answer"},
+        mend=GO_ON,
+        warm=True,
+        same=True,
+    ),
+]
+RUNTIME_DIRECTORY = [
+    Fault(
+        name="/run/sparkd is emptied, nothing runs",
+        inflict="gateway; rm -rf /run/sparkd/*",
+        gets={"answer"},
+        quick=True,
+    ),
+    Fault(
+        name="/run/sparkd is emptied, the model runs",
+        inflict="rm -rf /run/sparkd/*; systemctl restart sparkd.service",
+        gets={"answer"},
+        warm=True,
+    ),
+    Fault(
+        name="/run/sparkd is removed, nothing runs",
+        inflict="gateway; rm -rf /run/sparkd",
+        gets={"host_error"},
+        tells="/run/sparkd was removed",
+    ),
+    Fault(
+        name="/run/sparkd is removed, the model runs",
+        inflict="rm -rf /run/sparkd",
+        gets={"host_error"},
+        tells="/run/sparkd was removed",
+        warm=True,
+    ),
+    Fault(
+        name="the locks are removed, the model runs",
+        inflict="rm -rf /run/sparkd/locks; systemctl restart sparkd.service",
+        gets={"answer"},
+        warm=True,
+        same=True,
+    ),
+]
+GATEWAY = [
+    Fault(
+        name="the gateway has no descriptors left",
+        inflict=FLOOD,
+        gets={"nothing"},
+        tells="out of system resource|Too many open files",
+        mend="systemctl stop flood.service",
+    ),
+    Fault(
+        name="the gateway may make no thread",
+        inflict="prlimit --nproc=1:1000 --pid $(gateway)",
+        gets={"host_error"},
+        mend="prlimit --nproc=1000:1000 --pid $(gateway)",
+    ),
+    Fault(
+        name="the gateway hangs",
+        inflict="stopped $(gateway)",
+        gets={"nothing"},
+        tells="Watchdog timeout",
+    ),
+]
+ENGINE = [
+    Fault(
+        name="the engine sends a header that is none",
+        inflict="true",
+        gets={"upstream_lost"},
+        warm=True,
+        same=True,
+        fields={"garbage": "header"},
+        quick=True,
+    ),
+    *(
+        Fault(name=name, inflict="true", gets=gets, warm=True, same=True, fields=fields)
+        for name, gets, fields in (
+            ("the engine sends what is not HTTP", {"upstream_lost"}, {"garbage": "status_line"}),
+            ("the engine sends a length that is none", {"upstream_lost"}, {"garbage": "length"}),
+            ("the engine sends a chunk that is none", {"broken"}, {"garbage": "chunk"}),
+            ("the engine sends half an answer", {"broken"}, {"break_after_tokens": 1}),
+            ("the engine answers 500", {"500"}, {"status": 500}),
+            ("the engine thinks for long", {"answer"}, {"first_token_ms": 6000}),
+            ("the engine stops in the middle", {"nothing"}, {"stall_after_tokens": 1}),
+        )
+    ),
+    Fault(
+        name="the engine hangs",
+        inflict="stopped $(of_model Pid)",
+        gets={"nothing"},
+        mend=GO_ON,
+        warm=True,
+        same=True,
+    ),
+    Fault(
+        name="conmon hangs",
+        inflict="stopped $(of_model ConmonPid)",
+        gets={"answer"},
+        mend=GO_ON,
+        warm=True,
+        same=True,
+    ),
+]
+LAST = [
+    Fault(
+        name="the system's bus is restarted",
+        inflict="systemctl restart dbus.service",
+        gets={"answer", "nothing"},
+        warm=True,
+        same=True,
+    ),
+    Fault(
+        name="the system's bus is restarted, nothing runs",
+        inflict=FRESH + "systemctl restart dbus.service",
+        gets={"answer", "nothing"},
+    ),
+]
+"""Only a boot brings the login manager of a test host back to a new bus; so nothing comes after."""
+FAULTS = [*DISK, *PODMAN, *SYSTEMD, *RUNTIME_DIRECTORY, *GATEWAY, *ENGINE, *LAST]
