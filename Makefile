@@ -95,7 +95,7 @@ $(VENV)/.complete: | tests/requirements.txt
 	python3 -m venv --clear $(VENV)
 	$(VENV)/bin/pip install --quiet --require-hashes --no-deps \
 	    --requirement packaging/build-requirements.txt
-	$(VENV)/bin/pip install --quiet --require-hashes --no-build-isolation \
+	$(VENV)/bin/pip install --quiet --require-hashes --no-build-isolation --use-pep517 \
 	    --requirement tests/requirements.txt
 	touch $@
 

@@ -90,8 +90,9 @@ SOURCE_DATE_EPOCH=$(dpkg-parsechangelog --file "$tree/debian/changelog" --show-f
 export SOURCE_DATE_EPOCH
 find "$tree" -exec touch --no-dereference --date="@$SOURCE_DATE_EPOCH" {} +
 
-if ! (cd "$tree" && dpkg-buildpackage --build=all --unsigned-source --unsigned-changes) \
-    >"$work/log" 2>&1; then
+# Its own check would ask for a compiler, which every build is taken to need and this one does not.
+if ! (cd "$tree" && dpkg-buildpackage --build=all --no-check-builddeps --unsigned-source \
+    --unsigned-changes) >"$work/log" 2>&1; then
     cat "$work/log" >&2
     say "failed; the build's own output is above"
     exit 1

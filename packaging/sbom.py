@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-SPDX_IDS = {"Expat": "MIT", "public-domain": "LicenseRef-public-domain"}
+SPDX_IDS = {"Expat": "MIT"}
 """Licences that SPDX calls otherwise than Debian."""
 
 
@@ -77,13 +77,6 @@ def document() -> dict[str, Any]:
             "creators": [f"Tool: sparkd-sbom-{version}"],
         },
         "packages": [main, *(package for _, package in parts)],
-        "hasExtractedLicensingInfos": [
-            {
-                "licenseId": SPDX_IDS["public-domain"],
-                "name": "Public domain",
-                "extractedText": _text_of("public-domain"),
-            }
-        ],
         "relationships": [
             _relation("SPDXRef-DOCUMENT", "DESCRIBES", "SPDXRef-sparkd"),
             *(_relation("SPDXRef-sparkd", kind, str(one["SPDXID"])) for kind, one in parts),
@@ -131,13 +124,6 @@ def _reference(purl: str) -> dict[str, str]:
 
 def _relation(one: str, kind: str, other: str) -> dict[str, str]:
     return {"spdxElementId": one, "relationshipType": kind, "relatedSpdxElement": other}
-
-
-def _text_of(licence: str) -> str:
-    pattern = rf"^License: {licence}\n((?: .*\n?)+)"
-    found = re.search(pattern, _read("packaging/debian/copyright"), re.MULTILINE)
-    assert found is not None
-    return re.sub(r"^ \.?", "", found[1], flags=re.MULTILINE).strip()
 
 
 def _read(name: str) -> str:
