@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Upgrade and downgrade while a model answers: it goes on, and so does what it is saying."""
+"""Upgrade and downgrade while a model answers: it goes on, and so does what it is saying.
+
+The older package is that of the release before, built from its tag; in a clone that has no tag it
+is this one under an older version.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,10 @@ from contextlib import contextmanager
 
 import pytest
 
+from sparkd import __version__
+
 from .hosts import HOST, ROOT, SETTINGS, Host, Stream, answer_of
+from .releases import package_of, tag_before
 from .test_lifecycle import container_id, daemon_pid
 
 CONFFILE = "/etc/sparkd/sparkd.yaml"
@@ -40,6 +47,8 @@ def packages(host: Host) -> Iterator[None]:
         f"echo '# of the newer package' >>etc/sparkd/sparkd.yaml; dpkg-deb -Znone -b . {NEWER};"
         "rm -r /root/tree"
     )
+    if before := tag_before(__version__):
+        subprocess.run([HOST, "cp", "--name", host.name, package_of(before), OLDER], check=True)
     yield
     host.stop_models()
     host.sh(f"dpkg -i --force-confnew {THIS} && rm {OLDER} {THIS} {NEWER}")
