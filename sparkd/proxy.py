@@ -33,7 +33,16 @@ _OURS = frozenset(
 )
 """What is between the client and the gateway only."""
 _STOPPED = _HOP_BY_HOP | _OURS
-_NOT_RETURNED = _HOP_BY_HOP | {"date", "server", "x-request-id"}
+_FOR_BROWSERS = frozenset(
+    {
+        *("set-cookie", "clear-site-data", "refresh", "strict-transport-security"),
+        *("access-control-allow-origin", "access-control-allow-credentials"),
+        *("access-control-allow-headers", "access-control-expose-headers"),
+    }
+)
+"""What would have a browser do or allow something in the name of the gateway, at every port of its
+host: not for an engine to say."""
+_NOT_RETURNED = _HOP_BY_HOP | _FOR_BROWSERS | {"date", "server", "x-request-id"}
 _RAW = "surrogateescape"
 """Bytes of a header that are not UTF-8 go on as they came."""
 

@@ -138,16 +138,32 @@ def used(meter: Meter) -> dict[str, object]:
 
 
 def visible_to(key: ApiKey, described: Mapping[str, object]) -> dict[str, object]:
-    """What a key may see of it: its own models and its own use, unless it is an admin's."""
+    """What a key may see of it: its own models and its own use, unless it is an admin's.
+
+    That somebody holds the GPU is everybody's matter; who, and by which command, is not.
+    """
     shown = {**described, "scopes": list(key.scopes)}
     if Scope.ADMIN not in key.scopes:
         shown["problems"] = []
         shown["keys"] = [one for one in _list(described.get("keys", [])) if one["name"] == key.name]
+        shown["gpu"] = {"holders": [_held(key, one) for one in _holders_in(described)]}
     if key.models:
         for part, name in (("models", "id"), ("queue", "model")):
             entries = _list(described[part])
             shown[part] = [one for one in entries if key.may_use(str(one[name]))]
     return shown
+
+
+def _holders_in(described: Mapping[str, object]) -> list[dict[str, object]]:
+    gpu = described["gpu"]
+    return _list(gpu.get("holders")) if isinstance(gpu, Mapping) else []
+
+
+def _held(key: ApiKey, holder: Mapping[str, object]) -> dict[str, object]:
+    """A holder of the GPU, by name only if it is a model of this key."""
+    if isinstance(holder["model"], str) and key.may_use(holder["model"]):
+        return dict(holder)
+    return {**holder, "pid": None, "command": None, "model": None}
 
 
 def _configured(spec: ModelSpec) -> dict[str, object]:

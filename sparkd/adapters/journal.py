@@ -196,8 +196,10 @@ def set_level(level: int) -> None:
 
 async def last_lines(container_id: str, count: int = 20) -> list[str]:
     """The last lines that a container's processes wrote, oldest first; empty when unreadable."""
-    # Podman logs its own events under the same id; only conmon carries the output.
-    return await _lines(f"--lines={count}", f"CONTAINER_ID_FULL={container_id}", "_COMM=conmon")
+    # Podman logs its own events under the same id; only conmon carries the output. Any user may
+    # write that id, and call his program conmon; whose it is, is journald's own word.
+    matches = (f"CONTAINER_ID_FULL={container_id}", "_COMM=conmon", f"_UID={os.getuid()}")
+    return await _lines(f"--lines={count}", *matches)
 
 
 async def killed_for_memory(unit: str, since: float) -> bool:
@@ -205,8 +207,8 @@ async def killed_for_memory(unit: str, since: float) -> bool:
 
     systemd says so when it looks at the unit's control group, which is gone soon after.
     """
-    said = await _lines(f"--since=@{since:.0f}", f"USER_UNIT={unit}", f"MESSAGE_ID={_UNIT_OOM}")
-    return bool(said)
+    matches = (f"USER_UNIT={unit}", f"MESSAGE_ID={_UNIT_OOM}", f"_UID={os.getuid()}")
+    return bool(await _lines(f"--since=@{since:.0f}", *matches))
 
 
 async def _lines(*arguments: str) -> list[str]:

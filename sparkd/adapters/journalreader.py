@@ -67,8 +67,9 @@ def events(message_ids: Sequence[str], uid: int) -> list[str]:
 
 
 def container_output(container_id: str) -> list[str]:
-    """What makes journalctl print all that a container's processes wrote."""
-    return ["--output=cat", "--lines=all", f"CONTAINER_ID_FULL={container_id}", "_COMM=conmon"]
+    """What makes journalctl print all that a container's processes wrote, and nobody else."""
+    matches = (f"CONTAINER_ID_FULL={container_id}", "_COMM=conmon", f"_UID={os.getuid()}")
+    return ["--output=cat", "--lines=all", *matches]
 
 
 def model_output(model_id: str, uid: int | None = None) -> list[str]:

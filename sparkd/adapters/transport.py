@@ -323,17 +323,24 @@ def _text(raw: bytes) -> str:
 
 
 async def _joined(path: str) -> socket.socket:
-    """A connected socket; asyncio takes a full listen queue for a connection on its way."""
+    """A connected socket; asyncio takes a full listen queue for a connection on its way.
+
+    The directory is the server's to write in: what it puts in the place of its socket must not
+    lead to another one, such as Podman's, the bus, or another model's. So a link is not followed.
+    """
+    place = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
     link = socket.socket(socket.AF_UNIX)
     try:
         link.settimeout(0)
-        while (code := link.connect_ex(path)) == errno.EAGAIN:  # noqa: ASYNC110
+        while (code := link.connect_ex(f"/proc/self/fd/{place}")) == errno.EAGAIN:  # noqa: ASYNC110
             await asyncio.sleep(_QUEUE_PAUSE_S)
         if code:
             raise OSError(code, os.strerror(code), path)
     except BaseException:
         link.close()
         raise
+    finally:
+        os.close(place)
     return link
 
 

@@ -7,6 +7,8 @@ the name of its key. Reads no clock: times are monotonic seconds, given by the c
 
 from __future__ import annotations
 
+import functools
+import ipaddress
 import math
 from collections import deque
 from dataclasses import dataclass, field
@@ -136,6 +138,24 @@ class WrongKeys:
         if (address, digest) not in self._right:
             self._right[address, digest] = None
             _forget_oldest(self._right)
+
+
+@functools.lru_cache(maxsize=1024)
+def origin_of(address: str) -> str:
+    """Whom an address of a client stands for, among whom wrong keys are counted.
+
+    An IPv6 host has a whole network of addresses to come from. One of IPv4 that a socket of both
+    kinds shows as ::ffff:192.0.2.1 has only that, and shares no network with all the others.
+    """
+    try:
+        known = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    if isinstance(known, ipaddress.IPv4Address):
+        return address
+    if known.ipv4_mapped is not None:
+        return str(known.ipv4_mapped)
+    return str(ipaddress.ip_network((int(known), 64), strict=False))
 
 
 def _forget_oldest(entries: dict[Any, Any]) -> None:

@@ -7,8 +7,6 @@ admins.
 
 from __future__ import annotations
 
-import functools
-import ipaddress
 import logging
 import time
 from typing import Any
@@ -20,7 +18,7 @@ from sparkd.core import auth
 from sparkd.core.apikeys import ApiKey
 from sparkd.core.auth import Access
 from sparkd.core.errors import RequestError, Unauthorized
-from sparkd.core.quota import WRONG_KEYS_MOST
+from sparkd.core.quota import WRONG_KEYS_MOST, origin_of
 from sparkd.web.context import Context
 from sparkd.web.wire import WireHttp
 
@@ -40,7 +38,7 @@ def admitted(request: Request) -> Context:
             "the request has two Authorization headers", hint="send one key", code="bad_request"
         )
     digest = auth.presented(authorizations[0], headers.get("x-api-key"))
-    address = _address(request)
+    address = origin_of(str(request.ip or ""))
     now_s = time.monotonic()
     context.wrong_keys.check(address, digest, now_s)
     try:
@@ -77,18 +75,3 @@ def access_of(route: Any) -> Access:  # noqa: ANN401 (Sanic's routes have no typ
     """What a route asks of its caller."""
     access: Access = getattr(route.ctx, "access", Access.ADMIN)
     return access
-
-
-def _address(request: Request) -> str:
-    """Where a request comes from."""
-    address = str(request.ip or "")
-    return _network(address) if ":" in address else address
-
-
-@functools.lru_cache(maxsize=1024)
-def _network(address: str) -> str:
-    """An IPv6 host has a whole network of addresses to come from."""
-    try:
-        return str(ipaddress.ip_network((address, 64), strict=False))
-    except ValueError:
-        return address

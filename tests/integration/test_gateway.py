@@ -12,6 +12,7 @@ import socket
 import struct
 from collections.abc import AsyncIterator, Iterator
 
+import httpx
 import pytest
 
 from .alone import KEY, Gateway
@@ -302,6 +303,45 @@ async def test_headers_of_a_connection_end_with_it_in_both_directions(
     returned = {line.partition(b":")[0].lower() for line in head.split(b"\r\n")[1:]}
     assert returned & {b"x-mine", b"keep-alive", b"trailer", b"proxy-authenticate"} == set()
     assert b"x-passed: caf\xc3\xa9 \xff\r\n" in head
+
+
+async def test_engine_says_nothing_to_a_browser_in_the_name_of_the_gateway(
+    serve: Serve, client: Client
+) -> None:
+    said = b"Set-Cookie: a=1\r\nClear-Site-Data: *\r\nAccess-Control-Allow-Origin: *\r\n"
+    said += b"Access-Control-Allow-Credentials: true\r\nRefresh: 0; url=http://evil.example/\r\n"
+    await serve(always(OK + said + b"X-Passed: 1\r\nContent-Length: 5\r\n\r\nhello"))
+    await client.say(chat("Origin: http://evil.example"))
+    head, body = await client.answer()
+    banned, names = (
+        {line.partition(b":")[0].lower() for line in lines.split(b"\r\n") if b":" in line}
+        for lines in (said, head)
+    )
+    assert (body, b"x-passed" in names, len(banned)) == (b"hello", True, 5)
+    assert names & banned == set()
+
+
+async def test_web_page_without_a_key_gets_nothing_whatever_name_it_gives_this_host(
+    gateway: Gateway,
+) -> None:
+    # Whoever owns the name can have it stand for 127.0.0.1, and a form needs no leave to be sent.
+    base = f"http://127.0.0.1:{gateway.port}"
+    evil = {"host": "evil.example:8009", "origin": "http://evil.example:8009"}
+    open_to_all = {("GET", "/"), ("GET", "/healthz"), ("GET", "/openapi.json")}
+    async with httpx.AsyncClient(base_url=base, headers=evil) as page:
+        described = (await page.get("/openapi.json")).json()["paths"]
+        asked = [(method.upper(), path) for path, one in described.items() for method in one]
+        assert len(asked) > 20
+        for method, path in asked:
+            form = {"content-type": "text/plain", "cookie": "key=sk-x"}
+            place = re.sub(r"{\w+}", "m", path)
+            answer = await page.request(method, place, headers=form, content=b'{"model": "m"}')
+            if (method, path) not in open_to_all:
+                assert (answer.status_code, place) == (401, place)
+            told = await page.options(place, headers={"access-control-request-method": method})
+            for headers in (answer.headers, told.headers):
+                assert "access-control-allow-origin" not in headers
+                assert "set-cookie" not in headers
 
 
 @pytest.mark.parametrize("status", [204, 304])

@@ -458,6 +458,20 @@ async def test_request_on_a_connection_that_closed_before_is_a_connect_error(
         await asking
 
 
+async def test_link_in_the_place_of_the_socket_leads_nowhere(
+    serve: Serve, transport: LocalTransport, tmp_path: Path
+) -> None:
+    server = await serve(always(HELLO))
+    assert await rest(await ask(transport)) == b"hello"
+    await transport.aclose()
+    place = Path(str(transport._address))
+    place.rename(tmp_path / "another.sock")
+    place.symlink_to(tmp_path / "another.sock")
+    with pytest.raises(httpx.ConnectError, match="refused"):
+        await ask(transport)
+    assert len(server.requests) == 1
+
+
 # What breaks.
 
 

@@ -140,6 +140,17 @@ def test_model_is_loaded_chats_and_is_unloaded(page: Page, host: Host) -> None:
     expect(page.locator("#now")).to_contain_text("No model is loaded")
 
 
+def test_markup_in_an_answer_is_shown_and_never_run(page: Page, host: Host) -> None:
+    opened(page, host.key)
+    page.locator("#chat-model").select_option("fake-util")
+    markup = "<img src=x onerror=\"document.title='run'\"><b>bold</b>"
+    page.get_by_label("Message").fill(markup)
+    page.get_by_role("button", name="Send").click()
+    expect(page.locator("#talk .assistant")).to_have_text(f"echo: {markup}")
+    assert page.locator("#talk img, #talk b").count() == 0
+    assert page.title() != "run"
+
+
 def test_chat_waits_for_a_cold_model_and_says_so(page: Page, host: Host) -> None:
     host.configure(SETTINGS)
     opened(page, host.key)

@@ -218,6 +218,64 @@ def test_other_user_of_the_host_is_kept_out(walled: Host, attempt: str) -> None:
     assert walled.run("bash", "-c", words, check=False).returncode != 0
 
 
+def test_link_that_the_user_sparkd_lays_leads_no_program_of_root_astray(walled: Host) -> None:
+    # systemd-tmpfiles, at boot and by each upgrade, is the one that works for root where he writes.
+    walled.sh("install -m 0700 -d /root/secret; install -m 0600 /dev/null /root/secret/file")
+    lay = "mv {0} {0}.was && ln -s {1} {0}"
+    laid = {"/var/lib/sparkd/soak": "/root/secret", "/run/sparkd/drop-caches": "/root/secret/file"}
+    try:
+        for path, target in laid.items():
+            walled.sh(lay.format(path, target), user="sparkd")
+        walled.run("systemd-tmpfiles", "--create", "sparkd.conf", check=False)
+        owners = walled.sh("stat -c '%U %a' /root/secret /root/secret/file")
+        assert owners.splitlines() == ["root 700", "root 600"]
+    finally:
+        for path in laid:
+            walled.sh(f"rm {path}; mv {path}.was {path}", user="sparkd")
+        walled.sh("rm -r /root/secret")
+
+
+FORGE = r"""
+import ctypes, socket, sys
+container, scope = sys.argv[1:]
+ctypes.CDLL(None).prctl(15, b"conmon", 0, 0, 0)  # PR_SET_NAME
+journal = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+journal.connect("/run/systemd/journal/socket")
+oom = "fe6faa94e7774663a0da52717891d8ef"
+for fields in (f"CONTAINER_ID_FULL={container}", f"USER_UNIT={scope}\nMESSAGE_ID={oom}"):
+    journal.send(f"MESSAGE=forged\n{fields}\n".encode())
+"""
+HEARD = """
+import asyncio, json, sys
+from sparkd.adapters import journal, journalreader
+container, scope = sys.argv[1:]
+async def heard():
+    told = journalreader.read(*journalreader.container_output(container))
+    print(json.dumps({
+        "last lines": await journal.last_lines(container),
+        "output": [line.decode() async for line in told],
+        "killed for memory": await journal.killed_for_memory(scope, 0),
+    }))
+asyncio.run(heard())
+"""
+
+
+def test_other_user_of_the_host_puts_no_words_into_the_mouth_of_a_model(walled: Host) -> None:
+    find = "podman inspect -f '{{.Id}}' sparkd-model-walls"
+    about = (walled.sh(find, user="sparkd"), "sparkd-model-walls.scope")
+    other = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
+    cursor = walled.cursor()
+    walled.run(*other, "python3", "-", *about, input=FORGE)
+    walled.run("journalctl", "--sync")
+    assert len(walled.journal("_UID=65534", "_COMM=conmon", "MESSAGE=forged", since=cursor)) == 2
+    reader = ("env", "PYTHONPATH=/usr/lib/sparkd", "python3", "-", *about)
+    heard = json.loads(walled.run(*reader, user="sparkd", input=HEARD).stdout)
+    assert heard["output"]
+    assert heard["last lines"]
+    assert "forged" not in str(heard)
+    assert heard["killed for memory"] is False
+
+
 def test_model_that_ignores_every_signal_still_has_to_go(walled: Host) -> None:
     answer_of(walled.chat("fake-stubborn"))
     walled.run("sparkctl", "stop", "fake-stubborn")

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from sparkd.core.apikeys import ApiKey
 from sparkd.core.errors import TooManyRequests
-from sparkd.core.quota import WRONG_KEYS_MOST, Meter, Meters, WrongKeys
+from sparkd.core.quota import WRONG_KEYS_MOST, Meter, Meters, WrongKeys, origin_of
 
 
 def key(concurrent: int | None = None, per_minute: int | None = None) -> ApiKey:
@@ -119,3 +119,22 @@ def test_memory_for_addresses_is_bounded() -> None:
         wrong.wrong(str(number), 0)
         wrong.right(str(number), "key")
     assert len(wrong._counts) == len(wrong._right) == 1024
+
+
+@pytest.mark.parametrize(
+    ("address", "origin"),
+    [
+        ("192.0.2.7", "192.0.2.7"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("fd7a:115c:a1e0::1", "fd7a:115c:a1e0::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        # As a socket that listens on all addresses of both kinds has them.
+        ("::ffff:192.0.2.7", "192.0.2.7"),
+        ("::ffff:192.0.2.8", "192.0.2.8"),
+        ("::1", "::/64"),
+        ("", ""),
+        ("unix", "unix"),
+    ],
+)
+def test_wrong_keys_count_for_the_host_that_they_come_from(address: str, origin: str) -> None:
+    assert origin_of(address) == origin
