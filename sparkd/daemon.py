@@ -87,7 +87,7 @@ class Daemon:
             leases=runtime.leases,
             world=runtime.world,
             systemd=runtime.systemd,
-            starter=runtime.starter,
+            evictor=runtime.evictor,
             ensurer=runtime.ensurer,
             reaper=runtime.reaper,
             records=runtime.records,

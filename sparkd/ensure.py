@@ -12,8 +12,9 @@ import contextlib
 from dataclasses import dataclass
 
 from sparkd.adapters.host import ProcessWatch
+from sparkd.adapters.records import Records
 from sparkd.core.containerspec import spec_hash
-from sparkd.core.model import Config, Instance, ModelSpec
+from sparkd.core.model import Config, Evict, Instance, ModelSpec
 from sparkd.core.names import Layout, Names
 from sparkd.core.routing import check_enabled
 from sparkd.leases import Leases
@@ -31,10 +32,13 @@ class _Known:
 class Ensurer:
     """Gives out grants. Keeps no truth: what it remembers is checked with the kernel each time."""
 
-    def __init__(self, layout: Layout, leases: Leases, scheduler: Scheduler) -> None:
+    def __init__(
+        self, layout: Layout, leases: Leases, scheduler: Scheduler, records: Records
+    ) -> None:
         self._layout = layout
         self._leases = leases
         self._scheduler = scheduler
+        self._records = records
         self._known: dict[str, _Known] = {}
         self._hashes: dict[str, tuple[ModelSpec, str]] = {}
         scheduler.on_started.append(self._remember)
@@ -72,6 +76,9 @@ class Ensurer:
         if not known.watch.alive():
             lease.close()
             self.forget(spec.model_id)
+            return None
+        if spec.evict is Evict.SLEEP and self._records.may_sleep(spec.model_id):
+            lease.close()
             return None
         return Grant(lease, known.instance.endpoint)
 

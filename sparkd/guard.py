@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 from sparkd.adapters.journal import Event, fields
@@ -89,6 +89,17 @@ class LoadGuard:
             measuring.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await measuring
+
+    @contextlib.asynccontextmanager
+    async def watching(self, scope: str) -> AsyncIterator[None]:
+        """Watch as long as the block lasts."""
+        task = asyncio.ensure_future(self.watch(scope))
+        try:
+            yield
+        finally:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
 
     async def _keep_off_the_floor(self, scope: str) -> None:
         loop = asyncio.get_running_loop()

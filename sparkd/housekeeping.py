@@ -25,9 +25,9 @@ from sparkd.core.errors import SparkdError
 from sparkd.core.model import Config, Instance
 from sparkd.core.names import COMEBACK_SERVICE, Names
 from sparkd.ensure import Ensurer
+from sparkd.eviction import Evictor
 from sparkd.leases import Leases
 from sparkd.reap import Reaper
-from sparkd.starter import Starter
 from sparkd.world import WorldReader
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ class Housekeeper:
         leases: Leases,
         world: WorldReader,
         systemd: UserManager,
-        starter: Starter,
+        evictor: Evictor,
         ensurer: Ensurer,
         reaper: Reaper,
         records: Records,
@@ -53,7 +53,7 @@ class Housekeeper:
         self._leases = leases
         self._world = world
         self._systemd = systemd
-        self._starter = starter
+        self._evictor = evictor
         self._ensurer = ensurer
         self._reaper = reaper
         self._records = records
@@ -108,7 +108,7 @@ class Housekeeper:
         except SparkdError as error:
             log.warning("changed models are not looked for: %s", error)
             return
-        layout = self._starter.layout
+        layout = self._leases.layout
         for reading in world.running():
             spec = self._config().models.get(reading.model_id)
             running = reading.instance.spec_hash if reading.instance else ""
@@ -125,7 +125,7 @@ class Housekeeper:
             world = await self._world.read(self._config())
             reading = world.models.get(model_id)
             if reading and reading.instance and reading.instance.spec_hash == outdated_hash:
-                await self._starter.evict(self._config(), world, model_id)
+                await self._evictor.stop(self._config(), world, model_id)
 
     async def _look_at(self, instance: Instance) -> None:
         model_id = instance.model_id

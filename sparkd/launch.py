@@ -168,6 +168,7 @@ class Launcher:
         reach("stop-unscoped")
         await self.systemd.stop(names.load_timer)
         await self.systemd.stop(names.idle_timer)
+        self.layout.nap_file(names).unlink(missing_ok=True)
         shutil.rmtree(self.layout.endpoint_dir(names), ignore_errors=True)
 
     async def arm_load_timer(self, names: Names, delay_s: float) -> None:

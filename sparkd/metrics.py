@@ -215,6 +215,8 @@ def _state(runtime: Runtime, readings: Readings, model_id: str) -> str:
         standing = readings.standings.get(model_id)
         if standing is None or standing.running is None:
             return "starting"
+        if runtime.records.may_sleep(model_id):
+            return "starting" if moving else "sleeping"
         if moving:
             return "stopping"
         used = table.held(runtime.layout.activity_lock(names), shared_only=True)

@@ -14,12 +14,14 @@ from sparkd.adapters.systemd import UserManager
 from sparkd.core.names import Layout
 from sparkd.endings import Endings
 from sparkd.ensure import Ensurer
+from sparkd.eviction import Evictor
 from sparkd.launch import Launcher
 from sparkd.leases import Leases
 from sparkd.loadwatch import LoadWatch
 from sparkd.reap import Reaper
 from sparkd.scheduler import Scheduler
 from sparkd.sessions import Sessions
+from sparkd.sleep import Sleep
 from sparkd.starter import Starter
 from sparkd.stop import Stopper
 from sparkd.view import ViewMaker
@@ -43,6 +45,7 @@ class Runtime:
     endings: Endings
     scheduler: Scheduler
     starter: Starter
+    evictor: Evictor
     ensurer: Ensurer
     reaper: Reaper
     stopper: Stopper
@@ -61,12 +64,14 @@ def build() -> Runtime:
     systemd = UserManager(user_dir / "bus")
     podman = Podman(user_dir / "podman" / "podman.sock")
     launcher = Launcher(layout, systemd, podman)
-    world = WorldReader(layout, leases, systemd, podman)
-    probe = MemoryProbe.from_environment()
     records = Records(layout)
+    world = WorldReader(layout, leases, systemd, podman, records)
+    probe = MemoryProbe.from_environment()
     views = ViewMaker(layout, probe, records)
     loads = LoadWatch()
     sessions = Sessions(layout)
+    sleep = Sleep(records, probe)
+    evictor = Evictor(leases, launcher, records, sessions, sleep)
     starter = Starter(
         layout=layout,
         leases=leases,
@@ -77,6 +82,8 @@ def build() -> Runtime:
         records=records,
         loads=loads,
         sessions=sessions,
+        evictor=evictor,
+        sleep=sleep,
     )
     scheduler = Scheduler(leases, world, views, starter)
     return Runtime(
@@ -93,7 +100,8 @@ def build() -> Runtime:
         endings=Endings(layout, podman, sessions),
         scheduler=scheduler,
         starter=starter,
-        ensurer=Ensurer(layout, leases, scheduler),
+        evictor=evictor,
+        ensurer=Ensurer(layout, leases, scheduler, records),
         reaper=Reaper(leases, systemd, podman, launcher, sessions, records),
         stopper=Stopper(leases, systemd, podman, launcher, records, sessions),
     )

@@ -336,7 +336,7 @@ class Scheduler:
     def _note_ready(self, instance: Instance) -> None:
         """When it became ready; finding it again is no reason to begin its residency anew."""
         now_s = time.monotonic()
-        started_s = instance.started_s
+        started_s = instance.woken_s or instance.started_s
         if self._ready_at_s.get(instance.model_id, started_s) <= started_s:
             self._ready_at_s[instance.model_id] = now_s
 

@@ -8,15 +8,13 @@ with None, and the scheduler looks again.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sparkd.adapters.faults import reach
-from sparkd.adapters.flock import FileLock
 from sparkd.adapters.journal import NOTICE, Event, fields
 from sparkd.adapters.memory import MemoryProbe
 from sparkd.adapters.records import Failure, Records
@@ -26,11 +24,13 @@ from sparkd.core.errors import StartCrashed, StartFailed
 from sparkd.core.model import Config, Instance, Lifecycle, ModelSpec, Settings, World
 from sparkd.core.names import COMEBACK_SERVICE, Layout, Names
 from sparkd.core.session import EndReason
+from sparkd.eviction import Evictor
 from sparkd.guard import LoadGuard, recovered
 from sparkd.launch import LaneTaken, Launcher, to_the_end
-from sparkd.leases import Leases, StopRight
+from sparkd.leases import Leases
 from sparkd.loadwatch import LoadWatch
 from sparkd.sessions import Sessions
+from sparkd.sleep import Sleep, SleepFailed
 from sparkd.view import Queued, ViewMaker
 from sparkd.world import WorldReader
 
@@ -48,6 +48,8 @@ class Starter:
     records: Records
     loads: LoadWatch
     sessions: Sessions
+    evictor: Evictor
+    sleep: Sleep
 
     async def bring_up(
         self,
@@ -74,35 +76,10 @@ class Starter:
         if isinstance(decision, policy.Wait):
             return None
         if isinstance(decision, policy.Use):
-            return await self._adopt(spec, world)
-        return await self._start(config, spec, view, decision.evict)
+            return await self._adopt(config.settings, spec, world)
+        return await self._start(config, spec, view, decision)
 
-    async def evict(
-        self, config: Config, world: World, model_id: str, *, wanted: str | None = None
-    ) -> None:
-        """Stop a model, for the one that is wanted or else because its entry changed.
-
-        Call with its transition and activity held exclusively.
-        """
-        reading = world.models.get(model_id)
-        spec = config.models.get(model_id)
-        grace_s = spec.stop_grace_s if spec else config.settings.stop_grace_s
-        container_id = reading.instance.container_id if reading and reading.instance else None
-        reason = EndReason.EVICTED if wanted else EndReason.RECONFIGURED
-        why = f"to make room for {wanted}" if wanted else "because its configuration changed"
-        self.sessions.sample(model_id, stopping=reason)
-        # Half stopped it would serve nobody and tell nothing.
-        await to_the_end(self.launcher.stop(Names(model_id), container_id, grace_s))
-        self.sessions.end(model_id, reason)
-        log.log(
-            NOTICE,
-            "model %s was stopped %s",
-            model_id,
-            "to be started anew" if wanted == model_id else why,
-            extra=fields(Event.MODEL_STOPPED, model=model_id, reason=reason, wanted=wanted),
-        )
-
-    async def _adopt(self, spec: ModelSpec, world: World) -> Instance | None:
+    async def _adopt(self, settings: Settings, spec: ModelSpec, world: World) -> Instance | None:
         """Wait for an instance that runs already, started by whoever."""
         names = Names(spec.model_id)
         instance = world.models[spec.model_id].instance
@@ -110,24 +87,37 @@ class Starter:
             # A scope whose container is gone serves nobody; end what is left and look again.
             await self.launcher.stop(names, None, spec.stop_grace_s)
             return None
+        if world.models[spec.model_id].asleep:
+            # Whoever put it to sleep or woke it was killed in the middle of that.
+            return await self._wake(settings, spec, instance)
         try:
             async with self.loads.watching(instance, tell=False):
                 await self.launcher.wait_ready(spec, instance, adopted=True)
         except (LaneTaken, StartCrashed):
             # It was on its way out, or its start failed unseen: a start of our own tells.
             return None
-        await self._settle(spec, instance, fresh=False)
+        await self._settle(spec, instance)
+        took_s = time.monotonic() - instance.started_s
+        log.log(
+            NOTICE,
+            "model %s was found, started %.1f s ago",
+            spec.model_id,
+            took_s,
+            extra=fields(
+                Event.MODEL_ADOPTED, model=spec.model_id, duration_ms=round(took_s * 1000)
+            ),
+        )
         return instance
 
     async def _start(
-        self, config: Config, spec: ModelSpec, view: policy.View, evict: tuple[str, ...]
+        self, config: Config, spec: ModelSpec, view: policy.View, decision: policy.Start
     ) -> Instance | None:
-        names = Names(spec.model_id)
+        names, evict = Names(spec.model_id), decision.evict
         in_use = {resident.model_id for resident in view.residents if resident.in_use}
         need = view.queue[0].need
         async with contextlib.AsyncExitStack() as held:
             for model_id in evict:
-                right = await self._right_to_stop(
+                right = await self.evictor.right(
                     model_id, own=model_id == spec.model_id, drain=model_id in in_use
                 )
                 if right is None:
@@ -138,28 +128,24 @@ class Starter:
                 if _newcomer(spec, world, evict):
                     return None
                 for model_id in evict:
-                    if _comes_back(config, model_id, spec):
-                        self.records.add_comeback(model_id, spec.model_id)
-                    await self.evict(config, world, model_id, wanted=spec.model_id)
+                    await self.evictor.make_room(
+                        config, world, model_id, wanted=spec, sleep=model_id in decision.sleep
+                    )
                 if evict and need is not None:
                     reserve = config.settings.memory_reserve_bytes
                     await recovered(self.probe, need.peak_bytes + reserve)
                     if not memory.fits(need, await self.probe.host(reserve), []):
                         return None
                 reach("swap-evicted")
-                arguments = await self._computed_arguments(spec, need, config.settings)
-                guard = self._guard(names, config.settings)
-                await guard.begin()
-                instance = await self._begin(spec, arguments)
-        try:
-            await self._load(spec, instance, guard)
-        except LaneTaken:
-            return None
-        reach("ready-healthy")
-        took_s = time.monotonic() - instance.started_s
-        self.records.add_load(spec.model_id, took_s, await guard.peak_bytes())
-        await self._settle(spec, instance, fresh=True, grown_bytes=await guard.grown_bytes())
-        return instance
+                sleeper = _sleeper(world, spec, evict)
+                if sleeper is None:
+                    arguments = await self._computed_arguments(spec, need, config.settings)
+                    guard = self._guard(names, config.settings)
+                    await guard.begin()
+                    instance = await self._begin(spec, arguments)
+        if sleeper is not None:
+            return await self._wake(config.settings, spec, sleeper)
+        return await self._load(spec, instance, guard)
 
     async def _begin(self, spec: ModelSpec, arguments: tuple[str, ...]) -> Instance:
         try:
@@ -170,32 +156,76 @@ class Starter:
                 await to_the_end(self.launcher.systemd.start_soon(COMEBACK_SERVICE))
             raise
 
-    async def _load(self, spec: ModelSpec, instance: Instance, guard: LoadGuard) -> None:
-        """Wait for a fresh start under the guard, and remember a failure."""
-        watching = asyncio.ensure_future(guard.watch(Names(spec.model_id).scope))
+    async def _load(self, spec: ModelSpec, instance: Instance, guard: LoadGuard) -> Instance | None:
+        """Wait for a fresh start under the guard, and remember how it went."""
         try:
-            async with self.loads.watching(instance, tell=True):
+            async with (
+                guard.watching(Names(spec.model_id).scope),
+                self.loads.watching(instance, tell=True),
+            ):
                 await self.launcher.wait_ready(spec, instance, adopted=False)
+        except LaneTaken:
+            return None
         except StartFailed as error:
             failure = _collapse(spec, guard) or error
             self._remember_failure(spec, failure)
             raise failure from error
-        finally:
-            watching.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await watching
+        reach("ready-healthy")
+        took_s = time.monotonic() - instance.started_s
+        self.records.add_load(spec.model_id, took_s, await guard.peak_bytes())
+        grown_bytes = await guard.grown_bytes()
+        await self._settle(spec, instance, load_s=took_s, grown_bytes=grown_bytes)
+        log.log(
+            NOTICE,
+            "model %s is ready after %.1f s",
+            spec.model_id,
+            took_s,
+            extra=fields(Event.MODEL_READY, model=spec.model_id, duration_ms=round(took_s * 1000)),
+        )
+        return instance
 
-    async def _right_to_stop(
-        self, model_id: str, *, own: bool, drain: bool
-    ) -> StopRight | FileLock | None:
-        """Both locks of a victim; one in use is drained, one that is not must not have become so.
+    async def _wake(
+        self, settings: Settings, spec: ModelSpec, instance: Instance
+    ) -> Instance | None:
+        """Wake it under the guard. One that does not wake as what it was is stopped: look again."""
+        names = Names(spec.model_id)
+        guard = self._guard(names, settings)
+        await guard.begin()
+        began_s = time.monotonic()
+        try:
+            async with guard.watching(names.scope):
+                await self.sleep.wake(spec, instance)
+        except LaneTaken:
+            return None
+        except SleepFailed as error:
+            await self._give_up(spec, instance, str(error))
+            failure = _collapse(spec, guard)
+            if failure is None:
+                return None
+            self._remember_failure(spec, failure)
+            raise failure from error
+        except BaseException:
+            await self._give_up(spec, instance, "nobody waits for it any more")
+            raise
+        await self._settle(spec, instance)
+        took_s = time.monotonic() - began_s
+        log.log(
+            NOTICE,
+            "model %s is awake after %.1f s",
+            spec.model_id,
+            took_s,
+            extra=fields(Event.MODEL_AWAKE, model=spec.model_id, duration_ms=round(took_s * 1000)),
+        )
+        return replace(instance, woken_s=time.monotonic())
 
-        The transition of the wanted model itself is held already: of it only activity is taken.
-        """
-        names = Names(model_id)
-        if own:
-            return self.leases.try_drained(names)
-        return await self.leases.drain(names) if drain else self.leases.try_stop(names)
+    async def _give_up(self, spec: ModelSpec, instance: Instance, why: str) -> None:
+        """Stop a model that could not be woken."""
+        self.sessions.sample(spec.model_id, stopping=EndReason.NOT_WOKEN)
+        stop = self.launcher.stop(Names(spec.model_id), instance.container_id, spec.stop_grace_s)
+        await to_the_end(stop)
+        self.sessions.end(spec.model_id, EndReason.NOT_WOKEN)
+        extra = fields(Event.MODEL_STOPPED, model=spec.model_id, reason=EndReason.NOT_WOKEN)
+        log.warning("model %s was stopped instead of woken: %s", spec.model_id, why, extra=extra)
 
     async def _computed_arguments(
         self, spec: ModelSpec, need: memory.Need | None, settings: Settings
@@ -216,31 +246,23 @@ class Starter:
         )
 
     async def _settle(
-        self, spec: ModelSpec, instance: Instance, *, fresh: bool, grown_bytes: int | None = None
+        self,
+        spec: ModelSpec,
+        instance: Instance,
+        *,
+        load_s: float | None = None,
+        grown_bytes: int | None = None,
     ) -> None:
         """The end of every way up: used now, its idle check set, its failures forgotten.
 
         `grown_bytes` is what its load took from the host, where it is known.
         """
         names = Names(spec.model_id)
-        took_s = time.monotonic() - instance.started_s
-        load_s = took_s if fresh else None
         self.sessions.open(instance, load_s=load_s, grown_bytes=grown_bytes)
         self.leases.touch(names)
         await self.launcher.arm_idle_timer(names, spec.idle_timeout_s)
         self.records.clear_failure(spec.model_id)
         self.records.clear_comeback(spec.model_id)
-        log.log(
-            NOTICE,
-            "model %s is ready after %.1f s" if fresh else "model %s was found, started %.1f s ago",
-            spec.model_id,
-            took_s,
-            extra=fields(
-                Event.MODEL_READY if fresh else Event.MODEL_ADOPTED,
-                model=spec.model_id,
-                duration_ms=round(took_s * 1000),
-            ),
-        )
 
     def _remember_failure(self, spec: ModelSpec, error: StartFailed) -> None:
         wanted = spec_hash(spec, self.layout)
@@ -262,8 +284,10 @@ class Starter:
 
 def _newcomer(spec: ModelSpec, world: World, evict: tuple[str, ...]) -> bool:
     """Whether somebody else started a model meanwhile that excludes this one."""
+    lanes_only = spec.lifecycle is not Lifecycle.EXCLUSIVE
     return any(
-        reading.model_id not in evict
+        reading.model_id not in (*evict, spec.model_id)
+        and not (lanes_only and reading.asleep and not reading.in_transition)
         and policy.exclude_each_other(
             spec.lifecycle, world.lifecycles.get(reading.model_id, spec.lifecycle)
         )
@@ -271,11 +295,10 @@ def _newcomer(spec: ModelSpec, world: World, evict: tuple[str, ...]) -> bool:
     )
 
 
-def _comes_back(config: Config, model_id: str, wanted: ModelSpec) -> bool:
-    """Whether a model that has to leave is to come back once the wanted one has left."""
-    spec = config.models.get(model_id)
-    utility = spec is not None and spec.lifecycle is Lifecycle.UTILITY
-    return utility and wanted.lifecycle is Lifecycle.EXCLUSIVE
+def _sleeper(world: World, spec: ModelSpec, evict: tuple[str, ...]) -> Instance | None:
+    """Its instance that only has to be woken."""
+    reading = world.models[spec.model_id]
+    return reading.instance if reading.asleep and spec.model_id not in evict else None
 
 
 def _collapse(spec: ModelSpec, guard: LoadGuard) -> StartFailed | None:

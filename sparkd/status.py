@@ -23,7 +23,7 @@ from sparkd.scheduler import Entry
 async def status(runtime: Runtime, config: Config) -> dict[str, object]:
     """Read the world and describe it. Raises HostError when it cannot be read.
 
-    A model's state is one of stopped, queued, starting, ready, busy, stopping, failed,
+    A model's state is one of stopped, queued, starting, ready, busy, sleeping, stopping, failed,
     backing-off.
     """
     world = await runtime.world.read_with_health(config)

@@ -13,7 +13,7 @@ from sparkd.core import backoff, memory
 from sparkd.core.busy import Running
 from sparkd.core.containerspec import spec_hash
 from sparkd.core.errors import StartFailed
-from sparkd.core.model import Config, Lifecycle, ModelReading, ModelSpec, World
+from sparkd.core.model import Config, Evict, Lifecycle, ModelReading, ModelSpec, World
 from sparkd.core.names import Layout
 from sparkd.core.policy import Phase, Resident, Setback, View, Waiting
 
@@ -54,10 +54,11 @@ class ViewMaker:
         settings = config.settings
         host = await self.probe.host(settings.memory_reserve_bytes)
         queued = tuple(queue)
+        holders = frozenset(h.model_id for h in world.holders if h.model_id is not None)
         return View(
             now=time.monotonic(),
             residents=tuple(
-                self._resident(config, reading, ready_at_s, ours=reading.model_id == ours)
+                self._resident(config, reading, ready_at_s, holders, ours=reading.model_id == ours)
                 for reading in world.running()
             ),
             queue=tuple(
@@ -88,7 +89,9 @@ class ViewMaker:
         """The models that run, for the refusal of a request for another one."""
         found = []
         for reading in world.running():
-            resident = self._resident(config, reading, ready_at_s, ours=False)
+            if reading.asleep:
+                continue
+            resident = self._resident(config, reading, ready_at_s, frozenset(), ours=False)
             spec = config.models.get(reading.model_id)
             settings = config.settings
             last_used_at = reading.last_used_at or time.time()
@@ -111,7 +114,13 @@ class ViewMaker:
         return memory.need_of(spec, self.records.loads(spec.model_id).peak_bytes, host)
 
     def _resident(
-        self, config: Config, reading: ModelReading, ready_at_s: Mapping[str, float], *, ours: bool
+        self,
+        config: Config,
+        reading: ModelReading,
+        ready_at_s: Mapping[str, float],
+        holders: frozenset[str],
+        *,
+        ours: bool,
     ) -> Resident:
         spec = config.models.get(reading.model_id)
         started_s = reading.instance.started_s if reading.instance else 0.0
@@ -121,20 +130,27 @@ class ViewMaker:
         moved = reading.in_transition and not ours
         if not ready:
             phase = Phase.STARTING if moved else Phase.ABANDONED
+        elif reading.asleep:
+            phase = Phase.STARTING if moved else _at_rest(reading.model_id, holders)
         elif moved:
             phase = Phase.LEAVING
         else:
             phase = Phase.READY
+        current = self._is_current(spec, reading)
+        sleeps = spec is not None and spec.evict is Evict.SLEEP
         return Resident(
             model_id=reading.model_id,
             # A model that left the catalog while it ran counts as a normal one.
             lifecycle=spec.lifecycle if spec else Lifecycle.NORMAL,
             phase=phase,
             in_use=reading.in_use,
-            current=self._is_current(spec, reading),
+            current=current,
             ready_at=ready_at_s.get(reading.model_id, started_s),
             last_used_at=last_used_s,
-            held_bytes=self.records.loads(reading.model_id).peak_bytes,
+            held_bytes=None
+            if phase is Phase.ASLEEP
+            else self.records.loads(reading.model_id).peak_bytes,
+            may_sleep=sleeps and current and phase is Phase.READY,
         )
 
     def _is_current(self, spec: ModelSpec | None, reading: ModelReading) -> bool:
@@ -148,6 +164,11 @@ class ViewMaker:
             return None
         until_s = backoff.until(failure.at_s, failure.count)
         return Setback(until=until_s, error=refusal(spec.model_id, failure))
+
+
+def _at_rest(model_id: str, holders: frozenset[str]) -> Phase:
+    """Of one that was put to sleep, or whose waking broke off: its locks tell."""
+    return Phase.ABANDONED if model_id in holders else Phase.ASLEEP
 
 
 def refusal(model_id: str, failure: Failure) -> StartFailed:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from sparkd.adapters import usage
 from sparkd.adapters.host import LockTable
 from sparkd.adapters.podman import ContainerReading, Podman
+from sparkd.adapters.records import Records
 from sparkd.adapters.systemd import UserManager
 from sparkd.adapters.upstream import Upstream
 from sparkd.core.containerspec import parse_endpoint
@@ -38,6 +39,7 @@ class WorldReader:
     leases: Leases
     systemd: UserManager
     podman: Podman
+    records: Records
 
     async def read(self, config: Config) -> World:
         """Read everything. Raises HostError when systemd or Podman cannot be asked."""
@@ -92,6 +94,7 @@ class WorldReader:
             dead=dead,
             in_use=table.held(self.layout.activity_lock(names), shared_only=True),
             in_transition=in_transition,
+            asleep=instance is not None and self._asleep(instance),
             last_used_at=self.leases.last_used_at(names),
             last_used_s=self.leases.last_used_s(names),
         )
@@ -100,13 +103,19 @@ class WorldReader:
         """A model makes its socket late, but its directory was there before it was started."""
         return self.layout.endpoint_dir(names).is_dir()
 
+    def _asleep(self, instance: Instance) -> bool:
+        nap = self.records.nap(instance.model_id)
+        return nap is not None and nap.container_id == instance.container_id
+
     async def _ask(self, reading: ModelReading) -> ModelReading:
         if reading.instance is None:
             return reading
         healthy, idle_check_at = await asyncio.gather(
             _healthy(reading.instance), self._idle_check_at(Names(reading.model_id))
         )
-        if healthy:
+        if reading.asleep:
+            state = State.STARTING if reading.in_transition else State.SLEEPING
+        elif healthy:
             state = State.STOPPING if reading.in_transition else State.READY
         else:
             state = State.STARTING

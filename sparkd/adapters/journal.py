@@ -41,6 +41,8 @@ class Event(Enum):
     MODEL_FAILED = "model-failed", "d47c19e2b8064f3da5917e60c3f2b48a"
     MODEL_ENDED = "model-ended", "f72750ea5195448a900aceb86ec37f51"
     MODEL_ADOPTED = "model-adopted", "6be09f14d7a2453c8e31b5c7f0a9d862"
+    MODEL_ASLEEP = "model-asleep", "3d1f0c7ab26e4b0f9c5e8a41d7f2b690"
+    MODEL_AWAKE = "model-awake", "a4c96e5d0f8b43219b7d20e6c8f1537a"
     REQUEST = "request", "1fa85c7e20d94b6bb3e7f4960a5d2c83"
     LOAD_PROGRESS = "load-progress", "0443293d84f94d11a404ec75e722960f"
     QUEUE = "queue", "0337a12ae9a9495bb601d64d576aff30"

@@ -3,7 +3,8 @@
 
 Loads are kept for good (in the state directory): they tell how long a load takes and what a model
 needs. Failures are kept until the next boot (in the runtime directory), a success, or an admin; so
-is which utility models had to leave for an exclusive one and are to come back.
+is which utility models had to leave for an exclusive one and are to come back, and which models
+sleep.
 Every file is replaced as a whole, so it is never half written; one that cannot be read counts as
 absent, for none of this is worth failing a request.
 """
@@ -59,6 +60,15 @@ class Failure:
     http_status: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Nap:
+    """A container that sleeps, or is on its way there or back, and what it has to know after it."""
+
+    container_id: str
+    answer: str
+    """To the question by which a wake is checked."""
+
+
 @dataclass(frozen=True, slots=True)
 class Records:
     layout: Layout
@@ -112,6 +122,31 @@ class Records:
 
     def clear_comeback(self, model_id: str) -> None:
         self._comeback_file(model_id).unlink(missing_ok=True)
+
+    def nap(self, model_id: str) -> Nap | None:
+        """Compare its container with the one that runs: a dead sleeper may have left it."""
+        found = _read(self.layout.nap_file(Names(model_id)))
+        try:
+            return Nap(**found) if found else None
+        except TypeError:
+            return None
+
+    def may_sleep(self, model_id: str) -> bool:
+        """Whether there is anything to be read by `nap`; every request of a sleeper's kind asks."""
+        return self.layout.nap_file(Names(model_id)).exists()
+
+    def add_nap(self, model_id: str, nap: Nap) -> None:
+        """Raises HostError: whoever sleeps without it would be taken for awake."""
+        path = self.layout.nap_file(Names(model_id))
+        content = {"container_id": nap.container_id, "answer": nap.answer}
+        try:
+            path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+        except OSError as error:
+            raise HostError(f"cannot make {path.parent}: {error.strerror}") from error
+        write_atomically(path, json.dumps(content).encode(), mode=0o640)
+
+    def clear_nap(self, model_id: str) -> None:
+        self.layout.nap_file(Names(model_id)).unlink(missing_ok=True)
 
     def pinned(self, model_id: str) -> bool:
         """Whether an admin has pinned it since the host booted."""

@@ -15,7 +15,15 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import assert_never
 
-from sparkd.core.model import HEALTH_PATH, Endpoint, Lifecycle, ModelSpec, Placeholder, Transport
+from sparkd.core.model import (
+    HEALTH_PATH,
+    Endpoint,
+    Evict,
+    Lifecycle,
+    ModelSpec,
+    Placeholder,
+    Transport,
+)
 from sparkd.core.names import LABEL_ENDPOINT, LABEL_HEALTH, LABEL_MODEL, LABEL_SPEC, Layout, Names
 
 EXIT_GPU_TAKEN = 75
@@ -28,6 +36,7 @@ INSIDE_ENDPOINT = Path("/run/sparkd/endpoint")
 INSIDE_GPU_LOCK = Path("/run/sparkd/gpu.lock")
 INSIDE_LANE_LOCK = Path("/run/sparkd/lane.lock")
 INSIDE_CACHE = Path("/cache")
+INSIDE_CODE = Path("/run/sparkd/inside")
 INSIDE_TCP_PORT = 8000
 
 LOGGING_ARGS = ("--disable-uvicorn-access-log",)
@@ -40,6 +49,9 @@ the daemon sees by them that an engine hangs.
 SECCOMP_PROFILE = Path(__file__).with_name("seccomp.json")
 """The calls of the kernel that a model may make. With Podman's own list every process may become
 root of a namespace of users, and so reach most of what capabilities guard in the kernel."""
+
+SLEEP_ARGS = ("--enable-sleep-mode", "--middleware", "sparkd_sleep.SleepRoutes")
+"""Of a model that may sleep; the middleware is `sparkd/inside/sparkd_sleep.py`."""
 
 _STACK_BYTES = 64 << 20
 
@@ -184,7 +196,8 @@ def _serve_command(spec: ModelSpec) -> tuple[str, ...]:
     tcp = spec.transport is Transport.TCP
     listen = ("--host", "0.0.0.0", "--port", port) if tcp else ("--uds", socket)
     name = ("--served-model-name", spec.model_id)
-    return ("vllm", "serve", served, *name, *listen, *LOGGING_ARGS, *spec.args)
+    sleep = SLEEP_ARGS if spec.evict is Evict.SLEEP else ()
+    return ("vllm", "serve", served, *name, *listen, *LOGGING_ARGS, *sleep, *spec.args)
 
 
 def _filled(word: str, decided: Mapping[Placeholder, str]) -> str:
@@ -215,7 +228,10 @@ def _environment(spec: ModelSpec) -> tuple[tuple[str, str], ...]:
     if not spec.network:
         # Without a network vLLM finds no address of its own to bind its workers' channel to.
         decided["VLLM_HOST_IP"] = "127.0.0.1"
-    return tuple(sorted({**decided, **dict(spec.env)}.items()))
+    env = {**decided, **dict(spec.env)}
+    if spec.evict is Evict.SLEEP:
+        env["PYTHONPATH"] = ":".join(filter(None, (str(INSIDE_CODE), env.get("PYTHONPATH"))))
+    return tuple(sorted(env.items()))
 
 
 def _mounts(spec: ModelSpec, layout: Layout, names: Names) -> tuple[Mount, ...]:
@@ -227,6 +243,8 @@ def _mounts(spec: ModelSpec, layout: Layout, names: Names) -> tuple[Mount, ...]:
     if spec.transport is Transport.UNIX:
         endpoint = str(layout.endpoint_dir(names))
         mounts.append(Mount(source=endpoint, target=str(INSIDE_ENDPOINT), read_only=False))
+    if spec.evict is Evict.SLEEP:
+        mounts.append(Mount(source=str(layout.inside_dir), target=str(INSIDE_CODE), read_only=True))
     if spec.weights:
         weights = str(spec.weights.path)
         mounts.append(Mount(source=weights, target=_inside_weights(spec), read_only=True))

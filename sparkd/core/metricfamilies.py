@@ -97,7 +97,7 @@ FAMILIES = _table(
     ),
     (
         *("model_stops_total", Kind.COUNTER, ("model", "reason")),
-        "Ends of the model: idle, evicted, reconfigured, asked, or ended without being stopped.",
+        "Ends of the model: idle, evicted, reconfigured, asked, not-woken, or ended by itself.",
     ),
     ("swaps_total", Kind.COUNTER, (), "Models that were stopped to make room for another one."),
     ("model_run_seconds_total", Kind.COUNTER, _OF_MODEL, "How long the model has run."),

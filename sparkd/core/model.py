@@ -33,6 +33,8 @@ class State(StrEnum):
     STARTING = "starting"
     """Its scope is active, its server not yet healthy."""
     READY = "ready"
+    SLEEPING = "sleeping"
+    """Its process runs, has let go of the GPU and of most memory, and can be woken."""
     STOPPING = "stopping"
     """Somebody holds its transition lock and its server is on the way out."""
     FAILED = "failed"
@@ -45,6 +47,14 @@ class WhenBusy(StrEnum):
     WAIT = "wait"
     REJECT = "reject"
     """429 at once, for clients that choose another model by themselves."""
+
+
+class Evict(StrEnum):
+    """What happens to a model that makes room for another one of its class."""
+
+    STOP = "stop"
+    SLEEP = "sleep"
+    """vLLM's sleep mode: the process stays and lets go of the GPU's locks (`sleeping`)."""
 
 
 class LogRequests(StrEnum):
@@ -214,6 +224,7 @@ class ModelSpec:
     memory_max_bytes: int | None = None
     pinned: bool = False
     """Never stopped for being idle."""
+    evict: Evict = Evict.STOP
     log_output: bool = True
     """Whether what it prints is kept in the journal."""
     status: Status = Status.EXPERIMENTAL
@@ -323,6 +334,8 @@ class Instance:
     endpoint: Endpoint
     started_at: float
     started_s: float
+    woken_s: float | None = None
+    """When it was last woken from sleep, where that was just done."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -347,6 +360,8 @@ class ModelReading:
     """Somebody holds a use lease (or is taking one)."""
     in_transition: bool = False
     """Somebody is starting, stopping or draining it."""
+    asleep: bool = False
+    """It was put to sleep, or is on its way there or back: it may not be lent as it is."""
     last_used_at: float | None = None
     last_used_s: float | None = None
     idle_check_at: float | None = None

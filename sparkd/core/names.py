@@ -120,6 +120,8 @@ class Layout:
 
     runtime_dir: Path = Path("/run/sparkd")
     state_dir: Path = Path("/var/lib/sparkd")
+    inside_dir: Path = Path(__file__).resolve().parents[1] / "inside"
+    """Our code that runs in containers."""
 
     @classmethod
     def of(cls, environ: Mapping[str, str]) -> Layout:
@@ -190,6 +192,10 @@ class Layout:
     @property
     def comebacks_dir(self) -> Path:
         return self.runtime_dir / "comebacks"
+
+    def nap_file(self, names: Names) -> Path:
+        """There while a model sleeps, or is on its way there or back."""
+        return self.runtime_dir / "asleep" / names.escaped
 
     @property
     def pins_dir(self) -> Path:

@@ -7,12 +7,14 @@ served by one load; a model that is being brought up already comes before all ot
 model, the first rule that applies:
 
 1. It is resident as it is configured now, or as others still use it: use it. While it is being
-   drained or stopped, or is about to be for one that comes first: wait.
+   drained or stopped, or is about to be for one that comes first: wait. One that sleeps has to be
+   woken, for which it needs a place as for a start.
 2. Its start failed lately: refuse with that failure, until its back-off ends.
 3. A program outside sparkd holds the GPU in a way that excludes it: refuse, and name the program.
 4. It needs more memory than the host can ever give: refuse, with the arithmetic.
 5. A queued model that comes first and excludes it is not served yet: wait behind that one.
-6. Residents exclude it (by lifecycle, or as its own outdated instance):
+6. Residents exclude it (by lifecycle, or as its own outdated instance). One that sleeps excludes
+   exclusive models only, which are to be alone:
    a. one of them is being started or stopped: wait for that to end;
    b. one of them, configured as it is, became ready less than `min_residency` ago (or `max_wait`,
       if that is less): wait for the rest of that time, however long the waiters have waited. Where
@@ -22,12 +24,13 @@ model, the first rule that applies:
       drained, so that a model in constant use does not starve the others.
 7. Memory does not suffice beside what stays, what others are still taking while they load, and
    what those who come first will need:
-   a. further residents have to go, idle ones before those in use, least recently used first; 6b
-      and 6c hold for them too;
+   a. further residents have to go, those that sleep first, idle ones before those in use, least
+      recently used first; 6b and 6c hold for them too;
    b. if not even that is enough, wait for those who load, leave or come first;
    c. if there are none, something else has the memory. What was stopped may give it back late, so
       refuse only once nothing has come back for a while.
-8. Nothing is in the way: start it.
+8. Nothing is in the way: start it. Whoever makes room only for the sake of the locks sleeps
+   instead of being stopped, if its entry says so.
 
 Residents are never stopped by this module for being idle; that is the timers' work (`reap`).
 """
@@ -48,6 +51,8 @@ class Phase(StrEnum):
     READY = "ready"
     LEAVING = "leaving"
     """Being drained or stopped: it takes no new requests."""
+    ASLEEP = "asleep"
+    """It holds no lock, and little memory."""
     ABANDONED = "abandoned"
     """Not ready, and whoever was bringing it up is gone: it may be used, or stopped at once."""
 
@@ -74,6 +79,8 @@ class Resident:
     last_used_at: float = 0.0
     held_bytes: int | None = None
     """What it takes once it is loaded, and gives back when it is stopped; None: not known."""
+    may_sleep: bool = False
+    """Whether it may be put to sleep instead of being stopped."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,6 +133,8 @@ class Start:
     """Start it, after these were stopped; those in use are drained first."""
 
     evict: tuple[str, ...] = ()
+    sleep: frozenset[str] = frozenset()
+    """Which of them are put to sleep instead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +223,7 @@ def _decide_one(turn: _Turn, waiting: Waiting) -> Decision:
     if own is not None:  # 1
         if own.phase is Phase.LEAVING or own.model_id in turn.leaving:
             return Wait("it is being stopped", (own.model_id,))
-        if own.current or own.in_use:
+        if own.phase is not Phase.ASLEEP and (own.current or own.in_use):
             return Use()
     refusal = _refusal(view, waiting)  # 2, 3, 4
     if refusal is not None:
@@ -223,7 +232,7 @@ def _decide_one(turn: _Turn, waiting: Waiting) -> Decision:
         if exclude_each_other(first.lifecycle, waiting.lifecycle):
             return Wait(f"{first.model_id} is next", (first.model_id,))
     blockers = _excluded_by(view, waiting)
-    if own is not None:
+    if own is not None and not own.current:
         blockers.append(own)
     return _wait_for(view, waiting, blockers) or _with_memory(turn, waiting, blockers)  # 6, 7, 8
 
@@ -239,6 +248,7 @@ def _excluded_by(view: View, waiting: Waiting) -> list[Resident]:
         for resident in view.residents
         if resident.model_id != waiting.model_id
         and exclude_each_other(resident.lifecycle, waiting.lifecycle)
+        and (resident.phase is not Phase.ASLEEP or waiting.lifecycle is Lifecycle.EXCLUSIVE)
     ]
 
 
@@ -273,7 +283,7 @@ def _wait_for(view: View, waiting: Waiting, victims: list[Resident]) -> Wait | N
 
 def _settled_at(view: View, victim: Resident) -> float:
     """Until when a victim stays because it has just been loaded."""
-    if victim.phase is Phase.ABANDONED or not victim.current:
+    if victim.phase in (Phase.ABANDONED, Phase.ASLEEP) or not victim.current:
         return view.now
     return victim.ready_at + min(view.min_residency_s, view.max_wait_s)
 
@@ -283,21 +293,25 @@ def _with_memory(turn: _Turn, waiting: Waiting, blockers: list[Resident]) -> Dec
     view = turn.view
     victims = list(blockers)
     if view.host is not None and waiting.need is not None:
-        taken = {first.model_id for first in turn.ahead} | turn.leaving
+        taken = {first.model_id for first in turn.ahead} | turn.leaving | {waiting.model_id}
         spare = sorted(
             (
                 r
                 for r in view.residents
                 if r not in victims and r.phase not in _MOVING and r.model_id not in taken
             ),
-            key=lambda r: (r.in_use, r.last_used_at, r.model_id),
+            key=lambda r: (r.phase is not Phase.ASLEEP, r.in_use, r.last_used_at, r.model_id),
         )
         while not (fits := _fits(turn, waiting.need, view.host, victims)) and spare:  # a
             victims.append(spare.pop(0))
         if not fits:  # b, c
             return _without_memory(turn, waiting, victims, waiting.need, view.host)
-    evict = tuple(sorted(r.model_id for r in victims))
-    return _wait_for(view, waiting, victims) or Start(evict)
+    wait = _wait_for(view, waiting, victims)
+    if wait is not None:
+        return wait
+    only_locks = victims == blockers and waiting.lifecycle is not Lifecycle.EXCLUSIVE
+    sleep = frozenset(r.model_id for r in victims if only_locks and r.may_sleep)
+    return Start(tuple(sorted(r.model_id for r in victims)), sleep)
 
 
 def _fits(turn: _Turn, need: memory.Need, host: memory.HostMemory, victims: list[Resident]) -> bool:
@@ -324,7 +338,7 @@ def _pledged(turn: _Turn, victims: list[Resident]) -> int:
             place = _place(first)
             wanted[place] = max(wanted.get(place, 0), first.need.peak_bytes)
     for resident in turn.view.residents:
-        if resident not in victims:
+        if resident not in victims and resident.phase is not Phase.ASLEEP:
             place = _place(resident)
             if resident.phase in _TAKING:
                 wanted[place] = max(wanted.get(place, 0), resident.held_bytes or 0)

@@ -18,6 +18,9 @@ from sparkd.core.errors import RequestError
 from sparkd.core.keys import Key, Text, nearest, read_keys
 from sparkd.core.model import (
     Config,
+    Dialect,
+    Evict,
+    Lifecycle,
     ModelSpec,
     Placeholder,
     Problem,
@@ -224,6 +227,7 @@ def _read_entry(model_id: str, place: Place, file: _File) -> _Entry:
     _check_rewriting(spec, place)
     _check_standing(spec, place)
     _check_engine(spec, place)
+    _check_sleep(spec, place)
     return replace(entry, spec=None if place.problems else spec, problems=tuple(place.problems))
 
 
@@ -311,6 +315,21 @@ def _check_engine(spec: ModelSpec, place: Place) -> None:
             f"the command of engine lacks {needed}",
             f"say where it listens, or transport: {Transport.UNIX if tcp else Transport.TCP}",
         )
+
+
+def _check_sleep(spec: ModelSpec, place: Place) -> None:
+    """Sleep is a thing of vLLM, and a wake is checked by an answer."""
+    if spec.evict is not Evict.SLEEP:
+        return
+    if spec.engine is not None:
+        place.report("evict: sleep needs vLLM, and engine is another server", "evict: stop")
+    if spec.lifecycle is not Lifecycle.NORMAL:
+        place.report(
+            f"evict: sleep is for normal models that take turns, this one is {spec.lifecycle}",
+            "evict: stop",
+        )
+    if not {Dialect.CHAT, Dialect.COMPLETIONS} & set(spec.dialects):
+        place.report("evict: sleep needs a model that generates text", "evict: stop")
 
 
 def _option_value(args: Iterable[str], options: tuple[str, ...]) -> str:

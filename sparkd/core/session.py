@@ -24,6 +24,8 @@ class EndReason(StrEnum):
     EVICTED = "evicted"
     RECONFIGURED = "reconfigured"
     ASKED = "asked"
+    NOT_WOKEN = "not-woken"
+    """It slept, and could not be woken, or was not what it was before."""
     ENDED = "ended"
     """By itself, or by something other than sparkd."""
 

@@ -39,7 +39,7 @@ from sparkd.core.keys import (
     Text,
     table,
 )
-from sparkd.core.model import Dialect, Lifecycle, Rewrite, Status, Transport
+from sparkd.core.model import Dialect, Evict, Lifecycle, Rewrite, Status, Transport
 from sparkd.core.settingstable import IDLE_TIMEOUT, LOAD_TIMEOUT, STOP_GRACE
 
 _MIB, _TIB = 1 << 20, 1 << 40
@@ -216,6 +216,13 @@ MODEL_KEYS: Final = table(
         field="pinned",
         kind=Flag(),
         doc="Whether it stays when idle; another model may still replace it.",
+    ),
+    Key(
+        name="evict",
+        field="evict",
+        kind=Choice(Evict),
+        doc="How it makes room for another normal model: it is stopped, or "
+        "[sleeps](../models.md#sleep-instead-of-stop) and is woken later.",
     ),
     Key(
         name="status",

@@ -166,7 +166,7 @@ class Host:
             "rm -rf /run/sparkd/comebacks/*; systemctl --user stop sparkd-comeback.service; "
             "systemctl --user stop 'sparkd-model-*.scope' 'sparkd-idle@*.timer' "
             "'sparkd-load@*.timer'; podman rm --all --force >/dev/null; "
-            "rm -rf /run/sparkd/models/* /run/sparkd/failures/*",
+            "rm -rf /run/sparkd/models/* /run/sparkd/failures/* /run/sparkd/asleep/*",
             user="sparkd",
             check=False,
         )

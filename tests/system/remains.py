@@ -17,6 +17,7 @@ echo timers: $(units 'sparkd-*.timer')
 echo passes: $(units 'sparkd-idle@*.service' 'sparkd-load@*.service' 'sparkd-comeback.service')
 echo endpoints: $(ls -A /run/sparkd/models)
 echo comebacks: $(ls -A /run/sparkd/comebacks)
+echo sleepers: $(ls -A /run/sparkd/asleep)
 echo processes: $(pgrep -u sparkd -x 'conmon|vllm|flock')
 """
 

@@ -26,6 +26,7 @@ from sparkd.core.model import (
     Dialect,
     Endpoint,
     Engine,
+    Evict,
     HostFile,
     Lifecycle,
     ModelSpec,
@@ -227,6 +228,7 @@ def test_hash_does_not_depend_on_the_port() -> None:
 
 CHANGES: dict[str, Any] = {
     "log_output": False,
+    "evict": Evict.SLEEP,
     "model_id": "other",
     "image": "localhost/i:2",
     "lifecycle": Lifecycle.EXCLUSIVE,

@@ -6,6 +6,7 @@ from __future__ import annotations
 import ast
 
 from tests.system.test_scheduling import KILL_POINTS
+from tests.system.test_sleep import NAP_POINTS
 
 from .sources import PATHS, ROOT, calls_of
 
@@ -16,7 +17,10 @@ def points() -> set[str]:
 
 
 def test_every_step_of_start_stop_and_swap_has_a_kill_test_and_every_kill_test_a_step() -> None:
-    assert {point for point in points() if not point.startswith("pull-")} == set(KILL_POINTS)
+    assert {point for point in points() if not point.startswith("pull-")} == {
+        *KILL_POINTS,
+        *NAP_POINTS,
+    }
 
 
 def test_every_step_of_a_pull_has_a_kill_test() -> None:

@@ -17,7 +17,7 @@ LAYERS = {
     "L1": {"sparkd.adapters"},
     # Looks and acts.
     "L2": {
-        *("sparkd.endings", "sparkd.ensure", "sparkd.events", "sparkd.garbage"),
+        *("sparkd.endings", "sparkd.ensure", "sparkd.events", "sparkd.eviction", "sparkd.garbage"),
         "sparkd.guard",
         *("sparkd.housekeeping", "sparkd.launch", "sparkd.leases", "sparkd.loadwatch"),
         *("sparkd.blobs", "sparkd.examine", "sparkd.pull"),
@@ -29,13 +29,15 @@ LAYERS = {
             "sparkd.top",
         ),
         *("sparkd.proxy", "sparkd.reap", "sparkd.runtime", "sparkd.scheduler", "sparkd.starter"),
-        *("sparkd.status", "sparkd.stop", "sparkd.view", "sparkd.world"),
+        *("sparkd.sleep", "sparkd.status", "sparkd.stop", "sparkd.view", "sparkd.world"),
     },
     # By what people, programs and timers reach us.
     "web": {"sparkd.web"},
     "daemon": {"sparkd.daemon", "sparkd.__main__"},
     "cli": {"sparkd.cli", "sparkd.commands"},
     "idle": {"sparkd.idle", "sparkd.comeback"},
+    # Runs in containers, by another Python: nothing of us, and nobody of us imports it.
+    "inside": {"sparkd.inside"},
     # The number of the release; the package itself repeats it.
     "version": {"sparkd._version"},
 }
@@ -54,6 +56,7 @@ MAY_IMPORT = {
     "daemon": {"L0", "L1", "L2", "version", "web", "daemon"},
     "cli": {"L0", "L1", "L2", "version", "cli"},
     "idle": {"L0", "L1", "L2"},
+    "inside": set[str](),
     "version": set[str](),
 }
 
@@ -73,12 +76,12 @@ PLACES = {
     "sdnotify": {"sparkd.adapters.notify"},
     "psutil": {"sparkd.adapters.host"},
     "prometheus_client": {"sparkd.adapters.exposition"},
-    "fcntl": {"sparkd.adapters.flock"},
+    "fcntl": {"sparkd.adapters.flock", "inside"},
     # The parser takes a text and gives a tree, so the core may use it.
     "yaml": {"L0"},
     # What would make the core impure is not in the core.
-    "asyncio": {"L1", "L2", "web", "daemon", "cli", "idle"},
-    "os": {"L1", "L2", "daemon", "cli", "idle"},
+    "asyncio": {"L1", "L2", "web", "daemon", "cli", "idle", "inside"},
+    "os": {"L1", "L2", "daemon", "cli", "idle", "inside"},
     "socket": {"L1", "daemon", "cli"},
     "subprocess": {"L1", "cli"},
     "time": {"L1", "L2", "web", "daemon", "cli"},

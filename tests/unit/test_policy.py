@@ -388,6 +388,52 @@ def test_main_models_that_come_first_need_the_memory_of_the_largest_of_them() ->
     assert decide(view(*queue[:2], larger, host=HOST))["u"] == Wait("memory is short", ("b", "c"))
 
 
+# Sleepers.
+
+
+def test_sleeper_is_in_nobodys_way_but_an_exclusive_models() -> None:
+    sleeper = resident("a", phase=Phase.ASLEEP, ready_at=NOW)
+    assert decision(view(waiting("b"), residents=(sleeper,)), "b") == Start()
+    alone = view(waiting("x", lifecycle=EXCLUSIVE), residents=(sleeper,))
+    assert decision(alone, "x") == Start(("a",))
+
+
+def test_sleeper_that_is_wanted_needs_a_place_as_for_a_start() -> None:
+    sleeper, other = resident("a", phase=Phase.ASLEEP), resident("b")
+    assert decision(view(waiting("a"), residents=(sleeper,))) == Start()
+    assert decision(view(waiting("a"), residents=(sleeper, other))) == Start(("b",))
+    used = replace(other, in_use=True)
+    assert isinstance(decision(view(waiting("a"), residents=(sleeper, used))), Wait)
+
+
+def test_sleeper_that_is_configured_otherwise_now_is_stopped_first() -> None:
+    sleeper = resident("a", phase=Phase.ASLEEP, current=False)
+    assert decision(view(waiting("a"), residents=(sleeper,))) == Start(("a",))
+
+
+def test_who_may_sleep_sleeps_for_another_model_and_is_stopped_for_an_exclusive_one() -> None:
+    sleepy = resident("a", may_sleep=True)
+    assert decision(view(waiting("b"), residents=(sleepy,)), "b") == Start(("a",), frozenset("a"))
+    exclusive = waiting("x", lifecycle=EXCLUSIVE)
+    assert decision(view(exclusive, residents=(sleepy,)), "x") == Start(("a",))
+
+
+def test_memory_is_made_by_stopping_sleepers_first() -> None:
+    sleeper = resident("a", phase=Phase.ASLEEP, last_used_at=NOW)
+    util = resident("u", lifecycle=UTILITY, held_bytes=40, last_used_at=NOW - 100)
+    full = replace(HOST, available_bytes=20)
+    of = view(waiting("b", peak=50), residents=(sleeper, util), host=full)
+    assert decision(of, "b") == Start(("a",))
+
+
+def test_who_has_to_go_for_memory_does_not_sleep() -> None:
+    sleepy = resident("a", may_sleep=True, held_bytes=40)
+    util = resident("u", lifecycle=UTILITY, held_bytes=20)
+    full = replace(HOST, available_bytes=10)
+    of = view(waiting("b", peak=60), residents=(sleepy, util), host=full)
+    assert decision(of, "b") == Start(("a", "u"))
+
+
 # Rule 7c: something else has the memory.
 
 
@@ -455,7 +501,10 @@ def test_everybody_gets_a_decision_and_no_two_of_them_contradict(of: View) -> No
     used = {name for name, d in decisions.items() if isinstance(d, Use)}
     for name, start in started.items():
         assert not set(start.evict) & (used | set(started) - {name})
-        rest = {r.model_id for r in of.residents} - set(start.evict)
+        assert start.sleep <= set(start.evict)
+        awake = {r.model_id for r in of.residents if r.phase is not Phase.ASLEEP}
+        resident = {r.model_id for r in of.residents}
+        rest = (resident if lifecycles[name] is EXCLUSIVE else awake) - set(start.evict)
         for other in (rest | set(started)) - {name}:
             assert not exclude_each_other(lifecycles[name], lifecycles[other])
 

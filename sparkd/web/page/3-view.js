@@ -1,6 +1,6 @@
 // What is shown of a reading of /status.
 
-const RUNNING = new Set(["starting", "ready", "busy", "stopping"]);
+const RUNNING = new Set(["starting", "ready", "busy", "sleeping", "stopping"]);
 const TROUBLED = new Set(["failed", "backing-off"]);
 
 const world = { status: null, models: new Map(), admin: false, clockOffset: 0 };
@@ -52,7 +52,8 @@ function showTimes(model) {
     if (typical) bar.value = Math.min(0.98, since / typical); else if (model.progress !== null) bar.value = model.progress / 100;
     return;
   }
-  const idle = model.pinned ? "pinned, stays until unloaded"
+  const idle = model.state === "sleeping" ? "woken by the next request"
+    : model.pinned ? "pinned, stays until unloaded"
     : model.in_use ? "in use now"
       : model.idle_check_at ? `unused, stops in ${span(model.idle_check_at - hostNow())}` : "";
   setText(times, [`up ${span(since)}`, model.lifecycle, idle].filter(Boolean).join(" · "));

@@ -51,6 +51,7 @@ class Behaviour:
     stall_after_tokens: int = -1
     break_after_tokens: int = -1
     garbage: str = ""
+    nap: str = ""
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -60,6 +61,7 @@ KINDS: dict[str, type] = {
 CHOICES = {
     "listen": ("early", "late"),
     "garbage": ("", "status_line", "header", "length", "chunk"),
+    "nap": ("", "sleep_fails", "wake_fails", "wake_hangs", "forgets"),
 }
 
 

@@ -35,6 +35,7 @@ from answers import (
 )
 from behaviour import Behaviour, BehaviourError, Switches, overridden
 from http1 import Connection, Request
+from sleeping import Middleware, Sleep
 from toolcalls import call_of
 
 # Without a pace all tokens are ready at once: now and then the other connections get their turn.
@@ -92,8 +93,17 @@ class BrokenOffError(Exception):
 class Engine:
     """Everything that answers; one for each process."""
 
-    def __init__(self, *, models: tuple[str, ...], max_model_len: int, switches: Switches) -> None:
+    def __init__(
+        self,
+        *,
+        models: tuple[str, ...],
+        max_model_len: int,
+        switches: Switches,
+        middleware: tuple[str, ...] = (),
+    ) -> None:
         self.loaded = False
+        self._sleep = Sleep()
+        self._middleware = [Middleware(path, self._sleep) for path in middleware]
         self._models = models
         self._max_model_len = max_model_len
         self._switches = switches
@@ -114,12 +124,21 @@ class Engine:
             self._debug(request, reply)
         elif not self.loaded:
             reply.send(503, b"")
+        elif await self._answered_before(request, reply):
+            pass
         elif request.method == "GET":
             self._look(request.path, reply)
         elif request.method == "POST":
             await self._infer(request, reply)
         else:
             reply.send(405, b'{"detail":"Method Not Allowed"}')
+
+    async def _answered_before(self, request: Request, reply: Connection) -> bool:
+        self._sleep.accident = self._switches.current().nap
+        for middleware in self._middleware:
+            if await middleware.answers(request, reply):
+                return True
+        return False
 
     def _debug(self, request: Request, reply: Connection) -> None:
         if request.path == "/fake/state":
@@ -143,6 +162,8 @@ class Engine:
             "completed": self._completed,
             "cancelled": self._cancelled,
             "tokens": self._tokens,
+            "sleep_level": self._sleep.level,
+            "naps": self._sleep.naps,
             "last": last
             and {
                 "method": last.method,
@@ -203,7 +224,9 @@ class Engine:
         body = self._body(request)
         behaviour = overridden(self._switches.current(), body.get("fake") or {})
         model = body.get("model", self._models[0])
-        if behaviour.garbage:
+        if self._sleep.level:
+            reply.send(500, error_body("the engine sleeps", "InternalServerError", 500))
+        elif behaviour.garbage:
             reply.raw(GARBAGE[behaviour.garbage])
             reply.hang_up()
         elif behaviour.status != 200:
@@ -251,6 +274,8 @@ class Engine:
         number = next(self._numbers)
         call = call_of(body, question(path, body), number)
         said = words(path, body, behaviour.tokens, fill=behaviour.fill)
+        if self._sleep.forgot:
+            said = replace(said, asked=("gibberish",))
         answer = Answer(
             id=f"chatcmpl-{number:016x}",
             model=body.get("model", self._models[0]),

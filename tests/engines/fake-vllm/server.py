@@ -43,6 +43,7 @@ class Options:
     host: str
     port: int
     switch_file: Path
+    middleware: tuple[str, ...]
 
 
 def log(level: str, place: str, text: str) -> None:
@@ -60,6 +61,7 @@ def parse(arguments: list[str]) -> Options:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--switch-file", type=Path, default=SWITCH_FILE)
+    parser.add_argument("--middleware", action="append", default=[])
     # Everything else that vLLM would understand is accepted and has no effect.
     known, _ = parser.parse_known_args(arguments)
     return Options(
@@ -69,6 +71,7 @@ def parse(arguments: list[str]) -> Options:
         host=known.host,
         port=known.port,
         switch_file=known.switch_file,
+        middleware=tuple(known.middleware),
     )
 
 
@@ -105,7 +108,10 @@ class Process:
         self._connections: set[Connection] = set()
         self._stop = asyncio.Event()
         self.engine = Engine(
-            models=options.models, max_model_len=options.max_model_len, switches=switches
+            models=options.models,
+            max_model_len=options.max_model_len,
+            switches=switches,
+            middleware=options.middleware,
         )
 
     async def run(self) -> None:
