@@ -26,6 +26,7 @@ models:
 LAN, LAN6 = "10.99.0.1", "fd00:99::1"
 """Addresses of the host that are not its loopback."""
 PROBE_UNIT = "/run/systemd/system/sparkd-probe.service"
+USER_PROBE_UNIT = "/run/systemd/user/sparkd-probe.service"
 PROBE_OUTPUT = "/run/probe.json"
 
 TRY = r"""
@@ -163,6 +164,16 @@ becoming_root_of_a_namespace()
 print(json.dumps(results))
 """
 
+FROM_IDLE_PASS = r"""
+trying(OUTSIDE)
+attempt("shadow", lambda: open("/etc/shadow"))
+attempt("signal init", lambda: os.kill(1, 0))
+attempt("routes", lambda: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW))
+attempt("code", lambda: __import__("mmap").mmap(-1, 4096, prot=7))
+becoming_root_of_a_namespace()
+print(json.dumps(results))
+"""
+
 
 def script(part: str, outside: int) -> str:
     return f"LAN, OUTSIDE = {LAN!r}, {outside}\n{TRY}\n{FILTERED}\n{part}"
@@ -210,6 +221,25 @@ def in_gateway(host: Host) -> dict[str, Any]:
         return found
     finally:
         host.sh(f"rm -f {PROBE_UNIT} /run/probe.py {PROBE_OUTPUT}; systemctl daemon-reload")
+
+
+def in_idle_pass(host: Host) -> dict[str, Any]:
+    """What came of it in a unit that is an idle pass but for what it runs."""
+    keep = "grep -vE '^(Type|Exec|Restart|Condition)' /usr/lib/systemd/user/sparkd-idle@.service"
+    unit = f"{host.sh(keep)}\nType=oneshot\nExecStart=/usr/bin/python3 /run/probe.py\n"
+    unit += "StandardOutput=truncate:%t/probe.json\n"
+    probe = f"{script(FROM_IDLE_PASS, outside_pid(host))}"
+    host.run("tee", "/run/probe.py", input=probe)
+    host.sh("mkdir -p /run/systemd/user")
+    host.run("tee", USER_PROBE_UNIT, input=unit)
+    try:
+        run = "systemctl --user daemon-reload; systemctl --user start sparkd-probe.service"
+        read = "cat $XDG_RUNTIME_DIR/probe.json; rm $XDG_RUNTIME_DIR/probe.json"
+        found: dict[str, Any] = json.loads(host.sh(f"{run}; {read}", user="sparkd"))
+        return found
+    finally:
+        host.sh(f"rm {USER_PROBE_UNIT} /run/probe.py")
+        host.sh("systemctl --user daemon-reload", user="sparkd")
 
 
 def outside_pid(host: Host) -> int:

@@ -16,7 +16,7 @@ import pytest
 from sparkd.core.containerspec import SECCOMP_PROFILE
 
 from .hosts import Host, answer_of
-from .probes import LAN, LAN6, in_container, in_gateway, models_running
+from .probes import LAN, LAN6, in_container, in_gateway, in_idle_pass, models_running
 
 
 @pytest.fixture(scope="module")
@@ -173,6 +173,19 @@ def test_gateway_sees_no_device_but_the_harmless_ones(gateway: dict[str, Any]) -
     harmless = {"null", "zero", "full", "random", "urandom", "tty", "ptmx", "pts", "shm", "mqueue"}
     others = {"char", "fd", "hugepages", "log", "stdin", "stdout", "stderr", "core"}
     assert set(gateway["devices"]) <= harmless | others
+
+
+def test_idle_pass_has_no_capability_and_can_gain_none(walled: Host) -> None:
+    found = in_idle_pass(walled)
+    # What its manager may inherit comes from the host's container, and no file here passes it on.
+    sets = {found["status"][name] for name in ("CapPrm", "CapEff", "CapAmb")}
+    assert sets == {"0000000000000000"}
+    assert (found["status"]["NoNewPrivs"], found["status"]["Seccomp"]) == ("1", "2")
+    asked = ("mount", "new namespaces", "host name", "program for the kernel", "node", "code")
+    assert {found[name] for name in asked} <= {"EPERM", "EACCES"}
+    assert found["shadow"] == found["drop caches"] == "EACCES"
+    assert (found["trace outside"], found["signal init"]) == ("EPERM", "EPERM")
+    assert found["packets"] == found["routes"] == "EAFNOSUPPORT"
 
 
 def test_models_are_killed_before_the_gateway_when_memory_runs_out(
