@@ -126,3 +126,36 @@ def test_release_before_is_the_nearest_tag_of_another_version(tmp_path: Path) ->
     git("commit", "--allow-empty", "--message", "later")
     assert tag_before("0.2.0", tmp_path) == "v0.1.0", "until the version is another"
     assert tag_before("0.3.0", tmp_path) == "v0.2.0"
+
+
+def dependencies() -> dict[str, list[str]]:
+    """Of each package the other cells of its row in the reference."""
+    rows = re.findall(
+        r"^\| `(\S+)` \|(.*)\|$", read("docs/reference/dependencies.md"), re.MULTILINE
+    )
+    return {name: [cell.strip() for cell in cells.split("|")] for name, cells in rows}
+
+
+def test_reference_names_every_dependency_and_no_release_has_less_than_is_asked() -> None:
+    (field,) = re.findall(
+        r"^Depends:\n((?: .*\n)+)", read("packaging/debian/control"), re.MULTILINE
+    )
+    asked = re.findall(r"([a-z][\w-]+)(?: \((>=|<<) (\S+)\))?(?=[ ,|\n])", field)
+    bounds = {name: bound for name, relation, bound in asked if relation == ">="}
+    table = dependencies()
+    assert sorted(table) == sorted({name for name, _, _ in asked})
+    setup = configparser.ConfigParser()
+    setup.read_string(read("setup.cfg"))
+    for line in setup["options"]["install_requires"].split():
+        name, _, bound = line.partition(">=")
+        debian = f"python3-{name.replace('_', '-').removeprefix('py')}"
+        if bound:
+            assert table[debian][0] == bound, "what pip asks for"
+    for name, (least, *releases, purpose) in table.items():
+        assert purpose or name in ("python3", "systemd"), name
+        # Podman's bounds choose between two packages; the one on itself is 4.3.
+        if name in bounds and name != "podman":
+            assert least == bounds[name]
+        assert len(releases) == 3
+        for release in releases:
+            assert not re.match(r"\d", least) or release == least or newest(release, least)
