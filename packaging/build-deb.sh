@@ -47,11 +47,15 @@ deliver() {
 [ ! -f "$built" ] || deliver
 
 need=()
-for package in debhelper dh-python dpkg-dev fakeroot python3 python3-pip unzip; do
+for package in debhelper dh-python dpkg-dev python3 python3-pip unzip; do
     dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null | grep -qx installed ||
         need+=("$package")
 done
-if [ ${#need[@]} -gt 0 ]; then
+if [ ${#need[@]} -gt 0 ] && [ "$(id -u)" != 0 ]; then
+    say "these build tools are not installed: ${need[*]}"
+    say "hint: sudo apt install --no-install-recommends ${need[*]}"
+    exit 1
+elif [ ${#need[@]} -gt 0 ]; then
     say "installing ${need[*]}"
     export DEBIAN_FRONTEND=noninteractive
     apt-get update -qq

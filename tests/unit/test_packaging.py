@@ -103,6 +103,13 @@ def test_build_installs_whatever_it_says_that_it_needs() -> None:
         r"^for package in (.*); do$", read("packaging/build-deb.sh"), re.MULTILINE
     )
     assert {name.removesuffix("-compat") for name in wanted} <= set(installed.split())
+    # debhelper depends on dpkg-dev, and everything here on Python.
+    told = {"make", *installed.split()} - {"dpkg-dev", "python3"}
+    for document in ("README.md", "docs/install.md"):
+        (line,) = re.findall(
+            r"^sudo apt install --no-install-recommends (make .*)$", read(document), re.MULTILINE
+        )
+        assert set(line.split()) == told, document
 
 
 def test_release_before_is_the_nearest_tag_of_another_version(tmp_path: Path) -> None:

@@ -1,48 +1,40 @@
 # SPDX-License-Identifier: Apache-2.0
 """A pip of our own, in a virtual environment in the cache.
 
-Owns how packages are fetched: exactly the pinned files, as wheels, from where this machine's own
-pip settings point.
+Owns how packages are fetched: exactly the pinned files, as wheels for the images' Python whatever
+runs here, from where this machine's own pip settings point. What PyPI has not, PyTorch's builds for
+the CPU, comes from PyTorch's index unless those settings know another.
 """
 
 import os
-import shutil
+import platform
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from nspawn_host import cache
 from nspawn_host.console import HostError, run_to_end, say
 
-# The wheels of both engines are for the Python of their Debian 12 base.
-PYTHON = "python3.11"
+PYTORCH = "https://download.pytorch.org/whl/cpu"
+# Of Debian 12, which the images of both engines are made of.
+PYTHON_VERSION = "3.11"
+GLIBC_MINOR = 36
 
 
 def python() -> Path:
-    """Return an interpreter of the engines' version that has pip and may be installed into."""
-    found = _interpreter()
-    version = run_to_end([found, "--version"], what=f"{found} --version").strip()
-    return (
-        cache.entry(f"engines/pip-{cache.key_of(found, version)}", _make_environment) / "bin/python"
-    )
-
-
-def _interpreter() -> str:
-    if sys.version_info[:2] == (3, 11):
-        return sys.executable
-    found = shutil.which(PYTHON)
-    if found is None:
-        raise HostError(f"there is no {PYTHON}, for which the engines' wheels are", "use Debian 12")
-    return found
+    """Return an interpreter that has pip and may be installed into."""
+    key = cache.key_of(sys.executable, sys.version)
+    return cache.entry(f"engines/pip-{key}", _make_environment) / "bin/python"
 
 
 def _make_environment(unfinished: Path) -> None:
     has_pip = subprocess.run(
-        [_interpreter(), "-c", "import ensurepip"], stderr=subprocess.DEVNULL, check=False
+        [sys.executable, "-c", "import ensurepip"], stderr=subprocess.DEVNULL, check=False
     )
     if has_pip.returncode:
         _install_venv()
-    run_to_end([_interpreter(), "-m", "venv", unfinished], what="python -m venv")
+    run_to_end([sys.executable, "-m", "venv", unfinished], what="python -m venv")
 
 
 def _install_venv() -> None:
@@ -63,16 +55,38 @@ def wheelhouse(name: str, requirements: Path) -> Path:
     key = cache.file_key(requirements)
 
     def download(unfinished: Path) -> None:
-        count = requirements.read_text().count("==")
-        say(f"download {count} wheels for {name}")
+        pins = _entries(requirements)
+        say(f"download {len(pins)} wheels for {name}")
+        _fetch([pin for pin in pins if "+" not in pin], unfinished)
+        # PyPI takes no builds of such names.
+        if local := [pin for pin in pins if "+" in pin]:
+            try:
+                _fetch(local, unfinished)
+            except HostError:
+                say(f"try {PYTORCH}")
+                _fetch(local, unfinished, "--index-url", PYTORCH)
+
+    return cache.entry(f"engines/wheels-{name}-{key}", download)
+
+
+def _entries(requirements: Path) -> list[str]:
+    lines = requirements.read_text().replace("\\\n", " ").splitlines()
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def _fetch(pins: list[str], place: Path, *options: str) -> None:
+    machine = platform.machine()
+    kinds = [f"manylinux_2_{minor}" for minor in range(GLIBC_MINOR, -1, -1)]
+    # pip compares names of platforms, so each is named; it prefers the first.
+    platforms = [f"--platform={kind}_{machine}" for kind in (*kinds, "manylinux2014", "linux")]
+    with tempfile.NamedTemporaryFile("w", suffix=".txt") as listed:
+        listed.write("\n".join(pins))
+        listed.flush()
         run_to_end(
             [
                 *(python(), "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes"),
-                *("--only-binary", ":all:", "--dest", unfinished, "--requirement", requirements),
+                *("--only-binary", ":all:", "--python-version", PYTHON_VERSION, *platforms),
+                *("--dest", place, "--requirement", listed.name, *options),
             ],
-            what=f"downloading the wheels for {name}",
-            hint="wheels marked +cpu come from PyTorch's CPU index: name it in"
-            " PIP_EXTRA_INDEX_URL unless pip knows it already",
+            what=f"downloading {len(pins)} wheels",
         )
-
-    return cache.entry(f"engines/wheels-{name}-{key}", download)
