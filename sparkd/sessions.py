@@ -10,16 +10,13 @@ nothing.
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from sparkd.adapters import usage
-from sparkd.adapters.files import write_atomically
-from sparkd.core.errors import HostError
+from sparkd.adapters.records import recall, remember
 from sparkd.core.model import Instance
 from sparkd.core.names import Layout, Names, unescape
 from sparkd.core.session import EndReason, Session, Totals, added, begun, kept, restored
@@ -58,7 +55,7 @@ class Sessions:
         )
         own_bytes = usage.usage(instance.pid).memory_bytes
         begin = begun(session, own_bytes=own_bytes, grown_bytes=grown_bytes)
-        self._write(self._running_file(model_id), kept(begin))
+        remember(self._running_file(model_id), kept(begin))
 
     def sample(self, model_id: str, *, stopping: EndReason | None = None) -> None:
         """Look at what it takes now, and note whether and why it is about to be stopped.
@@ -69,7 +66,7 @@ class Sessions:
         if session is not None and _alive(session):
             own_bytes = usage.usage(session.pid).memory_bytes
             seen = replace(session.sampled(own_bytes, time.time()), stopping=stopping)
-            self._write(self._running_file(model_id), kept(seen))
+            remember(self._running_file(model_id), kept(seen))
 
     def end(self, model_id: str, reason: EndReason, *, ended_at: float | None = None) -> None:
         """It has ended, now if not said otherwise; nothing when it had no session."""
@@ -81,7 +78,7 @@ class Sessions:
             reason=_reason(session) if reason is EndReason.ENDED else reason,
             ended_at=time.time() if ended_at is None else max(ended_at, session.seen_at),
         )
-        self._write(self._totals_file(model_id), kept(added(self._totals(model_id), ended)))
+        remember(self._totals_file(model_id), kept(added(self._totals(model_id), ended)))
         try:
             self._running_file(model_id).unlink(missing_ok=True)
         except OSError as error:
@@ -124,20 +121,13 @@ class Sessions:
         return self._totals_dir / f"{Names(model_id).escaped}.json"
 
     def _running(self, model_id: str) -> Session | None:
-        session = restored(Session, _read(self._running_file(model_id)))
+        session = restored(Session, recall(self._running_file(model_id)))
         if session is None or session.container_id == self._totals(model_id).last_container_id:
             return None
         return session
 
     def _totals(self, model_id: str) -> Totals:
-        return restored(Totals, _read(self._totals_file(model_id))) or Totals()
-
-    def _write(self, path: Path, content: dict[str, Any]) -> None:
-        try:
-            path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
-            write_atomically(path, json.dumps(content).encode(), mode=0o640)
-        except (OSError, HostError) as error:
-            log.warning("cannot remember %s: %s", path, error)
+        return restored(Totals, recall(self._totals_file(model_id))) or Totals()
 
 
 def _reason(session: Session) -> str:
@@ -147,11 +137,3 @@ def _reason(session: Session) -> str:
 
 def _alive(session: Session) -> bool:
     return usage.start_of(session.pid) == session.pid_started
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}

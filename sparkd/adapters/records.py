@@ -74,7 +74,7 @@ class Records:
     layout: Layout
 
     def loads(self, model_id: str) -> Loads:
-        found = _read(self._loads_file(model_id))
+        found = recall(self._loads_file(model_id))
         return Loads(
             durations_s=tuple(float(value) for value in found.get("durations_s", ())),
             peaks_bytes=tuple(int(value) for value in found.get("peaks_bytes", ())),
@@ -83,7 +83,7 @@ class Records:
     def add_load(self, model_id: str, duration_s: float, peak_bytes: int | None) -> None:
         before = self.loads(model_id)
         peaks = before.peaks_bytes + (() if peak_bytes is None else (peak_bytes,))
-        self._write(
+        remember(
             self._loads_file(model_id),
             {
                 "durations_s": [*before.durations_s, round(duration_s, 3)][-_LOADS_KEPT:],
@@ -93,14 +93,14 @@ class Records:
         )
 
     def failure(self, model_id: str) -> Failure | None:
-        found = _read(self._failure_file(model_id))
+        found = recall(self._failure_file(model_id))
         try:
             return Failure(**found) if found else None
         except TypeError:
             return None
 
     def add_failure(self, model_id: str, failure: Failure) -> None:
-        self._write(
+        remember(
             self._failure_file(model_id),
             {name: getattr(failure, name) for name in Failure.__dataclass_fields__},
         )
@@ -118,14 +118,14 @@ class Records:
         return sorted(unescape(name) for name in names if not name.startswith("."))
 
     def add_comeback(self, model_id: str, made_room_for: str) -> None:
-        self._write(self._comeback_file(model_id), {"made_room_for": made_room_for})
+        remember(self._comeback_file(model_id), {"made_room_for": made_room_for})
 
     def clear_comeback(self, model_id: str) -> None:
         self._comeback_file(model_id).unlink(missing_ok=True)
 
     def nap(self, model_id: str) -> Nap | None:
         """Compare its container with the one that runs: a dead sleeper may have left it."""
-        found = _read(self.layout.nap_file(Names(model_id)))
+        found = recall(self.layout.nap_file(Names(model_id)))
         try:
             return Nap(**found) if found else None
         except TypeError:
@@ -153,7 +153,7 @@ class Records:
         return self._pin_file(model_id).exists()
 
     def pin(self, model_id: str) -> None:
-        self._write(self._pin_file(model_id), {"since": round(time.time(), 3)})
+        remember(self._pin_file(model_id), {"since": round(time.time(), 3)})
 
     def unpin(self, model_id: str) -> None:
         self._pin_file(model_id).unlink(missing_ok=True)
@@ -170,15 +170,18 @@ class Records:
     def _pin_file(self, model_id: str) -> Path:
         return self.layout.pins_dir / Names(model_id).escaped
 
-    def _write(self, path: Path, content: Mapping[str, Any]) -> None:
-        try:
-            path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
-            write_atomically(path, json.dumps(content).encode(), mode=0o640)
-        except (OSError, HostError) as error:
-            log.warning("cannot remember %s: %s", path, error)
+
+def remember(path: Path, content: Mapping[str, Any]) -> None:
+    """Keep an object for `recall`. Nothing depends on it so much that failing would be better."""
+    try:
+        path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+        write_atomically(path, json.dumps(content).encode(), mode=0o640)
+    except (OSError, HostError) as error:
+        log.warning("cannot remember %s: %s", path, error)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def recall(path: Path) -> dict[str, Any]:
+    """What was remembered there; nothing if it cannot be read."""
     try:
         found = json.loads(path.read_bytes())
     except (OSError, ValueError):
