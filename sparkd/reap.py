@@ -28,10 +28,6 @@ from sparkd.sessions import Sessions
 log = logging.getLogger(__name__)
 
 
-_ENDED_AS_ASKED = (0, 130, 143)
-"""Exit codes of a server that was told to stop, by SIGINT or SIGTERM: nothing to be read there."""
-
-
 class Outcome(StrEnum):
     BUSY = "busy"
     """In use or in transition."""
@@ -127,10 +123,9 @@ class Reaper:
 
     async def _tidy(self, names: Names, container: ContainerReading | None) -> None:
         """Remove what a start or a crash left, but not a dead container that tells why."""
-        dead = container is not None and container.dead
-        ended_at = container.finished_at if container is not None and dead else None
+        ended_at = container.finished_at if container is not None and container.dead else 0.0
         self.sessions.end(names.model_id, EndReason.ENDED, ended_at=ended_at or 0.0)
-        if container is not None and dead and container.exit_code not in _ENDED_AS_ASKED:
+        if container is not None and container.tells_why:
             await self.launcher.remove_all_but_container(names)
         else:
             await self.launcher.remove(names)

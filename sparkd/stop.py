@@ -89,9 +89,8 @@ class Stopper:
             container_id = container.container_id if container else None
             await self.launcher.stop(names, container_id, grace_s)
             return True
-        dead = container is not None and container.dead
-        if dead and not broke_off:
-            # It ended by itself earlier; why stays to be read.
+        if container is not None and container.tells_why and not broke_off:
+            # It ended earlier; why stays to be read.
             await self.launcher.remove_all_but_container(names)
         else:
             await self.launcher.remove(names)

@@ -57,6 +57,10 @@ class Info:
     storage_driver: str
 
 
+_ENDED_AS_ASKED = (0, 130, 143)
+"""Exit codes of a server that was told to stop, by SIGINT or SIGTERM: nothing to be read there."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContainerReading:
     """One of our containers as Podman sees it."""
@@ -80,6 +84,11 @@ class ContainerReading:
     def dead(self) -> bool:
         """Whether its payload has ended and the end is recorded."""
         return self.status in ("exited", "stopped")
+
+    @property
+    def tells_why(self) -> bool:
+        """Whether it is dead of itself, so that it is kept for its exit code and its last words."""
+        return self.dead and self.exit_code not in _ENDED_AS_ASKED
 
 
 @dataclass(frozen=True, slots=True)
