@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """`sparkctl smoke`: one request of each kind through the gateway, with the models that are here.
 
-What cannot be tried is skipped and says what is missing; a run in which nothing was tried is not
-one that passed.
+What cannot be tried is skipped and says what is missing, unless somebody named it: then it failed.
+A run in which nothing was tried is not one that passed.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ async def _run(config: Config, named: Mapping[str, ModelSpec], url: str, key: st
         for name, kind in KINDS.items():
             spec, lacking = await _choose(config, kind, named.get(name))
             if spec is None:
-                rows.append(_skipped(name, lacking))
+                rows.append(_untried(name, lacking, named.get(name)))
                 continue
             row = await _timed(name, spec, _ask(client, spec, kind.body))
             rows.append(row)
@@ -207,8 +207,10 @@ async def _make_way(config: Config, spec: ModelSpec) -> None:
         await build().stopper.stop(config, spec.model_id, drain=True)
 
 
-def _skipped(name: str, why: str) -> Row:
-    return Row(row=name, model=None, result=Result.SKIPPED, seconds=0.0, why=why)
+def _untried(name: str, why: str, named: ModelSpec | None = None) -> Row:
+    """The row of what cannot be tried; who named a model wants to know that it runs."""
+    model, result = (named.model_id, Result.FAILED) if named else (None, Result.SKIPPED)
+    return Row(row=name, model=model, result=result, seconds=0.0, why=why)
 
 
 async def _timed(name: str, spec: ModelSpec, work: Coroutine[Any, Any, str]) -> Row:
@@ -261,7 +263,7 @@ async def _busy_row(config: Config, client: Gateway, here: Mapping[str, ModelSpe
         ]
         other = known[0] if known else (await _choose(config, kind, None))[0]
     if holder is None or other is None:
-        return _skipped("busy", "needs two models that cannot run beside each other")
+        return _untried("busy", "needs two models that cannot run beside each other")
     return await _timed("busy", other, _ask_while_busy(config, client, holder, other))
 
 

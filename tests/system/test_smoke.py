@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`sparkctl smoke` and `sparkctl soak` on a booted host: what works passes, what does not fails,
-and what is not there is skipped with its reason."""
+"""`sparkctl smoke` and `sparkctl soak` on a booted host: what works passes, what does not fails, so
+does what is named and not there, and what nobody named is skipped with its reason."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from .hosts import SETTINGS, Host
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="hosts need root")
 
+OTHERS = "/etc/sparkd/models.d/fake.yaml"
+"""All other models whose image is here; an empty file stands for none."""
 FAKE = "image: localhost/sparkd-fake-vllm:latest, weights: none, shm_size: 64MiB"
 MODELS = f"""\
 models:
@@ -41,11 +43,11 @@ def rows(host: Host, *words: str, code: int) -> dict[str, tuple[str | None, str,
     }
 
 
-def test_each_row_passes_fails_or_is_skipped_with_its_reason(smoking: Host) -> None:
+def test_each_row_passes_or_fails_with_its_reason(smoking: Host) -> None:
     given = ("--default", "smoke-a", "--vision", "smoke-bad", "--coder", "smoke-b")
     found = rows(smoking, "--utility", "smoke-imageless", *given, code=1)
     assert found["utility"] == (
-        *(None, "skipped"),
+        *("smoke-imageless", "failed"),
         "image localhost/no-such:1 of model 'smoke-imageless' is not there",
     )
     assert found["default"] == ("smoke-a", "passed", "answers")
@@ -56,17 +58,24 @@ def test_each_row_passes_fails_or_is_skipped_with_its_reason(smoking: Host) -> N
 
 def test_busy_row_passes_where_the_second_model_is_refused(smoking: Host) -> None:
     smoking.configure(f"{SETTINGS}busy: reject\n")
-    skipped = ("--utility", "smoke-imageless", "--vision", "smoke-imageless")
-    found = rows(smoking, *skipped, "--default", "smoke-a", "--coder", "smoke-b", code=0)
+    given = ("--default", "smoke-a", "--vision", "smoke-a", "--coder", "smoke-b")
+    found = rows(smoking, *given, code=0)
     model, result, why = found["busy"]
     assert (model, result) == ("smoke-b", "passed")
     assert why.startswith("refused while smoke-a answers, retry-after ")
 
 
-def test_run_in_which_nothing_could_be_tried_has_not_passed(smoking: Host) -> None:
-    kinds = ("--utility", "--default", "--vision", "--coder")
-    found = rows(smoking, *(f"{kind}=smoke-imageless" for kind in kinds), code=1)
+def test_model_that_is_named_and_cannot_run_fails_whatever_else_passes(smoking: Host) -> None:
+    with smoking.file(OTHERS, ""):
+        found = rows(smoking, "--vision", "smoke-imageless", "--default", "smoke-b", code=1)
+    assert (found["vision"][1], found["default"][1]) == ("failed", "passed")
+
+
+def test_run_in_which_nothing_could_be_tried_has_not_passed(host: Host) -> None:
+    with host.file(OTHERS, ""):
+        found = rows(host, code=1)
     assert {result for _, result, _ in found.values()} == {"skipped"}
+    assert all(why for _, _, why in found.values())
 
 
 def test_soak_finds_where_a_model_stops_and_keeps_it(smoking: Host) -> None:
