@@ -80,14 +80,14 @@ def test_models_lists_the_catalog_as_json(host: Host) -> None:
 
 def test_start_ps_and_stop_work_while_socket_and_daemon_are_down(host: Host) -> None:
     host.run("systemctl", "stop", "sparkd.socket", "sparkd.service")
-    started = as_json(host, "start", "fake-a")
-    assert (started["id"], started["state"], started["started"]) == ("fake-a", "ready", True)
+    started = as_json(host, "start", "fake-b")
+    assert (started["id"], started["state"], started["started"]) == ("fake-b", "ready", True)
     (running,) = as_json(host, "ps")
-    assert (running["id"], running["state"], running["in_use"]) == ("fake-a", "ready", False)
+    assert (running["id"], running["state"], running["in_use"]) == ("fake-b", "ready", False)
     assert running["pid"] == started["pid"]
     comm = host.run("cat", f"/proc/{running['pid']}/cgroup").stdout
     assert comm.strip().endswith(f"/sparkd.slice/{running['scope']}")
-    stopped = as_json(host, "stop", "fake-a")
+    stopped = as_json(host, "stop", "fake-b")
     assert (stopped["state"], stopped["stopped"]) == ("stopped", True)
     assert traces(host) == []
     assert host.system_unit_states()["sparkd.service"] == "inactive"
@@ -109,7 +109,7 @@ def test_model_started_by_hand_answers_through_the_daemon_without_a_second_start
 
 
 def test_model_started_by_hand_is_stopped_when_it_is_idle(host: Host) -> None:
-    with host.file(LOCAL, f"models: {{fake-brief: {{{FAKE.replace('10s', '4s')}}}}}\n"):
+    with host.file(LOCAL, f"models: {{fake-brief: {{{FAKE.replace('10s', '8s')}}}}}\n"):
         host.run("sparkctl", "start", "fake-brief")
         (running,) = as_json(host, "ps")
         assert running["idle_check_at"] is not None
@@ -187,7 +187,7 @@ def test_start_names_the_program_that_holds_the_gpu(host: Host) -> None:
 
 
 def test_stop_waits_for_the_stream_that_runs(host: Host) -> None:
-    stream = Stream(host, "fake-a", tokens=40, pace_ms=100)
+    stream = Stream(host, "fake-a", tokens=60, pace_ms=100)
     stream.wait_first()
     (running,) = as_json(host, "ps")
     assert running["in_use"] is True
@@ -202,7 +202,7 @@ def test_stop_now_ends_the_stream_that_runs(host: Host) -> None:
     stream = Stream(host, "fake-a", tokens=400, pace_ms=100)
     stream.wait_first()
     assert as_json(host, "stop", "--now", "fake-a")["stopped"] is True
-    stream.wait(5)
+    stream.wait()
     assert not stream.whole
     assert "upstream_lost" in stream.text
     assert traces(host) == []
