@@ -22,6 +22,13 @@ models:
     args: [--fake-load-seconds, 0.1]
     load_timeout: 60s
     idle_timeout: 10m
+  walls-tcp:
+    image: localhost/sparkd-fake-vllm:latest
+    lifecycle: utility
+    transport: tcp
+    args: [--fake-load-seconds, 0.1]
+    load_timeout: 60s
+    idle_timeout: 10m
 """
 LAN, LAN6 = "10.99.0.1", "fd00:99::1"
 """Addresses of the host that are not its loopback."""
@@ -107,15 +114,15 @@ def filtered():
     me, user, new = os.getpid(), 0x10000000, signal.SIGCHLD
     file = os.open("/", os.O_RDONLY)
     arguments = {
-        "unshare": (user,), "clone3": (None, 0), "setns": (file, 0), "pivot_root": (b"/", b"/"),
+        "clone3": (None, 0), "setns": (file, 0), "pivot_root": (b"/", b"/"),
         "umount2": (b"/proc", 0), "open_tree": (-100, b"/", 1), "fsopen": (b"tmpfs", 0),
-        "ptrace": (0, 0, 0, 0), "process_vm_readv": (me, None, 0, None, 0, 0),
+        "ptrace": (3, me, 0, 0), "process_vm_readv": (me, None, 0, None, 0, 0),
         "process_vm_writev": (me, None, 0, None, 0, 0), "add_key": (b"user", b"x", b"x", 1, -2),
         "keyctl": (0, -3, 0), "bpf": (0, None, 0), "perf_event_open": (None, 0, -1, -1, 0),
         "userfaultfd": (1,), "io_uring_setup": (1, None), "kexec_load": (0, 0, None, 0),
         "init_module": (None, 0, b""), "delete_module": (b"x", 0),
         "open_by_handle_at": (file, None, 0), "name_to_handle_at": (-100, b"/", None, None, 0),
-        "syslog": (10, None, 0),
+        "syslog": (10, None, 0), "unshare": (user,),
     }
     for name, values in arguments.items():
         attempt("call " + name, lambda: kernel(name, *values))

@@ -139,6 +139,18 @@ def allowed(profile: dict[str, Any]) -> set[str]:
     return {name for rule in plain for name in rule["names"]}
 
 
+def test_engine_with_a_port_is_reached_from_this_machine_only(walled: Host) -> None:
+    answer_of(walled.chat("walls-tcp"))
+    label = '{{index .Config.Labels "io.sparkd.endpoint"}}'
+    find = f"podman inspect -f '{label}' sparkd-model-walls-tcp"
+    port = walled.sh(find, user="sparkd", check=False).rpartition(":")[2]
+    ask = "curl -s -o /dev/null -m 5 -w '%{http_code}'"
+    places = ("127.0.0.1", LAN, f"[{LAN6}]")
+    said = [walled.sh(f"{ask} http://{place}:{port}/health", check=False) for place in places]
+    walled.run("sparkctl", "stop", "walls-tcp")
+    assert said == ["200", "000", "000"]
+
+
 def test_gateway_writes_its_state_and_nothing_else(gateway: dict[str, Any]) -> None:
     written = {name: said for name, said in gateway.items() if name.startswith("write ")}
     allowed = {f"write {path}/x" for path in ("/run/sparkd", "/var/lib/sparkd/stats", "/tmp")}
