@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import signal
@@ -18,7 +19,7 @@ import socket
 import sys
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sparkd import metrics
 from sparkd._version import __version__
@@ -48,6 +49,10 @@ log = logging.getLogger(__name__)
 _SOCKET_NAME = "http"
 _BACKLOG = 4096
 """As sparkd.socket has it: listen(2) sets it anew, and connections wait there over a restart."""
+_ACCEPT_TRIES = 16
+"""Connections taken in one turn of the loop. asyncio makes as many tries, and complains of each,
+when there are no descriptors left: with the backlog that were 4096 a second (Python 3.13)."""
+_ACCEPT_SILENCE_S = 10.0
 _HANG_LOOK_MAX_S = 30.0
 _RESIDENT_RETRY_S = 5.0
 """After the user manager could not be asked whether models run."""
@@ -108,6 +113,7 @@ class Daemon:
         # As systemd(1) has them for its own daemons.
         for offset, level in ((22, logging.DEBUG), (23, logging.INFO)):
             loop.add_signal_handler(signal.SIGRTMIN + offset, journal.set_level, level)
+        loop.set_exception_handler(_Complaints())
         await self._listen()
         garbage.leave_out_all_there_is()
         self._housekeeper.begin()
@@ -152,7 +158,7 @@ class Daemon:
     async def _listen(self) -> None:
         for listening in self._listening:
             server = await self._app.create_server(
-                sock=listening, protocol=WireProtocol, backlog=_BACKLOG
+                sock=listening, protocol=WireProtocol, backlog=_ACCEPT_TRIES
             )
             if server is None:
                 raise HostError(f"Sanic made no server for {listening}")
@@ -161,6 +167,7 @@ class Daemon:
                 await server.startup()
                 await server.before_start()
             await server.start_serving()
+            listening.listen(_BACKLOG)
             self._servers.append(server)
 
     async def _keep_watchdog_fed(self) -> None:
@@ -209,6 +216,25 @@ class Daemon:
             self._context.config = config
             self._housekeeper.reloaded()
         self._notifier.ready(f"serving {len(self._context.config.models)} models")
+
+
+class _Complaints:
+    """What the loop complains of, as it is; descriptors that ran out in one line now and then."""
+
+    def __init__(self) -> None:
+        self._silent_until_s = 0.0
+
+    def __call__(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        if not isinstance(error, OSError) or error.errno not in (errno.EMFILE, errno.ENFILE):
+            loop.default_exception_handler(context)
+        elif loop.time() >= self._silent_until_s:
+            self._silent_until_s = loop.time() + _ACCEPT_SILENCE_S
+            log.error(
+                "connections wait, as no descriptors are left: %s "
+                "(LimitNOFILE= of sparkd.service; who connects: ss -tnp 'sport = :8009')",
+                error.strerror,
+            )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

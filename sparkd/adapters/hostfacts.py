@@ -78,7 +78,20 @@ def manager(uid: int) -> facts.Manager:
         controllers=_controllers(_CGROUPS / group.lstrip("/")) if group else None,
         locked_memory_bytes=_limit(locked[1]) if locked else None,
         asked_memory_bytes=_limit(asked) if asked else None,
+        login_lost=_login_lost(),
     )
+
+
+def _login_lost() -> bool:
+    """Whether logind runs and cannot be asked; one that does not run is started by a question."""
+    if unit_state("systemd-logind.service") != "active":
+        return False
+    command = ["busctl", "--system", "status", "org.freedesktop.login1"]
+    try:
+        done = subprocess.run(command, capture_output=True, check=False, timeout=_TOOL_TIMEOUT_S)
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return done.returncode != 0
 
 
 def unit_state(unit: str, *scope: str) -> str:

@@ -134,6 +134,7 @@ BROKEN = {
     "no-journal-group": changed("account", reads_journal=False),
     "manager-down": changed("manager", state="inactive"),
     "manager-without-group": changed("manager", reads_journal=False),
+    "login-manager-lost": changed("manager", login_lost=True),
     "memlock-limited": changed("manager", locked_memory_bytes=8 << 20),
     "controllers-not-delegated": changed("manager", controllers=frozenset({"cpu", "pids"})),
     "no-controllers": changed("kernel", controllers=frozenset()),
@@ -175,7 +176,8 @@ BROKEN = {
     "weights-unreadable": changed("catalog", unreadable_weights=(("m", "/srv/m"),)),
 }
 WARNINGS = {
-    *("no-journal-group", "manager-without-group", "memlock-limited"),
+    *("no-journal-group", "manager-without-group", "login-manager-lost"),
+    *("memlock-limited",),
     *("controllers-not-delegated", "no-controllers", "storage-driver"),
     *("cdi-shadowed", "no-driver", "no-persistence", "oci-hook"),
     *("memory-short", "page-cache", "no-swap", "disk-low", "clock-unsynchronised"),

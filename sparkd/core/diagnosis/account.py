@@ -74,6 +74,14 @@ def manager_findings(manager: Manager, account: Account | None, kernel: Kernel |
             "its processes cannot read what models printed",
             restart,
         )
+    if manager.login_lost:
+        yield warning(
+            "login-manager-lost",
+            "systemd-logind runs, but is not on the system's bus",
+            "so it is after a restart of that bus; whoever asks it waits for 25 s, and Podman does "
+            "whenever it starts",
+            "sudo systemctl restart systemd-logind",
+        )
     yield from _memlock_findings(manager, unit, restart)
     lacking = _lacking(manager, kernel)
     if lacking:

@@ -54,6 +54,8 @@ class Manager:
     locked_memory_bytes: int | None = None
     asked_memory_bytes: int | None = None
     """What its unit asks for as the limit of locked memory."""
+    login_lost: bool = False
+    """Whether the login manager runs, but cannot be asked."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
