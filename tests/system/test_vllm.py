@@ -15,11 +15,27 @@ QUESTION = "What is the capital of France?"
 SETTINGS = "idle_exit: 3s\nmemory_reserve: 64MiB\nmemory_floor: 32MiB\ndrop_caches_below: 32MiB\n"
 
 
+CATALOG = "/etc/sparkd/models.d/smollm2.yaml"
+INSIDE = "/opt/inside/sparkd_sleep.py"
+WITH_ROUTES = f"""
+    files: {{{INSIDE}: {{path: /usr/lib/sparkd/sparkd/inside/sparkd_sleep.py}}}}
+    env: {{PYTHONPATH: {INSIDE.rpartition("/")[0]}}}
+    args:
+      - --middleware
+      - sparkd_sleep.SleepRoutes
+"""
+"""What `evict: sleep` gives a model, but the option that vLLM refuses on a CPU."""
+
+
 @pytest.fixture(scope="module")
 def served(vllm: Host) -> Iterator[Host]:
     vllm.configure(SETTINGS)
-    yield vllm
-    vllm.stop_models()
+    entry = vllm.run("cat", CATALOG).stdout.replace("\n    args:\n", WITH_ROUTES)
+    assert "sparkd_sleep" in entry
+    with vllm.file(CATALOG, entry):
+        vllm.run("systemctl", "stop", "sparkd.service")
+        yield vllm
+        vllm.stop_models()
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +105,31 @@ def test_real_engine_refuses_a_bad_request_in_its_own_words(
     refused = served.chat(MODEL, QUESTION, temperature="warm")
     assert refused.status_code == 400
     assert "temperature" in refused.text
+
+
+def engine(host: Host, target: str) -> str:
+    """What the real engine's own server answers to a POST."""
+    socket = f"/run/sparkd/models/{MODEL}/api.sock"
+    words = ("curl", "-sS", "--max-time", "100", "--request", "POST", "--unix-socket", socket)
+    return host.run(*words, f"http://model{target}").stdout
+
+
+@pytest.mark.parametrize("level", [1, 2])
+def test_real_engine_lets_go_of_the_gpu_while_it_sleeps_and_is_the_same_afterwards(
+    served: Host, first_answer: str, level: int
+) -> None:
+    free = ("flock", "-n", "/run/sparkd/lane.lock", "true")
+    # What is said on the engine's own socket is no use of the model.
+    served.run("sparkctl", "pin", MODEL)
+    try:
+        assert engine(served, f"/sparkd/sleep?level={level}") == f'{{"level": {level}}}'
+        assert served.run(*free, check=False).returncode == 0
+        assert engine(served, "/sparkd/wake") == '{"level": 0}'
+        assert served.run(*free, check=False).returncode == 1
+    finally:
+        served.run("sparkctl", "unpin", MODEL)
+    again = served.chat(MODEL, QUESTION, temperature=0, max_tokens=20)
+    assert answer_of(again) == first_answer
 
 
 def test_prompt_and_answer_of_the_real_model_reach_no_log(served: Host, first_answer: str) -> None:
