@@ -67,7 +67,7 @@ def test_soak_of_the_real_model_makes_prompts_to_measure_and_finds_the_end_of_it
     served: Host, first_answer: str
 ) -> None:
     words = ("--tiers", "400,2100", "--concurrency", "2", "--answer", "8")
-    done = served.run("sparkctl", "soak", "--json", MODEL, *words, check=False)
+    done = served.run("sparkctl", "soak", "--json", MODEL, *words, check=False, timeout_s=280)
     assert done.returncode == 1
     report = json.loads(done.stdout)
     assert (report["highest_clean"], report["first_failing"]) == (400, 2100)
