@@ -21,8 +21,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -86,10 +85,12 @@ class StopRight:
 @dataclass(frozen=True, slots=True)
 class Leases:
     layout: Layout
+    _paths: dict[str, tuple[str, str]] = field(default_factory=dict, init=False, compare=False)
+    """Transition and activity of each model as text: every request opens both."""
 
     def try_use(self, names: Names) -> UseLease | None:
         """A use lease, or None while the model is being started, stopped or drained."""
-        transition_path, _ = _lock_paths(self.layout, names)
+        transition_path, _ = self._paths_of(names)
         transition = FileLock.try_take(transition_path, Mode.SHARED)
         if transition is None:
             return None
@@ -199,15 +200,17 @@ class Leases:
         return None if used_s is None else round(time.time() - time.monotonic() + used_s, 3)
 
     def _use(self, names: Names) -> UseLease | None:
-        _, activity_path = _lock_paths(self.layout, names)
+        _, activity_path = self._paths_of(names)
         activity = FileLock.try_take(activity_path, Mode.SHARED)
         if activity is None:
             return None
         activity.touch()
         return UseLease(activity)
 
-
-@lru_cache(maxsize=1024)
-def _lock_paths(layout: Layout, names: Names) -> tuple[str, str]:
-    """Transition and activity as plain text: every request opens both, and building paths costs."""
-    return str(layout.transition_lock(names)), str(layout.activity_lock(names))
+    def _paths_of(self, names: Names) -> tuple[str, str]:
+        paths = self._paths.get(names.model_id)
+        if paths is None:
+            layout = self.layout
+            paths = str(layout.transition_lock(names)), str(layout.activity_lock(names))
+            self._paths[names.model_id] = paths
+        return paths

@@ -253,12 +253,12 @@ class WireHttp(Http):
 class WireProtocol(HttpProtocol):
     """What Sanic makes of each connection."""
 
+    __slots__ = ("strangers",)
     HTTP_CLASS = WireHttp
 
-    @property
-    def strangers(self) -> Strangers:
-        strangers: Strangers = self.app.ctx.sparkd.strangers
-        return strangers
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.strangers: Strangers = self.app.ctx.sparkd.strangers
+        super().connection_made(transport)  # type: ignore[no-untyped-call]
 
     def become_a_stranger(self) -> None:
         if self.transport is not None and not self.transport.is_closing():
