@@ -16,6 +16,7 @@ from sparkd.proxy import Proxy
 from sparkd.runtime import Runtime
 from sparkd.sampling import Sampler
 from sparkd.web.strangers import Strangers
+from sparkd.web.turns import Turns
 
 READ = ("GET", "HEAD")
 """The methods of whatever can be read: HEAD is answered wherever GET is."""
@@ -66,6 +67,7 @@ class Context:
     meters: Meters = field(default_factory=Meters)
     wrong_keys: WrongKeys = field(default_factory=WrongKeys)
     strangers: Strangers = field(default_factory=Strangers)
+    turns: Turns = field(default_factory=Turns)
     traffic: Traffic = field(default_factory=Traffic)
     open_requests: OpenRequests = field(default_factory=OpenRequests)
     events: EventFeed = field(default_factory=EventFeed)

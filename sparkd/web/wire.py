@@ -31,7 +31,7 @@ from sanic.server import HttpProtocol
 
 from sparkd.adapters.transport import break_off
 from sparkd.core.httprequest import ChunkedBody, Malformed, RequestHead, head_end, parse_head
-from sparkd.web.strangers import Strangers
+from sparkd.web.context import Context
 
 HEAD_S = 30.0
 """How long the head of a request may take, from its first byte to its last."""
@@ -62,6 +62,7 @@ class WireHttp(Http):
     async def http1_request_header(self) -> None:
         """Receive the head of a request, and make Sanic's `Request` of it."""
         buffer, protocol = self.recv_buffer, self.protocol
+        await protocol.turns.take()
         # Some clients end a body with a line of its own (RFC 9112, 2.2).
         if buffer == b"\r":
             await self._receive_more()
@@ -253,11 +254,12 @@ class WireHttp(Http):
 class WireProtocol(HttpProtocol):
     """What Sanic makes of each connection."""
 
-    __slots__ = ("strangers",)
+    __slots__ = ("strangers", "turns")
     HTTP_CLASS = WireHttp
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.strangers: Strangers = self.app.ctx.sparkd.strangers
+        context: Context = self.app.ctx.sparkd
+        self.strangers, self.turns = context.strangers, context.turns
         super().connection_made(transport)  # type: ignore[no-untyped-call]
 
     def become_a_stranger(self) -> None:

@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Requests that come at the same moment are begun some at a time.
+
+The loop would take all of them one step further, then all of them the next: nobody would have the
+first token before everybody's request is at the engine, and streams that are open would stand still
+meanwhile. So it looks at what has come from the engines and from clients between some of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+
+AT_ONCE = 16
+"""In one turn of the loop: some milliseconds, and enough to share what a turn itself costs."""
+
+
+class Turns:
+    """Who begins in this turn of the loop, and who waits for the next ones, in order."""
+
+    def __init__(self) -> None:
+        self._begun = 0
+        self._waiting: deque[asyncio.Future[None]] = deque()
+
+    async def take(self) -> None:
+        """Return at once, or as soon as it is this caller's turn."""
+        if self._begun < AT_ONCE and not self._waiting:
+            self._begin()
+            return
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
+        await turn
+
+    def _begin(self) -> None:
+        if not self._begun:
+            asyncio.get_running_loop().call_soon(self._next)
+        self._begun += 1
+
+    def _next(self) -> None:
+        """The next turn of the loop."""
+        self._begun = 0
+        while self._waiting and self._begun < AT_ONCE:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                self._begin()
