@@ -54,8 +54,11 @@ def unpacked(deb: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_lintian_finds_nothing_and_no_override_is_idle(deb: Path) -> None:
     strict = ("--pedantic", "--display-info", "--display-experimental")
-    failing = "--fail-on=error,warning,info,pedantic,experimental"
-    assert output("lintian", "--allow-root", *strict, failing, deb) == ""
+    found = output("lintian", "--allow-root", *strict, "--fail-on=none", deb).splitlines()
+    # The package is for systemd only. Lintian of Debian 12 finds that odd; that of Debian 13 knows
+    # no such complaint any more, and complains of an override for it.
+    gone = "package-supports-alternative-init-but-no-init.d-script"
+    assert [line for line in found if gone not in line] == []
 
 
 def test_every_command_unit_and_file_has_a_manual_page(unpacked: Path) -> None:
