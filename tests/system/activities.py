@@ -117,7 +117,8 @@ class Listener(Activity):
 
 
 class Reloads(Activity):
-    """Somebody edits the catalog and reloads; the entry of one model changes and changes back."""
+    """Somebody edits the catalog and reloads; the entry of one model changes and changes back, and
+    one that runs is started anew."""
 
     every_s = 20.0
     model = "fake-c"
@@ -127,6 +128,9 @@ class Reloads(Activity):
         self._catalog = yaml.safe_load(self.host.run("cat", CATALOG).stdout)
         for model in MODELS:
             self._catalog["models"][model]["idle_timeout"] = IDLE_TIMEOUT
+        entry = self._catalog["models"][self.model]
+        del entry["max_model_len"]
+        self._args: list[str] = entry["args"]
         self._change(self.lengths[0])
 
     def step(self) -> None:
@@ -136,7 +140,8 @@ class Reloads(Activity):
         self.host.wait_until(lambda: self._told() == length, "the new entry counts", _SETTLES_S)
 
     def _change(self, length: int) -> None:
-        self._catalog["models"][self.model]["max_model_len"] = length
+        args = [*self._args, "--max-model-len", length]
+        self._catalog["models"][self.model]["args"] = args
         self.host.run("tee", f"{CATALOG}.new", input=yaml.safe_dump(self._catalog))
         self.host.run("mv", f"{CATALOG}.new", CATALOG)
         # Of a gateway that is just being killed or stopped it may fail; the next one reads it all.

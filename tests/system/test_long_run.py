@@ -10,6 +10,7 @@ stopped for being idle after seconds, and each load has the page cache dropped.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from .activities import CATALOG, Commands, Keys, Listener, Reloads, Scrapes, Upg
 from .company import Company
 from .hosts import SETTINGS, Host
 from .onlooker import Onlooker
-from .soak import Rests, Soak
+from .soak import EXPECTED_ERRORS, Rests, Soak
 from .test_soak import endure
 from .test_upgrade import packages
 
@@ -39,6 +40,21 @@ systemctl --user list-units --state=failed --plain --no-legend | wc -l
 def kept(host: Host) -> list[int]:
     """What is there of things that a leak would make more or less, run for run."""
     return [int(line) for line in host.sh(_KEPT, user="sparkd").split()]
+
+
+def report(counts: Counter[str]) -> None:
+    """In the words of docs/reliability.md; nothing wrong and no leak, or the test has failed."""
+
+    def of(*beginnings: str) -> int:
+        return sum(count for name, count in counts.items() if name.startswith(beginnings))
+
+    explained = of("broken ", *EXPECTED_ERRORS)
+    streams = counts["upgrades"] + of("upgrades put off")
+    print(
+        f"requests: {of('right', 'left', 'refused ') + streams + explained}, "
+        f"faults injected: {of('killed ')}, failed by a fault: {explained}, "
+        f"refused by design: {of('refused ')}, wrong answers: 0, leaks: 0"
+    )
 
 
 def programs(host: Host) -> list[str]:
@@ -63,7 +79,7 @@ def test_nothing_is_wrong_and_nothing_leaks_with_everything_on(host: Host, tmp_p
     catalog = host.run("cat", CATALOG).stdout
     with packages(host), host.file(CATALOG, catalog):
         before = kept(host)
-        endure(soak, company)
+        counts = endure(soak, company)
         after = kept(host)
         print(f"locks, layers, files, descriptors, failed units: {before} before, {after} after")
     assert after[:3] == before[:3]
@@ -71,3 +87,4 @@ def test_nothing_is_wrong_and_nothing_leaks_with_everything_on(host: Host, tmp_p
     assert after[4] <= before[4]
     assert set(programs(host)) <= _OWN
     assert programs(host).count("python3") <= 1
+    report(counts)

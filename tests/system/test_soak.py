@@ -70,8 +70,8 @@ def test_soak_ends_with_right_answers_and_nothing_left(host: Host) -> None:
     endure(Soak(host, DURATION_S))
 
 
-def endure(soak: Soak, company: Company | None = None) -> None:
-    """Let it all happen, and then hold it against everything that keeps count."""
+def endure(soak: Soak, company: Company | None = None) -> Counter[str]:
+    """Let it all happen, and then hold it against everything that keeps count; what happened."""
     host = soak.host
     print(f"\nseed {SEED}, {soak.duration_s:g} s")
     cursor = host.cursor()
@@ -90,7 +90,8 @@ def endure(soak: Soak, company: Company | None = None) -> None:
         soak.violence(AGAINST_MODELS, soak.until_s - VIOLENCE_EVERY_S)
         running.result(soak.duration_s + 200)
     print(f"load average {os.getloadavg()[1]:.0f}")
-    print(json.dumps(soak.counts | company.counts | told(host, cursor), sort_keys=True, indent=1))
+    counts = soak.counts | company.counts | told(host, cursor)
+    print(json.dumps(counts, sort_keys=True))
     assert soak.wrong == []
     assert company.complaints == []
     agree(accounts)
@@ -106,6 +107,7 @@ def endure(soak: Soak, company: Company | None = None) -> None:
     assert after[1] <= min(before[1], AT_REST_DESCRIPTORS), "descriptors of requests are still open"
     assert after[2] < before[2] + GROWTH_KIB, "memory of requests that ended was not given back"
     assert after[2] < AT_REST_KIB, "memory of starts that ended was not given back"
+    return counts
 
 
 def leave(host: Host) -> None:
