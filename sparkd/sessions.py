@@ -60,10 +60,13 @@ class Sessions:
     def sample(self, model_id: str, *, stopping: EndReason | None = None) -> None:
         """Look at what it takes now, and note whether and why it is about to be stopped.
 
-        Call while nobody else can stop it.
+        Call while nobody else can stop it. One whose process is gone by then was not stopped.
         """
         session = self._running(model_id)
-        if session is not None and _alive(session):
+        if session is not None and not _alive(session):
+            if stopping is not None:
+                self.end(model_id, EndReason.ENDED, ended_at=session.seen_at)
+        elif session is not None:
             own_bytes = usage.usage(session.pid).memory_bytes
             seen = replace(session.sampled(own_bytes, time.time()), stopping=stopping)
             remember(self._running_file(model_id), kept(seen))

@@ -62,7 +62,8 @@ def agree(accounts: Accounts) -> None:
     assert difference(by_metrics.stops, by_statistics.stops) <= 2
     assert difference(by_journal.loads, by_statistics.loads) <= 2
     kills = sum(count for (_, reason), count in by_statistics.stops.items() if reason == "ended")
-    assert difference(by_journal.stops, by_statistics.stops) <= 2 + kills
+    # The journal tells what was done; of a model that was killed when that began, two things.
+    assert difference(by_journal.stops, by_statistics.stops) <= 2 + 2 * kills
 
 
 def test_soak_ends_with_right_answers_and_nothing_left(host: Host) -> None:

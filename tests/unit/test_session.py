@@ -154,6 +154,15 @@ def test_model_that_is_being_stopped_has_not_ended_by_itself(sessions: Sessions)
     assert sessions.all()["org/m"].totals.ends == {"evicted": 1}, "and was killed before he could"
 
 
+def test_model_that_died_before_it_could_be_stopped_has_ended_by_itself(
+    sessions: Sessions,
+) -> None:
+    sessions.open(instance(pid=2**22 + 1), load_s=2.0, grown_bytes=GIB)
+    sessions.sample("org/m", stopping=EndReason.EVICTED)
+    sessions.end("org/m", EndReason.EVICTED)
+    assert sessions.all()["org/m"].totals.ends == {"ended": 1}, "as it was told before"
+
+
 def test_model_that_lives_on_after_a_stop_that_was_given_up_may_end_by_itself(
     sessions: Sessions,
 ) -> None:
