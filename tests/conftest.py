@@ -65,12 +65,14 @@ def vllm() -> Iterator[Host]:
 @pytest.fixture
 def host(trixie: Host) -> Iterator[Host]:
     """A Debian 13 host at rest: socket listening, no model running, a daemon or none."""
-    trixie.stop_models()
+    if not trixie.at_rest:
+        trixie.stop_models()
     trixie.run("systemctl", "reset-failed")
     trixie.run("systemctl", "start", "sparkd.socket")
     trixie.configure(SETTINGS)
     yield trixie
     trixie.stop_models()
+    trixie.at_rest = True
 
 
 def pytest_collection_finish() -> None:

@@ -33,6 +33,8 @@ class Host:
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self.at_rest = False
+        """Whoever has it so says so; whatever is done on the host ends it."""
         self._loop: NetnsLoop | None = None
         self._loop_pid = 0
 
@@ -46,6 +48,7 @@ class Host:
     ) -> subprocess.CompletedProcess[str]:
         """Run a command inside; its output as text. This is `host run` without a Python of its
         own, whose start takes ten times as long as most commands."""
+        self.at_rest = False
         guest, account = Guest(self.name), user or "root"
         return subprocess.run(
             guest.enter_argv(account, command),
@@ -76,6 +79,7 @@ class Host:
     @property
     def loop(self) -> NetnsLoop:
         """A loop in the host's network; a new one after a reboot."""
+        self.at_rest = False
         pid = self.pid
         if self._loop is None or self._loop_pid != pid:
             self.close()
@@ -157,7 +161,7 @@ class Host:
         return json.loads(out)
 
     def stop_models(self) -> None:
-        """Stop whatever runs, and remove dead containers.
+        """Stop whatever runs, remove dead containers, forget pins and failures.
 
         Comebacks first: the end of an exclusive model would start whoever had to leave for it.
         """
@@ -166,7 +170,7 @@ class Host:
             "rm -rf /run/sparkd/comebacks/*; systemctl --user stop sparkd-comeback.service; "
             "systemctl --user stop 'sparkd-model-*.scope' 'sparkd-idle@*.timer' "
             "'sparkd-load@*.timer'; podman rm --all --force >/dev/null; "
-            "rm -rf /run/sparkd/models/* /run/sparkd/failures/* /run/sparkd/asleep/*",
+            "cd /run/sparkd && rm -rf models/* failures/* asleep/* pins/*",
             user="sparkd",
             check=False,
         )
