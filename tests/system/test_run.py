@@ -9,6 +9,7 @@ import os
 import pytest
 
 from .hosts import Host
+from .test_sparkctl import in_background
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="hosts need root")
 
@@ -43,14 +44,13 @@ def test_conversation_on_a_terminal_remembers_what_was_said(host: Host) -> None:
 def test_ctrl_c_ends_the_work_of_the_model_too(host: Host) -> None:
     host.run("sparkctl", "start", "fake-b")
     with host.file("/var/lib/sparkd/cache/fake-b/fake.json", '{"pace_ms": 200, "tokens": 100}'):
-        ended = host.run(
-            *("timeout", "--preserve-status", "--signal=INT", "3"),
-            *("sparkctl", "run", "fake-b", "hello"),
-            check=False,
-        )
-        assert ended.returncode == 130
-        assert ended.stdout.startswith("echo: hello")
-        assert "Traceback" not in ended.stderr
+        with in_background(host, "run", "fake-b", "hello") as asking:
+            assert asking.stdout is not None
+            assert asking.stderr is not None
+            assert asking.stdout.read(11) == "echo: hello"
+            host.run("pkill", "-INT", "-f", "sparkctl run fake-b hello")
+            assert "Traceback" not in asking.stderr.read()
+        assert asking.returncode == 130
         host.wait_until(lambda: host.engine_state("fake-b")["cancelled"] == 1, "it is cancelled")
 
 

@@ -167,9 +167,11 @@ def test_hundred_clients_that_leave_the_queue_leave_nothing_behind(host: Host) -
         lambda: len(host.run("ls", f"/proc/{pid}/fd").stdout.split()) <= before + 2,
         "descriptors are back",
     )
-    state = host.request("GET", "/debug/state").json()
-    assert state["queue"] == []
-    assert state["tasks"] <= tasks_before
+    host.wait_until(
+        lambda: host.request("GET", "/debug/state").json()["tasks"] <= tasks_before,
+        "tasks have ended",
+    )
+    assert host.request("GET", "/debug/state").json()["queue"] == []
     assert starts(host, cursor) == []
     assert resident(host) == {"fake-b"}
 
