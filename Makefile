@@ -56,7 +56,7 @@ long-run: tools venv deb ## three quarters of an hour with everything on (SPARKD
 
 .PHONY: faults
 faults: tools venv deb ## what breaks around sparkd, one after the other: docs/reliability.md
-	$(PYTEST) tests/system/test_faults.py -s
+	$(PYTEST) tests/system/test_faults.py tests/system/test_clock.py -s
 
 .PHONY: rounds
 rounds: tools venv deb ## races, as often as docs/reliability.md says: two models at once, idle stops
