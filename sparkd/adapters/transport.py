@@ -54,12 +54,15 @@ class Exchange(httpx.AsyncByteStream):
         self._waiter: asyncio.Future[None] | None = None
         self._put: Callable[[bytes], bool] | None = None
 
-    async def ask(self, head: bytes, body: bytes) -> None:
-        """Send the request and return when the head of the answer is there."""
+    async def ask(self, first: bytes, body: bytes, *, sent: int) -> None:
+        """Send the request and return when the head of the answer is there.
+
+        `first` is its head with the first piece of its body; so much of that was sent already.
+        """
         given = _WRITE_BYTES
         if not self._link.is_closing():
-            self._link.write(head + body[:given])
-        if self._link.is_closing():
+            self._link.write(first[sent:])
+        if self._link.is_closing() and not sent:
             raise httpx.ConnectError("the server closed the connection before the request")
         while not self.answer.status:
             if self._connection is not None and self._connection.full:
@@ -185,16 +188,24 @@ class Exchange(httpx.AsyncByteStream):
 class _Connection(asyncio.BufferedProtocol):
     """One connection; what comes while nothing was asked closes it."""
 
-    def __init__(self, owner: LocalTransport) -> None:
+    def __init__(self, owner: LocalTransport, method: str, timeout: httpx.Timeout) -> None:
+        """For a first exchange, which begins with it."""
         self.exchange: Exchange | None = None
         self.full = False
         self._owner = owner
+        self._first = method, timeout
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.link = cast(asyncio.Transport, transport)
         self._poll = select.poll()
         self._poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
         self._owner.alive.add(self)
+        self.begin(*self._first)
+
+    def begin(self, method: str, timeout: httpx.Timeout) -> Exchange:
+        """The next exchange, to be asked."""
+        self.exchange = exchange = Exchange(self, method, timeout)
+        return exchange
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002
         return self._owner.buffer
@@ -272,12 +283,15 @@ class LocalTransport(httpx.AsyncBaseTransport):
             head = request_head(method, target, headers, len(body))
         except ValueError as error:
             raise httpx.LocalProtocolError(str(error)) from None
+        first = head + body[:_WRITE_BYTES]
         while True:
             reused = self._warm()
-            connection = reused or await self._connect(timeout.connect)
-            connection.exchange = exchange = Exchange(connection, method, timeout)
+            if reused is not None:
+                exchange, sent = reused.begin(method, timeout), 0
+            else:
+                exchange, sent = await self._connect(method, timeout, first)
             try:
-                await exchange.ask(head, body)
+                await exchange.ask(first, body, sent=sent)
             except BaseException as error:
                 await exchange.aclose()
                 if reused is None or not isinstance(error, httpx.ConnectError):
@@ -301,20 +315,43 @@ class LocalTransport(httpx.AsyncBaseTransport):
             connection.link.abort()
         return None
 
-    async def _connect(self, limit_s: float | None) -> _Connection:
-        loop = asyncio.get_running_loop()
+    async def _connect(
+        self, method: str, timeout: httpx.Timeout, first: bytes
+    ) -> tuple[Exchange, int]:
+        """A new connection with its first exchange, and how much was sent on it already."""
+        loop, limit_s, sent = asyncio.get_running_loop(), timeout.connect, 0
+
+        def connection() -> _Connection:
+            return _Connection(self, method, timeout)
+
         try:
-            async with asyncio.timeout(limit_s):
-                if isinstance(self._address, str):
+            if isinstance(self._address, str):
+                async with asyncio.timeout(limit_s):
                     link = await _joined(self._address)
-                    made = await loop.create_unix_connection(lambda: _Connection(self), sock=link)
-                else:
-                    made = await loop.create_connection(lambda: _Connection(self), *self._address)
+                sent = _sent_at_once(link, first)
+                _, made = await loop.create_unix_connection(connection, sock=link)
+            else:
+                async with asyncio.timeout(limit_s):
+                    _, made = await loop.create_connection(connection, *self._address)
         except TimeoutError:
             raise httpx.ConnectTimeout(f"no connection within {limit_s} s") from None
         except OSError as error:
-            raise httpx.ConnectError(str(error)) from error
-        return made[1]
+            kind = httpx.ReadError if sent else httpx.ConnectError
+            raise kind(str(error)) from error
+        assert made.exchange is not None
+        return made.exchange, sent
+
+
+def _sent_at_once(link: socket.socket, first: bytes) -> int:
+    """How much of it a new connection takes.
+
+    The loop needs two turns until a connection is one of its own, and a turn may be long: by then
+    the server has read the request.
+    """
+    try:
+        return link.send(first)
+    except OSError:
+        return 0  # The loop finds out what is wrong with it.
 
 
 def _text(raw: bytes) -> str:

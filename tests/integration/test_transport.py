@@ -11,6 +11,7 @@ import contextlib
 import gc
 import os
 import socket
+import struct
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -443,18 +444,58 @@ async def test_request_that_the_server_may_have_seen_is_not_sent_again(
     assert len(server.requests) == 2
 
 
-async def test_request_on_a_connection_that_closed_before_is_a_connect_error(
-    serve: Serve, transport: LocalTransport
+async def test_request_on_a_connection_that_broke_before_is_a_connect_error() -> None:
+    listening = socket.create_server(("127.0.0.1", 0))
+    transport = LocalTransport(listening.getsockname())
+    asking = asyncio.ensure_future(ask(transport))
+    async with asyncio.timeout(DEADLINE_S):
+        while not transport.alive:
+            await asyncio.sleep(0)  # It sends in the next turn of the loop.
+    link = listening.accept()[0]
+    link.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    link.close()
+    listening.close()
+    with pytest.raises(httpx.ConnectError):
+        await asking
+    await transport.aclose()
+
+
+async def test_connection_that_broke_after_a_part_of_the_request_is_no_connect_error(
+    transport: LocalTransport,
 ) -> None:
     listening = socket.socket(socket.AF_UNIX)
     listening.bind(transport._address)
     listening.listen()
-    asking = asyncio.ensure_future(ask(transport))
-    # Connecting needs no turn of the loop, sending needs some.
+    asking = asyncio.ensure_future(ask(transport, b"x" * (4 << 20)))
     await asyncio.sleep(0)
     listening.accept()[0].close()
     listening.close()
-    with pytest.raises(httpx.ConnectError):
+    with pytest.raises(httpx.ReadError):
+        await asking
+
+
+async def test_request_is_at_the_server_before_the_loop_has_turned(
+    transport: LocalTransport,
+) -> None:
+    listening = socket.socket(socket.AF_UNIX)
+    listening.bind(transport._address)
+    listening.listen()
+    body = b"x" * (4 << 20)
+    asking = asyncio.ensure_future(ask(transport, body))
+    await asyncio.sleep(0)
+    link = listening.accept()[0]
+    link.setblocking(False)
+    came = link.recv(1 << 20)
+    assert came.startswith(b"POST /v1/x HTTP/1.1\r\n")
+    # All of it comes once, and closing the connection then is no failure to connect.
+    loop = asyncio.get_running_loop()
+    async with asyncio.timeout(DEADLINE_S):
+        while not came.endswith(body):
+            came += await loop.sock_recv(link, 1 << 20)
+    assert came.count(b"\r\n\r\n" + body) == 1
+    link.close()
+    listening.close()
+    with pytest.raises(httpx.ReadError):
         await asking
 
 
