@@ -131,6 +131,8 @@ def test_expired_key_is_refused_by_name(served: Host) -> None:
     key = add(served, "past", "--expires", "2999-01-01")
     assert ask(served, key).status_code == 200
     served.sh(f"sed -i s/2999-01-01/2020-01-01/ {KEYS}")
+    # The files are glanced at ten times a second, and commands here may be quicker than that.
+    served.wait_until(lambda: ask(served, key).status_code != 200, "the change is seen")
     error = error_of(ask(served, key), 401)
     assert error["code"] == "expired_api_key"
     assert "'past' has expired, on 2020-01-01" in error["message"]
