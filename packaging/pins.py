@@ -116,7 +116,7 @@ def write(pins: Pins, *, newer: bool) -> None:
         top = [f"# Made by `make pins` from {Path(pins.wanted).name}: change that one."]
     else:
         top = heading(before)
-    found.sort(key=lambda entry: canonicalize_name(entry.split("==")[0]))
+    found.sort(key=str.lower)
     path.write_text("\n".join([*top, *found]) + "\n", encoding="utf-8")
     tell(pins, pins_of(before), pins_of(path.read_text(encoding="utf-8")))
 

@@ -52,6 +52,7 @@ def test_every_entry_is_one_version_and_what_it_hashes_to(pins: Pins) -> None:
     count = "{1}" if pins.carried else "+"
     entry = rf"{PIN}(\s+--hash=sha256:[0-9a-f]{{64}}){count}"
     assert [line for line in lines if not re.fullmatch(entry, line)] == []
+    assert lines == sorted(lines, key=str.lower), "make pins would write it in another order"
 
 
 @pytest.mark.parametrize("pins", [p for p in LISTS if p.resolved], ids=lambda pins: pins.path)
