@@ -145,14 +145,20 @@ class Host:
 
     def journal(self, *matches: str, since: str | None = None) -> list[dict[str, Any]]:
         """Journal entries, as objects, oldest first."""
+        self._written_down()
         after = [f"--after-cursor={since}"] if since else []
         out = self.run("journalctl", "--output=json", "--all", *after, *matches).stdout
         return [json.loads(line) for line in out.splitlines()]
 
     def cursor(self) -> str:
         """Where the journal ends now, for `journal(since=...)`."""
+        self._written_down()
         out = self.run("journalctl", "--lines=0", "--show-cursor", "--quiet").stdout
         return out.split("cursor: ", 1)[1].strip()
+
+    def _written_down(self) -> None:
+        """Return when the journal has what was sent to it before: journald takes its time."""
+        self.run("journalctl", "--sync")
 
     def engine_state(self, model: str) -> dict[str, Any]:
         """What the fake engine of a running model counted and last saw."""

@@ -54,6 +54,7 @@ def test_added_key_counts_at_once_and_a_revoked_one_no_longer(served: Host) -> N
     stream = Stream(served, MODEL, tokens=20, pace_ms=100)
     stream.wait_first()
     served.run("sparkctl", "key", "revoke", "laptop")
+    served.wait_until(lambda: ask(served, secret).status_code != 200, "the change is seen")
     assert error_of(ask(served, secret), 401)["code"] == "invalid_api_key"
     stream.wait(30)
     assert stream.whole
