@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import subprocess
 from collections.abc import Iterator
 
@@ -27,6 +28,11 @@ hypothesis.register_profile(
     max_examples=int(os.environ.get("SPARKD_EXAMPLES", "30")),
 )
 hypothesis.load_profile("calm")
+
+
+# Whoever starts the tests in the background of a script has them ignore Ctrl-C, and with them every
+# command that they start and then interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _booted(name: str, suite: str, engine: str) -> Iterator[Host]:

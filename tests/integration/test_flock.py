@@ -381,6 +381,9 @@ def test_table_sees_locks_of_other_programs_and_not_who_waits_for_them(layout: L
             (held,) = LockTable.read().holders(layout.gpu_lock)
             assert held.exclusive
             assert held.pid in (holder.pid, waiter.pid)
+            # Whoever got the lock becomes the command a moment later.
+            until(lambda: Path(f"/proc/{held.pid}/comm").read_text() == "sleep\n")
+            (held,) = LockTable.read().holders(layout.gpu_lock)
             assert held.command == "sleep 60"
         finally:
             holder.kill()
