@@ -11,8 +11,9 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 
-AT_ONCE = 16
-"""In one turn of the loop: some milliseconds, and enough to share what a turn itself costs."""
+AT_ONCE = 8
+"""In one turn of the loop: two milliseconds or so, and enough to share what a turn itself costs. An
+answer takes some turns to be passed on, so twice as many make the first tokens later."""
 
 
 class Turns:
