@@ -27,7 +27,7 @@ from sparkd.adapters.faults import reach
 from sparkd.adapters.host import LockTable, ProcessWatch, free_port
 from sparkd.adapters.journal import NOTICE, Event, fields, killed_for_memory, last_lines
 from sparkd.adapters.podman import ContainerReading, Podman
-from sparkd.adapters.systemd import UserManager
+from sparkd.adapters.systemd import UnitActive, UserManager
 from sparkd.adapters.upstream import Upstream
 from sparkd.core.containerspec import EXIT_GPU_TAKEN, container_spec, endpoint_of, spec_hash
 from sparkd.core.errors import (
@@ -182,9 +182,12 @@ class Launcher:
 
     async def _arm(self, names: Names, timer: str, purpose: str, delay_s: float) -> None:
         await self.systemd.stop(timer)
-        await self.systemd.start_transient(
-            timer, timer_properties(names, purpose=purpose, delay_s=delay_s)
-        )
+        # An idle pass that finds the model busy sets the same timer as whoever keeps it busy, and
+        # neither holds a lock that the other needs: the one that was set just now does for both.
+        with contextlib.suppress(UnitActive):
+            await self.systemd.start_transient(
+                timer, timer_properties(names, purpose=purpose, delay_s=delay_s)
+            )
 
     def _make_directories(self, names: Names) -> None:
         endpoint_dir = self.layout.endpoint_dir(names)

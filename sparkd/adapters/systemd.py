@@ -59,6 +59,10 @@ class SystemdCallError(HostError):
         self.name = name
 
 
+class UnitActive(SystemdCallError):
+    """There is a unit of this name, and it has not ended."""
+
+
 @dataclass(frozen=True, slots=True)
 class UserManager:
     """The service manager of the user whose bus listens at `bus_socket`.
@@ -81,6 +85,7 @@ class UserManager:
         """Create a transient unit and wait until its start job is done.
 
         One of the same name that has ended is loaded until systemd collects it: that is waited for.
+        Raises UnitActive at once when it has not.
         """
         typed = [[key, Variant(signature, value)] for key, signature, value in properties]
         body = [name, "fail", typed, []]
@@ -90,8 +95,11 @@ class UserManager:
                 async with self._connection() as bus:
                     return await _job(bus, "StartTransientUnit", "ssa(sv)a(sa(sv))", body)
             except SystemdCallError as error:
-                late = asyncio.get_running_loop().time() > deadline
-                if error.name != _UNIT_EXISTS or late:
+                if error.name != _UNIT_EXISTS:
+                    raise
+                if any(unit.active for unit in await self.units([name])):
+                    raise UnitActive(error.name, error.message) from error
+                if asyncio.get_running_loop().time() > deadline:
                     raise
             await asyncio.sleep(_COLLECT_PAUSE_S)
 

@@ -20,8 +20,11 @@ from dbus_fast import BusType, Message, MessageType, Variant
 from dbus_fast.aio import MessageBus
 
 from sparkd.adapters import systemd
-from sparkd.adapters.systemd import SystemdCallError, Unit, UserManager
+from sparkd.adapters.podman import Podman
+from sparkd.adapters.systemd import SystemdCallError, Unit, UnitActive, UserManager
 from sparkd.core.errors import HostError
+from sparkd.core.names import Layout, Names
+from sparkd.launch import Launcher
 
 pytestmark = [
     pytest.mark.integration,
@@ -223,11 +226,38 @@ async def test_job_that_never_ends_is_given_up_after_the_time_of_the_unit(
 async def test_refused_call_says_what_was_refused_and_why(
     manager: Systemd, ours: UserManager
 ) -> None:
-    manager.answers["StartTransientUnit"] = refusal(f"{NAME}.UnitExists", "it is there already")
-    with pytest.raises(SystemdCallError, match="it is there already") as caught:
+    manager.answers["StartTransientUnit"] = refusal(f"{NAME}.BadUnitSetting", "it is no scope")
+    with pytest.raises(SystemdCallError, match="it is no scope") as caught:
         await ours.start_transient("a.scope", [])
     assert "a.scope" in caught.value.message
-    assert (caught.value.name, caught.value.code) == (f"{NAME}.UnitExists", "systemd_error")
+    assert (caught.value.name, caught.value.code) == (f"{NAME}.BadUnitSetting", "systemd_error")
+
+
+def there_is(name: str, state: str) -> Answer:
+    """An answer that lists one unit."""
+    unit = [name, "", "loaded", state, "running", "", PATH, 0, "", "/"]
+    return lambda call: [reply(call, "a(ssssssouso)", [unit])]
+
+
+async def test_unit_that_is_active_is_told_at_once(manager: Systemd, ours: UserManager) -> None:
+    manager.answers["StartTransientUnit"] = refusal(f"{NAME}.UnitExists", "it is there already")
+    manager.answers["ListUnitsByPatterns"] = there_is("a.scope", "active")
+    began_s = time.monotonic()
+    with pytest.raises(UnitActive, match="it is there already") as caught:
+        await ours.start_transient("a.scope", [])
+    assert time.monotonic() - began_s < systemd._COLLECT_PATIENCE_S
+    assert caught.value.code == "systemd_error"
+
+
+async def test_timer_that_another_process_set_meanwhile_will_do(
+    manager: Systemd, ours: UserManager, tmp_path: Path
+) -> None:
+    manager.answers["StartTransientUnit"] = refusal(f"{NAME}.UnitExists", "it is there already")
+    manager.answers["ListUnitsByPatterns"] = there_is("sparkd-idle@m.timer", "active")
+    layout = Layout(runtime_dir=tmp_path, state_dir=tmp_path)
+    launcher = Launcher(layout=layout, systemd=ours, podman=Podman(tmp_path / "none"))
+    await launcher.arm_idle_timer(Names("m"), 4.0)
+    assert manager.asked("StartTransientUnit")[0] == "sparkd-idle@m.timer"
 
 
 async def test_unit_that_has_ended_and_is_not_collected_yet_is_waited_for(
@@ -235,6 +265,7 @@ async def test_unit_that_has_ended_and_is_not_collected_yet_is_waited_for(
 ) -> None:
     later = {"StartTransientUnit": manager.answers["StartTransientUnit"]}
     manager.answers["StartTransientUnit"] = refusal(f"{NAME}.UnitExists", "it is there still")
+    manager.answers["ListUnitsByPatterns"] = there_is("a.scope", "inactive")
     began_s = time.monotonic()
     asyncio.get_running_loop().call_later(0.3, manager.answers.update, later)
     await ours.start_transient("a.scope", [])
