@@ -53,6 +53,8 @@ _ACCEPT_TRIES = 16
 """Connections taken in one turn of the loop. asyncio makes as many tries, and complains of each,
 when there are no descriptors left: with the backlog that were 4096 a second (Python 3.13)."""
 _ACCEPT_SILENCE_S = 10.0
+_LAST_WORDS_S = 1.0
+"""For refusals to reach those who waited for a model until we had to go."""
 _HANG_LOOK_MAX_S = 30.0
 _RESIDENT_RETRY_S = 5.0
 """After the user manager could not be asked whether models run."""
@@ -145,9 +147,12 @@ class Daemon:
                 server.server.close()
         self._context.leaving.set()
         connections = Connections(self._servers)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._context.config.settings.drain_timeout_s):
-                await connections.drain(self._context.open_requests)
+        if not await connections.drained(
+            self._context.open_requests, self._context.config.settings.drain_timeout_s
+        ):
+            # An answer that has begun is cut; who has none yet is told why, and to ask again.
+            await self._context.runtime.scheduler.close()
+            await connections.drained(self._context.open_requests, _LAST_WORDS_S)
         connections.abort()
         await self._housekeeper.close()
         await self._context.runtime.endings.close()

@@ -9,6 +9,7 @@ closed as soon as it is idle, as HTTP/1.1 allows at any time.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -40,6 +41,14 @@ class Connections:
                 self._close_if_done(connection, fresh_may_wait=fresh_may_wait)
             if requests.count == 0 and not self._all():
                 return
+
+    async def drained(self, requests: OpenRequests, within_s: float) -> bool:
+        """Whether `drain` came to its end within that time."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                await self.drain(requests)
+                return True
+        return False
 
     def abort(self) -> None:
         """Cut what is left."""

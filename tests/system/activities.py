@@ -24,6 +24,8 @@ from .test_upgrade import DRAIN_S, NEWER, THIS, install, version
 CATALOG = "/etc/sparkd/models.d/fake.yaml"
 IDLE_TIMEOUT = "3s"
 _ENDS = ("model-ready", "model-stopped", "model-ended")
+REVOKED_AFTER_S = 0.2
+"""A revoked key may count for a tenth of a second: docs/security.md."""
 _SETTLES_S = 90.0
 """How long what must come true may take: a gateway that is told to stop drains for 30 s, and the
 machine is busy."""
@@ -218,6 +220,7 @@ class Keys(Activity):
             self._refused("", "nobody", 404, "model_not_found")
         finally:
             self.host.run("sparkctl", "key", "revoke", name)
+        time.sleep(REVOKED_AFTER_S)
         self._refused(key, "fake-util", 401, "invalid_api_key")
 
     def _refused(self, key: str, model: str, status: int, code: str) -> None:

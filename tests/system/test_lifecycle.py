@@ -127,6 +127,22 @@ def test_sigterm_lets_the_open_stream_end_and_the_model_live(quick: Host) -> Non
     assert container_id(quick, "fake-b") == before
 
 
+def test_who_still_waits_when_the_gateway_must_go_is_told_to_ask_again(host: Host) -> None:
+    host.configure(f"{SETTINGS}drain_timeout: 3s\n")
+    in_the_way = Stream(host, "fake-b", tokens=300, pace_ms=100)
+    in_the_way.wait_first()
+    waiting = Stream(host, "fake-c", tokens=1, pace_ms=1)
+    host.wait_until(
+        lambda: bool(host.request("GET", "/status").json()["queue"]), "the second one waits"
+    )
+    host.run("systemctl", "restart", "sparkd.service")
+    waiting.wait()
+    assert waiting.error is None
+    assert '"code": "unavailable"' in waiting.text
+    in_the_way.wait()
+    assert not in_the_way.whole
+
+
 def test_killed_daemon_leaves_the_model_and_the_next_one_adopts_it(host: Host) -> None:
     stream = Stream(host, "fake-a", tokens=100, pace_ms=100)
     stream.wait_first()
