@@ -20,7 +20,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sparkd.core.containerspec import ContainerSpec
+from sparkd.core.containerspec import OOM_SCORE_ADJ, TMPFS, ContainerSpec
 from sparkd.core.errors import HostError, Misconfigured
 from sparkd.core.names import LABEL_ENDPOINT, LABEL_HEALTH, LABEL_MODEL, LABEL_SPEC
 
@@ -33,10 +33,6 @@ T = TypeVar("T")
 _API_TIMEOUT_S = 120.0
 """The API answers in 0.1 s; a first start on a fresh storage was seen to take minutes elsewhere."""
 _GO_TIME = re.compile(r"(?P<second>[^.Z+]{19})(?P<fraction>\.\d+)?(?P<zone>Z|[+-]\d\d:\d\d)")
-_OOM_SCORE_ADJ = 200
-"""As much as systemd gives the services of a user, and far more than sparkd.service has."""
-_TMPFS = ("/run", "/tmp", "/var/tmp")
-"""What a program may expect to be able to write, on a root that is read-only."""
 _REMOVE_TRIES = 3
 """Podman 5.4.2 answers 500 to the first forced removal after its conmon was killed."""
 
@@ -292,7 +288,7 @@ def _create(client: PodmanClient, spec: ContainerSpec) -> str:
         # Without it Podman 5 makes /dev/shm read-only too, and vLLM dies.
         "read_write_tmpfs": True,
         # Podman 4.3.1 gives its payloads 0, less than the rest of the user's processes has.
-        "oom_score_adj": _OOM_SCORE_ADJ,
+        "oom_score_adj": OOM_SCORE_ADJ,
         "cap_drop": ["ALL"],
         "no_new_privileges": True,
         "seccomp_profile_path": spec.seccomp_profile,
@@ -314,7 +310,7 @@ def _create(client: PodmanClient, spec: ContainerSpec) -> str:
             for mount in spec.mounts
         ]
         # Podman 4.3.1 heeds read_write_tmpfs on its command line only.
-        + [{"type": "tmpfs", "source": "tmpfs", "target": path, "mode": "1777"} for path in _TMPFS],
+        + [{"type": "tmpfs", "source": "tmpfs", "target": path, "mode": "1777"} for path in TMPFS],
         "devices": list(spec.devices),
         # An image's own health check would be run by exec from a timer of its own.
         "healthcheck": {"Test": ["NONE"]},

@@ -53,6 +53,12 @@ root of a namespace of users, and so reach most of what capabilities guard in th
 SLEEP_ARGS = ("--enable-sleep-mode", "--middleware", "sparkd_sleep.SleepRoutes")
 """Of a model that may sleep; the middleware is `sparkd/inside/sparkd_sleep.py`."""
 
+OOM_SCORE_ADJ = 200
+"""As much as systemd gives the services of a user, and far more than sparkd.service has."""
+
+TMPFS = ("/run", "/tmp", "/var/tmp")
+"""What a program may expect to be able to write, on a root that is read-only."""
+
 _STACK_BYTES = 64 << 20
 
 

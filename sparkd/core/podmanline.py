@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Iterator
 
-from sparkd.core.containerspec import INSIDE_TCP_PORT, ContainerSpec
+from sparkd.core.containerspec import INSIDE_TCP_PORT, OOM_SCORE_ADJ, TMPFS, ContainerSpec
 
 _SECRET = re.compile(r"TOKEN|KEY|SECRET|PASSWORD|CREDENTIAL")
 
@@ -32,6 +32,8 @@ def _options(spec: ContainerSpec) -> Iterator[str]:
     yield "--cgroups=disabled"
     yield from ("--ipc=private", f"--shm-size={spec.shm_bytes}b")
     yield from ("--read-only", "--read-only-tmpfs=true")
+    yield from (f"--tmpfs={path}:mode=1777" for path in TMPFS)
+    yield f"--oom-score-adj={OOM_SCORE_ADJ}"
     yield from ("--cap-drop=ALL", "--security-opt=no-new-privileges")
     yield f"--security-opt=seccomp={spec.seccomp_profile}"
     yield from (f"--stop-signal={spec.stop_signal}", f"--stop-timeout={spec.stop_timeout_s}")

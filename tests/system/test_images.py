@@ -20,7 +20,7 @@ ON_TINY = "FROM localhost/sparkd-tiny:latest\nCOPY note /note\n"
 CONFIG = ("Cmd", "Entrypoint", "Image", "StopSignal", "StopTimeout", "User", "WorkingDir")
 HOST_CONFIG = (
     *("AutoRemove", "CapAdd", "CapDrop", "Cgroups", "IpcMode", "NetworkMode", "PidMode"),
-    *("PortBindings", "Privileged", "ReadonlyRootfs", "RestartPolicy", "SecurityOpt", "ShmSize"),
+    *("PortBindings", "Privileged", "ReadonlyRootfs", "RestartPolicy", "ShmSize"),
     *("Tmpfs", "UTSMode", "UsernsMode"),
 )
 """What holds a container; the rest is Podman's own, or filled in when a container runs."""
@@ -90,6 +90,7 @@ def test_the_command_that_show_prints_makes_the_container_that_a_start_makes(hos
     copy = [word.replace("--name=sparkd-model-", "--name=shown-") for word in words]
     copy = [word for word in copy if not word.startswith("--label")]
     host.run(*copy, user="sparkd")
+    host.run("podman", "init", "shown-fake-b", user="sparkd")
     ours, shown = (
         json.loads(host.run("podman", "inspect", name, user="sparkd").stdout)[0]
         for name in ("sparkd-model-fake-b", "shown-fake-b")
@@ -98,12 +99,21 @@ def test_the_command_that_show_prints_makes_the_container_that_a_start_makes(hos
         assert shown["HostConfig"][name] == ours["HostConfig"][name], name
     for name in CONFIG:
         assert shown["Config"][name] == ours["Config"][name], name
+    # Podman tells of a list of calls only if it came by its command line.
+    assert limits(host, shown) == limits(host, ours)
     assert mounts(shown) == mounts(ours)
     assert shown["BoundingCaps"] == ours["BoundingCaps"]
     environment = set(ours["Config"]["Env"])
     assert {
         word.removeprefix("--env=") for word in words if word.startswith("--env=")
     } <= environment
+
+
+def limits(host: Host, inspected: Any) -> Any:
+    """What the runtime is told of the kernel's calls and of privileges."""
+    config = json.loads(host.run("cat", inspected["OCIConfigPath"], user="sparkd").stdout)
+    assert config["linux"]["seccomp"]["syscalls"]
+    return config["linux"]["seccomp"], config["process"]["noNewPrivileges"]
 
 
 def mounts(inspected: Any) -> list[tuple[str, str, bool]]:
