@@ -6,6 +6,7 @@ SPARKD_TEST_HOST names a host that runs already; then nothing is booted or ended
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import os
 import signal
@@ -33,6 +34,10 @@ hypothesis.load_profile("calm")
 # Whoever starts the tests in the background of a script has them ignore Ctrl-C, and with them every
 # command that they start and then interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Else pytest-asyncio makes a loop only to put it back after its first test; `asyncio.run` in a
+# later one drops it unclosed, and whichever test runs when garbage is collected fails for it.
+asyncio.set_event_loop(None)
 
 
 def _booted(name: str, suite: str, engine: str) -> Iterator[Host]:
