@@ -77,8 +77,11 @@ class EventFeed:
     def __init__(self) -> None:
         self._listeners: set[Listener] = set()
         self._reader: asyncio.Task[None] | None = None
-        self._since_us = 0
+        self._read_us = 0
+        """Up to here the reader has told: whoever wants what was before needs another one."""
         self._chatty = False
+        self._turn = asyncio.Lock()
+        """Held while the reader is replaced or stopped."""
 
     @contextlib.asynccontextmanager
     async def listen(
@@ -99,18 +102,20 @@ class EventFeed:
             yield listener
         finally:
             self._listeners.discard(listener)
-            if not self._listeners:
-                await self._stop()
+            async with self._turn:
+                if not self._listeners:
+                    await self._stop()
 
     async def _serve(self, listener: Listener) -> None:
         """Have a reader that covers what the listener wants."""
-        covered = self._since_us <= listener.after_us and self._chatty >= listener.chatty
-        if self._reader is None or self._reader.done() or not covered:
-            await self._stop()
-            # Listeners skip what they were told already.
-            self._since_us = min(one.after_us for one in self._listeners)
-            self._chatty = any(one.chatty for one in self._listeners)
-            self._reader = asyncio.create_task(self._read(self._since_us))
+        async with self._turn:
+            covered = self._read_us <= listener.after_us and self._chatty >= listener.chatty
+            if self._reader is None or self._reader.done() or not covered:
+                await self._stop()
+                # Listeners skip what they were told already.
+                self._read_us = min(one.after_us for one in self._listeners)
+                self._chatty = any(one.chatty for one in self._listeners)
+                self._reader = asyncio.create_task(self._read(self._read_us))
 
     async def _stop(self) -> None:
         reader, self._reader = self._reader, None
@@ -128,7 +133,7 @@ class EventFeed:
                     happening = parse(line)
                     if happening is None:
                         continue
-                    since_us = max(since_us, happening.at_us)
+                    since_us = self._read_us = max(since_us, happening.at_us)
                     pauses_s = list(_RESTART_PAUSES_S)
                     for listener in self._listeners:
                         listener.put(happening)

@@ -74,6 +74,20 @@ def test_listener_is_told_of_a_load_and_of_the_stop_by_another_process(host: Hos
     assert again == events[2:]
 
 
+def test_listener_that_comes_back_beside_one_that_stayed_is_told_what_he_missed(
+    host: Host,
+) -> None:
+    stayed, left = listened(host, "model-stopped"), listened(host, "model-ready")
+    host.run("sparkctl", "start", "fake-util")
+    events = left.result(30)
+    assert names(events)[0] != "model-ready"
+    first_id = str(round(events[0]["at"] * 1e6))
+    again = listened(host, "model-ready", headers={"last-event-id": first_id}).result(20)
+    assert again == events[1:]
+    host.run("sparkctl", "stop", "fake-util")
+    assert names(stayed.result(20))[: len(events)] == names(events)
+
+
 def test_nothing_reads_the_journal_when_nobody_listens(host: Host) -> None:
     future = listened(host, "model-ready")
     assert host.run("pgrep", "-u", "sparkd", "journalctl").stdout.strip()
