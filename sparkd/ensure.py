@@ -77,7 +77,7 @@ class Ensurer:
             lease.close()
             self.forget(spec.model_id)
             return None
-        if spec.evict is Evict.SLEEP and self._records.may_sleep(spec.model_id):
+        if spec.evict is Evict.SLEEP and self._records.has_nap(spec.model_id):
             lease.close()
             return None
         return Grant(lease, known.instance.endpoint)

@@ -215,7 +215,7 @@ def _state(runtime: Runtime, readings: Readings, model_id: str) -> str:
         standing = readings.standings.get(model_id)
         if standing is None or standing.running is None:
             return "starting"
-        if runtime.records.may_sleep(model_id):
+        if runtime.records.has_nap(model_id):
             return "starting" if moving else "sleeping"
         if moving:
             return "stopping"

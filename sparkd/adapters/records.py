@@ -131,7 +131,7 @@ class Records:
         except TypeError:
             return None
 
-    def may_sleep(self, model_id: str) -> bool:
+    def has_nap(self, model_id: str) -> bool:
         """Whether there is anything to be read by `nap`; every request of a sleeper's kind asks."""
         return self.layout.nap_file(Names(model_id)).exists()
 
