@@ -86,7 +86,8 @@ class Sleep:
         """Returns once it is awake and says what it said before.
 
         Raises LaneTaken when somebody else has the GPU: it sleeps on. Raises SleepFailed when it
-        did not wake within the model's load timeout, or says something else: stop it then.
+        did not wake within the model's load timeout, or says something else, and HostError when
+        the record of its nap cannot be removed: stop it then.
         """
         nap = self.records.nap(spec.model_id)
         await _post(instance, "/sparkd/wake", spec.load_timeout_s)

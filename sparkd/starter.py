@@ -8,6 +8,7 @@ with None, and the scheduler looks again.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import time
@@ -204,8 +205,11 @@ class Starter:
                 return None
             self._remember_failure(spec, failure)
             raise failure from error
-        except BaseException:
+        except asyncio.CancelledError:
             await self._give_up(spec, instance, "nobody waits for it any more")
+            raise
+        except Exception as error:
+            await self._give_up(spec, instance, str(error) or type(error).__name__)
             raise
         await self._settle(spec, instance)
         took_s = time.monotonic() - began_s

@@ -146,7 +146,14 @@ class Records:
         write_atomically(path, json.dumps(content).encode(), mode=0o640)
 
     def clear_nap(self, model_id: str) -> None:
-        self.layout.nap_file(Names(model_id)).unlink(missing_ok=True)
+        """Raises HostError: who is awake with it would be taken for asleep, at every request."""
+        path = self.layout.nap_file(Names(model_id))
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise HostError(
+                f"cannot remove {path}: {error.strerror}", hint=f"ls -l {path}"
+            ) from error
 
     def pinned(self, model_id: str) -> bool:
         """Whether an admin has pinned it since the host booted."""

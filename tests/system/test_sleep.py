@@ -142,6 +142,24 @@ def test_wake_that_nobody_waits_for_any_more_is_given_up(sleepy: Host) -> None:
     ask(sleepy, "sleepy-a")
 
 
+def test_wake_that_the_host_spoils_is_told_with_its_reason_and_tried_anew(sleepy: Host) -> None:
+    ask(sleepy, "sleepy-a")
+    ask(sleepy, "sleepy-b")
+    note = "/run/sparkd/asleep/sleepy-a"
+    sleepy.run("mount", "--bind", note, note)
+    try:
+        cursor = sleepy.cursor()
+        error = sleepy.chat("sleepy-a").json()["error"]
+        assert (error["code"], error["hint"]) == ("host_error", f"ls -l {note}")
+        (entry,) = sleepy.journal("SPARKD_REASON=not-woken", since=cursor)
+        assert (
+            f"instead of woken: cannot remove {note}: Device or resource busy" in entry["MESSAGE"]
+        )
+        ask(sleepy, "sleepy-a", "started anew")
+    finally:
+        sleepy.run("umount", "-l", note)
+
+
 def test_exclusive_model_has_no_sleeper_beside_it(sleepy: Host) -> None:
     ask(sleepy, "sleepy-a")
     ask(sleepy, "sleepy-b")
