@@ -469,6 +469,16 @@ def test_switch_file_makes_the_next_start_crash(start: Start, tmp_path: Path) ->
     assert engine.process.wait(DEADLINE_S) == 9
 
 
+def test_switch_file_holds_a_load_until_it_is_gone(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "fake.json").write_text('{"load_hang": true}')
+    engine = start(healthy=False)
+    until(lambda: engine.health() == 503)
+    time.sleep(0.3)
+    assert engine.health() == 503
+    engine.switch_file.unlink()
+    until(lambda: engine.health() == 200)
+
+
 def test_unknown_setting_is_refused_at_start(start: Start) -> None:
     engine = start("--fake-lode-seconds=1", healthy=False)
     assert "no such fake setting: 'lode_seconds'" in engine.output()

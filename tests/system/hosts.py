@@ -213,6 +213,14 @@ class Host:
             else:
                 self.run("rm", path)
 
+    @contextmanager
+    def held_load(self, model: str) -> Iterator[None]:
+        """A start of the fake engine stays in the middle of its load for as long as this lasts."""
+        directory = f"/var/lib/sparkd/cache/{model}"
+        self.run("mkdir", "--parents", "--mode=0700", directory, user="sparkd")
+        with self.file(f"{directory}/fake.json", '{"load_hang": true}'):
+            yield
+
 
 def client(key: str | None, *, timeout_s: float = 90.0) -> httpx.AsyncClient:
     """A client of the gateway, to be used on a host's loop."""

@@ -121,10 +121,11 @@ def test_model_is_loaded_chats_and_is_unloaded(page: Page, host: Host) -> None:
     host.configure(SETTINGS)
     opened(page, host.key)
     page.get_by_label("Find").fill("fake-b")
-    row(page, "fake-b").get_by_role("button", name="Load fake-b").click()
-    expect(card(page, "fake-b").get_by_role("progressbar")).to_be_visible()
-    expect(card(page, "fake-b")).to_contain_text("loading for")
-    picture(page, "loading")
+    with host.held_load("fake-b"):
+        row(page, "fake-b").get_by_role("button", name="Load fake-b").click()
+        expect(card(page, "fake-b").get_by_role("progressbar")).to_be_visible()
+        expect(card(page, "fake-b")).to_contain_text("loading for")
+        picture(page, "loading")
     expect(card(page, "fake-b")).to_contain_text("ready")
 
     card(page, "fake-b").get_by_role("button", name="Chat with fake-b").click()
@@ -154,10 +155,11 @@ def test_markup_in_an_answer_is_shown_and_never_run(page: Page, host: Host) -> N
 def test_chat_waits_for_a_cold_model_and_says_so(page: Page, host: Host) -> None:
     host.configure(SETTINGS)
     opened(page, host.key)
-    page.locator("#chat-model").select_option("fake-slow")
+    page.locator("#chat-model").select_option("fake-b")
     page.get_by_label("Message").fill("good morning")
-    page.get_by_role("button", name="Send").click()
-    expect(page.locator("#talk .note")).to_contain_text("sparkd loading fake-slow")
+    with host.held_load("fake-b"):
+        page.get_by_role("button", name="Send").click()
+        expect(page.locator("#talk .note")).to_contain_text("sparkd loading fake-b")
     expect(page.locator("#talk .assistant")).to_have_text("echo: good morning")
 
 

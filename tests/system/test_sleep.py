@@ -96,11 +96,11 @@ def test_sleeper_leaves_the_gpu_to_other_programs_and_is_not_woken_against_them(
     assert sleepy.run("flock", "-n", GPU_LOCK, "true", check=False).returncode == 1
     sleepy.run("sparkctl", "stop", "sleepy-b")
     unit = "foreign-gpu"
-    hold = ("flock", "-n", GPU_LOCK, "sleep", "infinity")
-    sleepy.run("systemd-run", "--quiet", f"--unit={unit}", "--collect", *hold)
+    # It says itself when it has the lock: who tries whether he gets it takes it from others.
+    hold = ("flock", GPU_LOCK, "sh", "-c", "systemd-notify --ready; exec sleep infinity")
+    notify = ("--property=Type=notify", "--property=NotifyAccess=all")
+    sleepy.run("systemd-run", "--quiet", f"--unit={unit}", "--collect", *notify, *hold)
     try:
-        held = "flock -n /run/sparkd/gpu.lock true"
-        sleepy.wait_until(lambda: sleepy.run(*held.split(), check=False).returncode == 1, "held")
         refused = sleepy.chat("sleepy-a")
         assert refused.json()["error"]["code"] == "gpu_held"
         assert states(sleepy)["sleepy-a"] == "sleeping"

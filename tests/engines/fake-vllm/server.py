@@ -32,6 +32,8 @@ from http1 import Connection
 BACKLOG = 2048
 PAGE = b"\1" * 4096
 SHARDS = 4
+# How soon a load goes on that the switch file has held.
+RELEASE_LOOK_S = 0.02
 BAD_USAGE = 2
 
 
@@ -104,6 +106,7 @@ class Process:
     def __init__(self, options: Options, behaviour: Behaviour, switches: Switches) -> None:
         self._options = options
         self._behaviour = behaviour
+        self._switches = switches
         self._memory = bytearray()
         self._connections: set[Connection] = set()
         self._stop = asyncio.Event()
@@ -157,8 +160,8 @@ class Process:
             await asyncio.sleep(behaviour.crash_after_seconds)
             exit_now(behaviour.exit_code, behaviour.crash_log)
         log("INFO", "model_runner.py:1", f"Starting to load model {self._options.models[0]}...")
-        if behaviour.load_hang:
-            await asyncio.Event().wait()
+        while self._switches.current().load_hang:
+            await asyncio.sleep(RELEASE_LOOK_S)
         for shard in range(SHARDS + 1):
             share = shard / SHARDS
             self._grow_to(int(behaviour.memory_bytes * share))
