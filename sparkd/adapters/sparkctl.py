@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
+import time
 from typing import Any
 
 from sparkd.core.errors import HostError
@@ -15,8 +17,38 @@ _TIMEOUT_S = 60.0
 """Podman may have to start first, and a host in trouble is slow."""
 
 
-async def diagnosis() -> dict[str, Any]:
-    """What `sparkctl doctor --json` says. Raises HostError."""
+class Doctor:
+    """`sparkctl doctor` for whoever asks, one at a time: those who come meanwhile share the next.
+
+    So nobody is told what was found before he asked, and a crowd waits for two of them at most.
+    """
+
+    def __init__(self) -> None:
+        self._turn = asyncio.Lock()
+        self._begun_s = -math.inf
+        self._found: dict[str, Any] | HostError = {}
+
+    async def diagnosis(self) -> dict[str, Any]:
+        """What `sparkctl doctor --json` says. Raises HostError."""
+        asked_s = time.monotonic()
+        async with self._turn:
+            if self._begun_s < asked_s:
+                await self._look(time.monotonic())
+            found = self._found
+        if isinstance(found, HostError):
+            raise found
+        return found
+
+    async def _look(self, begun_s: float) -> None:
+        """Find anew; when that is cancelled, whoever is next begins again."""
+        try:
+            self._found = await _diagnosis()
+        except HostError as error:
+            self._found = error
+        self._begun_s = begun_s
+
+
+async def _diagnosis() -> dict[str, Any]:
     try:
         process = await asyncio.create_subprocess_exec(
             *(_PROGRAM, "doctor", "--json"),

@@ -47,9 +47,12 @@ class SparkdError(Exception):
         code: str | None = None,
         retry_after_s: int | None = None,
         param: str | None = None,
+        discreet: str | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
+        self.discreet = message if discreet is None else discreet
+        """The message for who does not administer this host; another one if that tells too much."""
         self.hint = hint
         self.retry_after_s = retry_after_s
         self.param = param
@@ -61,7 +64,14 @@ class SparkdError(Exception):
             self.code = code
 
     def __str__(self) -> str:
-        return f"{self.message} ({self.hint})" if self.hint else self.message
+        return self._with_hint(self.message)
+
+    def told(self, *, admin: bool) -> str:
+        """What a client is told, an admin's or another."""
+        return self._with_hint(self.message if admin else self.discreet)
+
+    def _with_hint(self, text: str) -> str:
+        return f"{text} ({self.hint})" if self.hint else text
 
 
 class RequestError(SparkdError):

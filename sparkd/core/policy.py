@@ -209,9 +209,11 @@ def excluding_program(holders: Iterable[LockHolder], lifecycle: Lifecycle) -> Lo
 
 
 def gpu_held(model_id: str, holder: LockHolder) -> GpuHeld:
-    """The refusal that names who holds the GPU."""
+    """The refusal that names to admins who holds the GPU."""
+    refusal = f"model {model_id!r} cannot start: the GPU is held by"
     return GpuHeld(
-        f"model {model_id!r} cannot start: the GPU is held by pid {holder.pid}, {holder.command!r}",
+        f"{refusal} pid {holder.pid}, {holder.command!r}",
+        discreet=f"{refusal} a program outside sparkd",
         hint="wait until it ends, or stop it",
         retry_after_s=30,
     )

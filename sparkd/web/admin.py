@@ -13,7 +13,6 @@ from urllib.parse import unquote
 
 from sanic import HTTPResponse, Request, Sanic
 
-from sparkd.adapters.sparkctl import diagnosis
 from sparkd.core import auth, routing
 from sparkd.core.apikeys import ApiKey
 from sparkd.core.auth import Access
@@ -61,8 +60,7 @@ async def debug_state(request: Request) -> HTTPResponse:
 
 async def show_diagnosis(request: Request) -> HTTPResponse:
     """What is wrong with the host, why it matters, and what mends it."""
-    admitted(request)
-    return _json(await diagnosis())
+    return _json(await admitted(request).doctor.diagnosis())
 
 
 async def load(request: Request, model_id: str) -> HTTPResponse:

@@ -15,7 +15,7 @@ from sanic import Request
 
 from sparkd.adapters.journal import Event, fields
 from sparkd.core import auth
-from sparkd.core.apikeys import ApiKey
+from sparkd.core.apikeys import ApiKey, Scope
 from sparkd.core.auth import Access
 from sparkd.core.errors import RequestError, Unauthorized
 from sparkd.core.quota import WRONG_KEYS_MOST, origin_of
@@ -69,6 +69,12 @@ def key_of(request: Request) -> ApiKey:
     """The key of a request that was admitted."""
     key: ApiKey = request.ctx.key
     return key
+
+
+def is_admin(request: Request) -> bool:
+    """Whether it was admitted with an admin's key."""
+    key: ApiKey | None = getattr(request.ctx, "key", None)
+    return key is not None and Scope.ADMIN in key.scopes
 
 
 def access_of(route: Any) -> Access:  # noqa: ANN401 (Sanic's routes have no type of their own)

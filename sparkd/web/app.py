@@ -16,6 +16,7 @@ from sanic.response import BaseHTTPResponse
 from sparkd.core.auth import Access
 from sparkd.core.errors import BodyTooLarge, NotFound, RequestError, SparkdError
 from sparkd.web import admin, crossorigin, description, events, figures, logs, openai, page
+from sparkd.web.admission import is_admin
 from sparkd.web.context import READ, Context
 from sparkd.web.render import error_body, error_headers, shape_of
 from sparkd.web.requestid import name_answer
@@ -83,7 +84,7 @@ class _Errors(ErrorHandler):
         error = _as_ours(request, exception)
         shape = shape_of(request.path, request.headers)
         return HTTPResponse(
-            error_body(error, shape),
+            error_body(error, shape, admin=is_admin(request)),
             status=error.http_status,
             headers=error_headers(error),
             content_type="application/json",

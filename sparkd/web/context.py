@@ -7,6 +7,7 @@ import asyncio
 from dataclasses import dataclass, field
 
 from sparkd.adapters.keyfiles import KeyFiles
+from sparkd.adapters.sparkctl import Doctor
 from sparkd.core.errors import Misconfigured
 from sparkd.core.model import Config
 from sparkd.core.quota import Meters, WrongKeys
@@ -67,6 +68,7 @@ class Context:
     meters: Meters = field(default_factory=Meters)
     wrong_keys: WrongKeys = field(default_factory=WrongKeys)
     strangers: Strangers = field(default_factory=Strangers)
+    doctor: Doctor = field(default_factory=Doctor)
     turns: Turns = field(default_factory=Turns)
     traffic: Traffic = field(default_factory=Traffic)
     open_requests: OpenRequests = field(default_factory=OpenRequests)

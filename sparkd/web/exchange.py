@@ -31,6 +31,7 @@ from sparkd.core.sse import EndMark, comment
 from sparkd.core.traffic import Passage, Traffic
 from sparkd.proxy import response_headers
 from sparkd.scheduler import Grant, Progress
+from sparkd.web.admission import is_admin
 from sparkd.web.render import Shape, error_event, shape_of
 from sparkd.web.wire import WireHttp
 
@@ -146,7 +147,7 @@ class Exchange:
                 # Only a broken connection tells that a body of known kind is not whole.
                 self._wire.cut()
                 return
-            await self._send(error_event(error, self.shape))
+            await self._tell(error)
         await self._end()
 
     async def _pour_to_mark(self, answer: Answer, sink: _Measured, first: bytes) -> None:
@@ -167,7 +168,7 @@ class Exchange:
         self.failed(error)
         if self._response is None:
             return False
-        await self._send(error_event(error, self.shape))
+        await self._tell(error)
         await self._end()
         return True
 
@@ -219,6 +220,9 @@ class Exchange:
         named = b"event: error\n" if self.shape is Shape.ANTHROPIC else b""
         await self._send(named + b"data: " + b" ".join(said.splitlines()) + b"\n\n")
         await self._end()
+
+    async def _tell(self, error: SparkdError) -> None:
+        await self._send(error_event(error, self.shape, admin=is_admin(self._request)))
 
     async def _send(self, data: bytes, *, end: bool = False) -> None:
         if self._response is not None:

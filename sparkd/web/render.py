@@ -54,9 +54,9 @@ _ANTHROPIC_TYPES: tuple[tuple[type[SparkdError], str], ...] = (
 )
 
 
-def error_body(error: SparkdError, shape: Shape) -> str:
-    """The JSON body of an error."""
-    message = str(error)
+def error_body(error: SparkdError, shape: Shape, *, admin: bool) -> str:
+    """The JSON body of an error, for an admin's client or another."""
+    message = error.told(admin=admin)
     if shape is Shape.ANTHROPIC:
         inner: dict[str, object] = {"type": _type(error, _ANTHROPIC_TYPES), "message": message}
         return json.dumps({"type": "error", "error": inner})
@@ -71,9 +71,9 @@ def error_body(error: SparkdError, shape: Shape) -> str:
     return json.dumps({"error": inner})
 
 
-def error_event(error: SparkdError, shape: Shape) -> bytes:
+def error_event(error: SparkdError, shape: Shape, *, admin: bool) -> bytes:
     """The same as a server-sent event, for a stream that has already begun."""
-    body = error_body(error, shape)
+    body = error_body(error, shape, admin=admin)
     if shape is Shape.ANTHROPIC:
         return f"event: error\ndata: {body}\n\n".encode()
     return f"data: {body}\n\n".encode()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from .hosts import SETTINGS, Host, Stream, answer_of
+from .hosts import SETTINGS, Host, Stream, answer_of, chat_body
 
 QUICK = SETTINGS + "idle_exit: 3s\n"
 IDLE_S = 4.0
@@ -304,7 +304,8 @@ def test_utility_runs_beside_a_main_model_but_not_beside_an_exclusive_one(host: 
     assert table(host, "fake-excl").scope == "active"
 
 
-def test_program_that_holds_the_gpu_is_named_in_the_error(host: Host) -> None:
+def test_program_that_holds_the_gpu_is_named_to_admins_only(host: Host) -> None:
+    key = host.run("sparkctl", "key", "add", "asks").stdout.splitlines()[-1]
     host.sh("systemd-run --quiet --unit=train flock /run/sparkd/gpu.lock sleep 60")
     try:
         host.wait_until(lambda: gpu_held(host), "the other program holds the lock")
@@ -313,9 +314,14 @@ def test_program_that_holds_the_gpu_is_named_in_the_error(host: Host) -> None:
         error = response.json()["error"]
         assert error["code"] == "gpu_held"
         assert "flock /run/sparkd/gpu.lock sleep 60" in error["message"]
+        body = chat_body("fake-b")
+        said = host.request("POST", "/v1/chat/completions", key=key, json=body).text
+        assert "held by a program outside sparkd" in said
+        assert "flock" not in said
         assert host.containers() == []
     finally:
         host.run("systemctl", "stop", "train.service")
+        host.run("sparkctl", "key", "revoke", "asks")
     answer_of(host.chat("fake-b"))
 
 

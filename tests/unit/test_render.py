@@ -19,6 +19,8 @@ from sparkd.core.errors import (
     Unauthorized,
     UpstreamLost,
 )
+from sparkd.core.model import LockHolder
+from sparkd.core.policy import gpu_held
 from sparkd.web.render import Shape, error_body, error_event, error_headers, shape_of
 
 VERSION = {"anthropic-version": "2023-06-01"}
@@ -59,13 +61,30 @@ def test_form_follows_from_the_path_or_the_header(
 def test_each_error_has_the_type_that_its_library_knows(
     error: SparkdError, openai: str, anthropic: str
 ) -> None:
-    assert json.loads(error_body(error, Shape.OPENAI))["error"]["type"] == openai
-    body = json.loads(error_body(error, Shape.ANTHROPIC))
+    assert json.loads(error_body(error, Shape.OPENAI, admin=False))["error"]["type"] == openai
+    body = json.loads(error_body(error, Shape.ANTHROPIC, admin=False))
     assert body == {"type": "error", "error": {"type": anthropic, "message": "x"}}
 
 
 def test_event_of_anthropic_has_a_name_and_that_of_openai_has_none() -> None:
     error = Busy("x", retry_after_s=7)
-    assert error_event(error, Shape.ANTHROPIC).startswith(b"event: error\ndata: {")
-    assert error_event(error, Shape.OPENAI).startswith(b"data: {")
+    assert error_event(error, Shape.ANTHROPIC, admin=False).startswith(b"event: error\ndata: {")
+    assert error_event(error, Shape.OPENAI, admin=False).startswith(b"data: {")
     assert error_headers(error)["retry-after"] == "7"
+
+
+@pytest.mark.parametrize("shape", Shape)
+def test_program_that_holds_the_gpu_is_named_to_admins_only(shape: Shape) -> None:
+    error = gpu_held("m", LockHolder(pid=4242, command="train --token abc", exclusive=True))
+    for said in (
+        error_body(error, shape, admin=True),
+        error_event(error, shape, admin=True).decode(),
+    ):
+        assert "pid 4242, 'train --token abc'" in said
+    for said in (
+        error_body(error, shape, admin=False),
+        error_event(error, shape, admin=False).decode(),
+    ):
+        assert "'m' cannot start: the GPU is held by a program outside sparkd" in said
+        assert "4242" not in said
+        assert "train" not in said
