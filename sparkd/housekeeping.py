@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a running daemon does by itself, beside answering: nothing of it is needed for correctness.
 
-- What a killed process left of a model is removed at the start.
+- What a killed process left of a model, or of a file it wrote, is removed at the start.
 - A comeback that is due, but whose time nobody saw, is begun at the start (`comeback`).
 - After a reload, models whose entry changed or went are stopped as soon as nobody uses them.
 - A model that makes no step while requests are open is declared hung and killed.
@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from sparkd.adapters.files import remove_abandoned
 from sparkd.adapters.journal import Event, fields
 from sparkd.adapters.records import Records
 from sparkd.adapters.systemd import UserManager
@@ -90,6 +91,7 @@ class Housekeeper:
         task.add_done_callback(self._tasks.discard)
 
     async def _sweep(self) -> None:
+        remove_abandoned(self._records.layout.records_dirs)
         try:
             await self._reaper.sweep(self._config())
         except SparkdError as error:

@@ -7,10 +7,12 @@ configuration file that cannot be read is a problem of the configuration, never 
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import stat
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +22,7 @@ from sparkd.core.schema import WEIGHTS_DIR, Source, SourceKind, parse
 
 MAX_FILE_BYTES = 1 << 20
 """No catalog file comes near; a file that does was put there by mistake."""
-
+_TEMPORARY = re.compile(r"\..+\.(?P<pid>[1-9][0-9]{0,9})-[0-9a-f]{12}\.tmp", re.DOTALL)
 
 SHARE = Path(sys.prefix) / "share/sparkd"
 """What comes with sparkd: /usr/share/sparkd, or that of the virtual environment it runs in."""
@@ -62,7 +64,7 @@ def write_atomically(path: Path, content: bytes, *, mode: int, gid: int | None =
     a reader nor a power cut finds anything between old and new. Raises HostError.
     """
     # Hidden and not *.yaml: what a kill in the middle leaves is never taken for configuration.
-    temporary = path.with_name(f".{path.name}.{os.urandom(6).hex()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{os.urandom(6).hex()}.tmp")
     try:
         try:
             _write_new(temporary, content, mode=mode, gid=gid)
@@ -75,6 +77,30 @@ def write_atomically(path: Path, content: bytes, *, mode: int, gid: int | None =
         raise HostError(
             f"cannot write {path}: {error.strerror}", hint=f"ls -ld {path.parent}"
         ) from error
+
+
+def remove_abandoned(directories: Iterable[Path]) -> None:
+    """Remove what `write_atomically` left there when its process was killed in the middle.
+
+    The name of each tells its process, so nothing that is still being written is taken away,
+    whatever the clock says. What cannot be removed stays.
+    """
+    for directory in directories:
+        with contextlib.suppress(OSError):
+            for path in list(directory.iterdir()):
+                found = _TEMPORARY.fullmatch(path.name)
+                if found is not None and not _lives(int(found["pid"])):
+                    path.unlink(missing_ok=True)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
 
 
 def _settings_sources(paths: ConfigPaths) -> Iterator[Source]:

@@ -202,6 +202,12 @@ class Layout:
         return self.runtime_dir / "pins"
 
     @property
+    def records_dirs(self) -> tuple[Path, ...]:
+        """Where small files are replaced as a whole."""
+        runtime = (self.failures_dir, self.comebacks_dir, self.runtime_dir / "asleep")
+        return (self.runtime_dir, *runtime, self.pins_dir, self.stats_dir, self.state_dir / "soak")
+
+    @property
     def weights_dir(self) -> Path:
         return self.state_dir / "models"
 

@@ -4,7 +4,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +17,7 @@ from sparkd.adapters.files import (
     ConfigPaths,
     config_paths,
     load_config,
+    remove_abandoned,
     write_atomically,
 )
 from sparkd.core.errors import HostError
@@ -198,3 +202,34 @@ def test_failed_write_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
 def test_write_into_no_directory_is_an_error_with_a_hint(tmp_path: Path) -> None:
     with pytest.raises(HostError, match="ls -ld"):
         write_atomically(tmp_path / "none" / "file", b"", mode=0o600)
+
+
+_KILLED_WHILE_WRITING = """
+import os, signal, sys
+from pathlib import Path
+from sparkd.adapters.files import write_atomically
+
+os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+write_atomically(Path(sys.argv[1]), b"half", mode=0o600)
+"""
+
+
+def test_what_a_killed_writer_left_is_removed_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "stats"
+    write_atomically(path, b"old", mode=0o600)
+    writer = [sys.executable, "-c", _KILLED_WHILE_WRITING, str(path)]
+    assert subprocess.run(writer, check=False).returncode == -signal.SIGKILL
+    (tmp_path / ".hidden.tmp").touch()
+    (tmp_path / ".hidden.1-short.tmp").touch()
+    assert len(os.listdir(tmp_path)) == 4
+
+    def meanwhile(source: Path, target: Path) -> None:
+        remove_abandoned([tmp_path, tmp_path / "none"])
+        source.rename(target)
+
+    monkeypatch.setattr(os, "replace", meanwhile)
+    write_atomically(path, b"new", mode=0o600)
+    assert sorted(os.listdir(tmp_path)) == [".hidden.1-short.tmp", ".hidden.tmp", "stats"]
+    assert path.read_bytes() == b"new"
