@@ -166,6 +166,14 @@ def test_killed_daemon_and_no_further_request_still_ends_the_model(host: Host) -
     wait_for(host, "fake-a", AT_REST)
 
 
+def test_half_written_file_of_a_killed_process_is_gone_after_the_next_start(host: Host) -> None:
+    host.run("systemctl", "stop", "sparkd.service")
+    left = "/run/sparkd/pins/.fake-a.999999999-0123456789ab.tmp"
+    host.run("touch", left, user="sparkd")
+    host.request("GET", "/healthz")
+    host.wait_until(lambda: host.run("test", "-e", left, check=False).returncode == 1, "it is gone")
+
+
 def test_killed_conmon_leaves_a_model_that_serves_and_can_be_stopped(host: Host) -> None:
     answer_of(host.chat("fake-a"))
     host.run("kill", "-9", str(pids(host, "fake-a")["conmon"]))
