@@ -4,7 +4,7 @@
     python3 -m tests.gpu.run prepare        what `carry` brought: the engine, the weights
     python3 -m tests.gpu.run up [--engine machine|IMAGE.tar]
     python3 -m tests.gpu.run devices job sharing limits
-    python3 -m tests.gpu.run times gateway sleep
+    python3 -m tests.gpu.run times gateway sleep sleepers
     python3 -m tests.gpu.run down
 
 Owns the order and the files of results, nothing else: each name is a module beside this one.
@@ -27,7 +27,7 @@ from tests.system.hosts import HOST, Host
 from . import readings, stage
 
 CHECKS = ("devices", "job", "sharing", "limits")
-MEASURES = ("times", "gateway", "sleep")
+MEASURES = ("times", "gateway", "sleep", "sleepers")
 RESULTS = Path(__file__).with_name("results")
 
 
