@@ -146,9 +146,12 @@ class Host:
     def journal(self, *matches: str, since: str | None = None) -> list[dict[str, Any]]:
         """Journal entries, as objects, oldest first."""
         self._written_down()
-        after = [f"--after-cursor={since}"] if since else []
-        out = self.run("journalctl", "--output=json", "--all", *after, *matches).stdout
-        return [json.loads(line) for line in out.splitlines()]
+        # Not --after-cursor: unless the entry there is a match itself, journalctl of systemd 252
+        # leaves out the first match after it.
+        begin = [f"--cursor={since}"] if since else []
+        out = self.run("journalctl", "--output=json", "--all", *begin, *matches).stdout
+        entries = [json.loads(line) for line in out.splitlines()]
+        return [entry for entry in entries if entry["__CURSOR"] != since]
 
     def cursor(self) -> str:
         """Where the journal ends now, for `journal(since=...)`."""
