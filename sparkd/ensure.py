@@ -18,7 +18,8 @@ from sparkd.core.model import Config, Evict, Instance, ModelSpec
 from sparkd.core.names import Layout, Names
 from sparkd.core.routing import check_enabled
 from sparkd.leases import Leases
-from sparkd.scheduler import Grant, OnWait, Scheduler
+from sparkd.queue import Grant, OnWait
+from sparkd.scheduler import Scheduler
 
 
 @dataclass(slots=True)

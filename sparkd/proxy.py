@@ -16,7 +16,7 @@ from sparkd.core.httprequest import connection_options
 from sparkd.core.model import Config, Endpoint, ModelSpec
 from sparkd.ensure import Ensurer
 from sparkd.leases import UseLease
-from sparkd.scheduler import Grant, OnWait
+from sparkd.queue import Grant, OnWait
 
 _HOP_BY_HOP = frozenset(
     {

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The queue of requests whose model is not lent to them yet, and the loop that serves it.
+"""The loop that serves the queue of requests whose model is not lent to them yet.
 
 Each turn of the loop reads the world, lets `core.policy` decide about every queued model, and sends
 those whose turn it is on their way (`starter`), one task a model. Then it sleeps until something
 changes: a request came, a task ended, a model that is in the way was let go or moved, a time came.
-With an empty queue there is no loop. Waiters live in memory only: they die with their connections.
+With an empty queue there is no loop.
 """
 
 from __future__ import annotations
@@ -14,17 +14,15 @@ import contextlib
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 
-from sparkd.adapters.journal import Event, fields
 from sparkd.core import policy
 from sparkd.core.busy import busy
 from sparkd.core.errors import Busy, HostError, SparkdError, Unavailable
-from sparkd.core.loadphase import LoadProgress
-from sparkd.core.model import Config, Endpoint, Instance, ModelSpec, WhenBusy, World
+from sparkd.core.model import Config, Instance, ModelSpec, WhenBusy, World
 from sparkd.core.names import Names
-from sparkd.leases import Leases, UseLease
+from sparkd.leases import Leases
+from sparkd.queue import Entry, Grant, OnWait, Progress, give_back
 from sparkd.starter import Starter
 from sparkd.view import Queued, ViewMaker
 from sparkd.world import WorldReader
@@ -46,70 +44,6 @@ _BUSY_HINTS = {
     "queue_full": "wait, or raise queue_limit in /etc/sparkd/sparkd.yaml",
     "queue_timeout": "wait, or raise queue_timeout in /etc/sparkd/sparkd.yaml",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Grant:
-    """A healthy model and the right to use it; close the lease when done."""
-
-    lease: UseLease
-    endpoint: Endpoint
-    queue_s: float = 0.0
-    """How long it was waited for before anything was done for the model."""
-    load_s: float = 0.0
-    """How long its start was waited for."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Progress:
-    """What a waiter can be told."""
-
-    model_id: str
-    loading: bool
-    """False while it is queued behind others."""
-    why: str
-    elapsed_s: float
-    """Since the load began, or since the request came while it is queued."""
-    typical_s: float | None
-    """How long loads of this model usually take."""
-    load: LoadProgress | None = None
-    """How far the load is, as far as the engine says it."""
-
-
-OnWait = Callable[[Progress], Awaitable[None]]
-
-
-@dataclass(slots=True)
-class Entry:
-    """The waiters of one model, with the time each came, and the task that serves them."""
-
-    config: Config
-    spec: ModelSpec
-    waiters: dict[asyncio.Future[Grant], float] = field(default_factory=dict)
-    task: asyncio.Task[None] | None = None
-    task_since_s: float = 0.0
-    why: str = "queued"
-    told: str | None = None
-    """The last reason to wait that was told as an event."""
-    not_before_s: float = 0.0
-    short: tuple[str, ...] | None = None
-    """The blockers of a wait for nothing but memory, and since when they are these."""
-    short_since_s: float = 0.0
-
-    @property
-    def open(self) -> bool:
-        """Whether somebody still waits for an outcome."""
-        return any(not waiter.done() for waiter in self.waiters)
-
-    @property
-    def queued(self) -> Queued:
-        now_s = time.monotonic()
-        return Queued(
-            spec=self.spec,
-            since_s=min(self.waiters.values(), default=now_s),
-            count=len(self.waiters),
-            short_since_s=now_s if self.short is None else self.short_since_s,
-        )
 
 
 class Scheduler:
@@ -159,7 +93,7 @@ class Scheduler:
             raise self._busy(config, spec, waited, "queue_timeout") from None
         finally:
             if not told:
-                _give_back(waiter)
+                give_back(waiter)
             waited_s = time.monotonic() - entry.waiters.pop(waiter)
             for listener in self.on_left:
                 listener(spec.model_id, waited_s)
@@ -170,7 +104,7 @@ class Scheduler:
         """Let nobody wait any more, and wait for what the tasks take back."""
         self._closed = True
         for entry in list(self._entries.values()):
-            _fail(entry, Unavailable("sparkd is stopping", hint="send the request again"))
+            entry.fail(Unavailable("sparkd is stopping", hint="send the request again"))
         tasks = [*self._tasks, *([self._loop] if self._loop else [])]
         for task in tasks:
             task.cancel()
@@ -221,7 +155,7 @@ class Scheduler:
         if self._entries.get(entry.spec.model_id) is entry:
             del self._entries[entry.spec.model_id]
             if entry.told is not None:
-                _tell_end(entry)
+                entry.tell_end()
         if entry.task is not None:
             entry.task.cancel()
         self._wake.set()
@@ -246,7 +180,7 @@ class Scheduler:
     def _fail_waiting(self, error: SparkdError) -> None:
         for entry in list(self._entries.values()):
             if entry.task is None:
-                _fail(entry, error)
+                entry.fail(error)
 
     async def _turn(self, config: Config) -> list[policy.Wait]:
         """Decide about everybody once; the waits that came out of it."""
@@ -275,15 +209,15 @@ class Scheduler:
         rejecting = entry.config.settings.busy is WhenBusy.REJECT
         match decision:
             case policy.Refuse(error):
-                _fail(entry, error)
+                entry.fail(error)
             case policy.Wait(why) if rejecting:
-                _fail(entry, self._busy(entry.config, entry.spec, why, "busy"))
+                entry.fail(self._busy(entry.config, entry.spec, why, "busy"))
             case policy.Start(evict) if rejecting and set(evict) - {entry.spec.model_id}:
                 loaded = f"{evict[0]} is loaded"
-                _fail(entry, self._busy(entry.config, entry.spec, loaded, "busy"))
+                entry.fail(self._busy(entry.config, entry.spec, loaded, "busy"))
             case policy.Wait(why):
                 entry.why = why
-                _tell(entry)
+                entry.tell()
                 return decision
             case _ if time.monotonic() < entry.not_before_s:
                 return policy.Wait("looking again", (), entry.not_before_s)
@@ -298,7 +232,7 @@ class Scheduler:
 
     def _send_off(self, entry: Entry) -> None:
         entry.why = "loading"
-        _tell(entry)
+        entry.tell()
         entry.task_since_s = time.monotonic()
         before = [other.queued for other in self._entries.values() if other.task is not None]
         entry.task = asyncio.create_task(self._bring_up(entry, before))
@@ -325,10 +259,10 @@ class Scheduler:
                 # With the transition still held nobody can stop it before its waiters have it.
                 self._lend(entry, instance)
         except SparkdError as error:
-            _fail(entry, error)
+            entry.fail(error)
         except Exception as error:
             log.exception("start of model %s broke off", names.model_id)
-            _fail(entry, SparkdError(f"start of {names.model_id!r} broke off: {error!r}"))
+            entry.fail(SparkdError(f"start of {names.model_id!r} broke off: {error!r}"))
         finally:
             entry.task = None
             self._wake.set()
@@ -365,36 +299,3 @@ class Scheduler:
                 return
             if self._leases.activity_of(blockers) != before:
                 return
-
-
-def _tell(entry: Entry) -> None:
-    """An event for each reason to wait, and one when nobody waits any more; not for each waiter."""
-    if entry.told == entry.why:
-        return
-    entry.told = entry.why
-    model_id, waiting = entry.spec.model_id, len(entry.waiters)
-    log.info(
-        "%d wait for model %s: %s",
-        waiting,
-        model_id,
-        entry.why,
-        extra=fields(Event.QUEUE, model=model_id, waiting=waiting, reason=entry.why),
-    )
-
-
-def _tell_end(entry: Entry) -> None:
-    model_id = entry.spec.model_id
-    extra = fields(Event.QUEUE, model=model_id, waiting=0)
-    log.info("nobody waits for model %s any more", model_id, extra=extra)
-
-
-def _fail(entry: Entry, error: SparkdError) -> None:
-    for waiter in entry.waiters:
-        if not waiter.done():
-            waiter.set_exception(error)
-
-
-def _give_back(waiter: asyncio.Future[Grant]) -> None:
-    """Close the lease of a grant that came at the very moment its waiter left."""
-    if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
-        waiter.result().lease.close()

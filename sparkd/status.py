@@ -16,8 +16,8 @@ from sparkd.core.memory import HostMemory
 from sparkd.core.model import Config, ModelReading, ModelSpec, State, World
 from sparkd.core.names import SCOPE_PATTERN, Names
 from sparkd.core.quota import Meter
+from sparkd.queue import Entry
 from sparkd.runtime import Runtime
-from sparkd.scheduler import Entry
 
 
 async def status(runtime: Runtime, config: Config) -> dict[str, object]:

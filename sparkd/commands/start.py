@@ -15,8 +15,8 @@ from sparkd.commands.arguments import Options
 from sparkd.commands.exits import Exit
 from sparkd.core.model import Config, Instance, ModelSpec
 from sparkd.core.names import Names
+from sparkd.queue import OnWait, Progress
 from sparkd.runtime import Runtime, build
-from sparkd.scheduler import OnWait, Progress
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

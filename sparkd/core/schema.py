@@ -1,35 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """From the texts of the configuration files to one `Config`, with every problem of all of them.
 
-Owns how files and defaults are laid over each other and what must hold between keys; the keys
-themselves are in `tables`. Reads no file and repairs nothing: what is out of range is a problem,
-and a broken entry stays a broken entry and never stops another one.
+Owns how files and defaults are laid over each other; the keys are in `tables`, what must hold
+between those of one entry in `entryrules`. Reads no file and repairs nothing: what is out of range
+is a problem, and a broken entry stays a broken entry and never stops another one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from sparkd.core.errors import RequestError
+from sparkd.core.entryrules import check_entry, is_model_id
 from sparkd.core.keys import Key, Text, nearest, read_keys
-from sparkd.core.model import (
-    Config,
-    Dialect,
-    Evict,
-    Lifecycle,
-    ModelSpec,
-    Placeholder,
-    Problem,
-    Rewrite,
-    Settings,
-    Status,
-    Transport,
-)
-from sparkd.core.names import Layout, check_model_id
+from sparkd.core.model import Config, ModelSpec, Problem, Settings
+from sparkd.core.names import Layout
 from sparkd.core.settingstable import SETTINGS_KEYS
 from sparkd.core.tables import MODEL_KEYS
 from sparkd.core.yamlnodes import Place, compose, shorten
@@ -38,7 +26,6 @@ WEIGHTS_DIR = Layout().weights_dir
 _FAMILY = Text()
 _NAMING = ("default_model", "small_model")
 _LISTING = "sparkctl models lists the models"
-_CONTEXT_OPTIONS = ("--max-model-len", "--max_model_len")
 
 
 class SourceKind(StrEnum):
@@ -185,22 +172,13 @@ def _read_models(file: _File, problems: list[Problem]) -> list[tuple[str, _Entry
     clashes = problems[:]
     read: list[tuple[str, _Entry]] = []
     for model_id, place in entries:
-        if _is_model_id(model_id, place):
+        if is_model_id(model_id, place):
             own = place.isolated()
             own.problems.extend(
                 clash for clash in clashes if (clash.source, clash.path) == (own.source, own.path)
             )
             read.append((model_id, _read_entry(model_id, own, file)))
     return read
-
-
-def _is_model_id(model_id: str, place: Place) -> bool:
-    try:
-        check_model_id(model_id)
-    except RequestError as error:
-        place.report(error.message, error.hint)
-        return False
-    return True
 
 
 def _read_entry(model_id: str, place: Place, file: _File) -> _Entry:
@@ -222,12 +200,7 @@ def _read_entry(model_id: str, place: Place, file: _File) -> _Entry:
         # An absolute path stays as it is: `/` of pathlib drops what stands before it.
         weights = replace(spec.weights, path=file.weights_dir / spec.weights.path)
         spec = replace(spec, weights=weights)
-    spec = _with_context_window(spec, place)
-    _check_aliases(spec, place)
-    _check_rewriting(spec, place)
-    _check_standing(spec, place)
-    _check_engine(spec, place)
-    _check_sleep(spec, place)
+    spec = check_entry(spec, place)
     return replace(entry, spec=None if place.problems else spec, problems=tuple(place.problems))
 
 
@@ -249,101 +222,6 @@ def _merge_env(*layers: Mapping[str, object]) -> tuple[tuple[str, str], ...]:
         if isinstance(env, dict):
             merged |= env
     return tuple(sorted(merged.items()))
-
-
-def _with_context_window(spec: ModelSpec, place: Place) -> ModelSpec:
-    """The window that clients are told must be the one that the server is started with."""
-    served = _option_value(spec.args, _CONTEXT_OPTIONS)
-    if not served.isdecimal():
-        return spec
-    if spec.max_model_len is None:
-        return replace(spec, max_model_len=int(served))
-    if spec.max_model_len != int(served):
-        place.report(
-            f"max_model_len is {spec.max_model_len}, but args say --max-model-len {served}",
-            "leave max_model_len out, it follows args",
-        )
-    return spec
-
-
-def _check_rewriting(spec: ModelSpec, place: Place) -> None:
-    """Rules that need something else, or that undo each other, are mistakes."""
-    capped, window, buffer = (
-        Rewrite.CAP_TOKENS in spec.rewrite,
-        spec.max_model_len,
-        spec.context_buffer_tokens,
-    )
-    if capped and window is None:
-        place.report("cap_tokens needs the context window", "add max_model_len: TOKENS")
-    if buffer is not None and not capped:
-        place.report("context_buffer without cap_tokens says nothing", "rewrite: [cap_tokens]")
-    if buffer is not None and window is not None and buffer >= window:
-        place.report(f"context_buffer {buffer} leaves nothing of {window} tokens", "make it less")
-    if {Rewrite.STRIP_TOOLS, Rewrite.FORCE_TOOLS} <= set(spec.rewrite):
-        place.report("strip_tools and force_tools undo each other", "keep one of the two")
-
-
-def _check_standing(spec: ModelSpec, place: Place) -> None:
-    """What clients are told must be true, and a model that is held back says why."""
-    if spec.status in (Status.MANUAL, Status.DISABLED) and not spec.reason:
-        place.report(f"it is {spec.status} without a reason", "add reason: WHY")
-    window = spec.max_model_len
-    for client, limits in spec.clients:
-        context = limits.context_tokens or window
-        if context is None:
-            continue
-        if window is not None and context > window:
-            place.report(
-                f"client {client} is told {context} tokens, the context window has {window}",
-                "make its context less",
-            )
-        if limits.output_tokens is not None and limits.output_tokens >= context:
-            place.report(
-                f"client {client} may ask for {limits.output_tokens} of {context} tokens",
-                "make its output less",
-            )
-
-
-def _check_engine(spec: ModelSpec, place: Place) -> None:
-    """The command of another server must say where it listens."""
-    if spec.engine is None:
-        return
-    tcp = spec.transport is Transport.TCP
-    needed = Placeholder.PORT if tcp else Placeholder.SOCKET
-    if not any(needed in word for word in spec.engine.command):
-        place.report(
-            f"the command of engine lacks {needed}",
-            f"say where it listens, or transport: {Transport.UNIX if tcp else Transport.TCP}",
-        )
-
-
-def _check_sleep(spec: ModelSpec, place: Place) -> None:
-    """Sleep is a thing of vLLM, and a wake is checked by an answer."""
-    if spec.evict is not Evict.SLEEP:
-        return
-    if spec.engine is not None:
-        place.report("evict: sleep needs vLLM, and engine is another server", "evict: stop")
-    if spec.lifecycle is not Lifecycle.NORMAL:
-        place.report(
-            f"evict: sleep is for normal models that take turns, this one is {spec.lifecycle}",
-            "evict: stop",
-        )
-    if not {Dialect.CHAT, Dialect.COMPLETIONS} & set(spec.dialects):
-        place.report("evict: sleep needs a model that generates text", "evict: stop")
-
-
-def _option_value(args: Iterable[str], options: tuple[str, ...]) -> str:
-    """The value of the last of these options, as argparse takes it; empty when there is none."""
-    found = ""
-    previous = ""
-    for word in args:
-        name, equals, value = word.partition("=")
-        if previous in options:
-            found = word
-        elif equals and name in options:
-            found = value
-        previous = word
-    return found
 
 
 def _without_clashes(catalog: Mapping[str, _Entry]) -> dict[str, _Entry]:
@@ -371,11 +249,6 @@ def _clash(entry: _Entry, alias: str, why: str) -> Problem:
         message=f"{shorten(alias)} {why}",
         hint="choose another alias",
     )
-
-
-def _check_aliases(spec: ModelSpec, place: Place) -> None:
-    for alias in spec.aliases:
-        _is_model_id(alias, place)
 
 
 def _lay_over(before: _Entry | None, model_id: str, entry: _Entry) -> _Entry:

@@ -30,7 +30,7 @@ from sparkd.core.quota import Meter
 from sparkd.core.sse import EndMark, comment
 from sparkd.core.traffic import Passage, Traffic
 from sparkd.proxy import response_headers
-from sparkd.scheduler import Grant, Progress
+from sparkd.queue import Grant, Progress
 from sparkd.web.admission import is_admin
 from sparkd.web.render import Shape, error_event, shape_of
 from sparkd.web.wire import WireHttp

@@ -33,7 +33,7 @@ from sparkd.core.model import (
     State,
     World,
 )
-from sparkd.scheduler import Progress
+from sparkd.queue import Progress
 
 DOCUMENTATION = (Path(__file__).resolve().parents[2] / "docs/reference/cli.md").read_text()
 NOW = 1_790_000_000.0

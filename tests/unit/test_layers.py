@@ -10,27 +10,18 @@ import pytest
 
 from .sources import PATHS, module_name, tree
 
+LOOKS_AND_ACTS = """
+blobs endings ensure events eviction examine garbage guard housekeeping launch
+leases loadwatch metrics proxy pull queue reap runtime sampling scheduler sessions
+sleep starter statistics status stop top view world
+"""
 LAYERS = {
     # Pure: no I/O, no clock; time comes as an argument.
     "L0": {"sparkd.core"},
     # One outside thing each, no decisions.
     "L1": {"sparkd.adapters"},
     # Looks and acts.
-    "L2": {
-        *("sparkd.endings", "sparkd.ensure", "sparkd.events", "sparkd.eviction", "sparkd.garbage"),
-        "sparkd.guard",
-        *("sparkd.housekeeping", "sparkd.launch", "sparkd.leases", "sparkd.loadwatch"),
-        *("sparkd.blobs", "sparkd.examine", "sparkd.pull"),
-        *(
-            "sparkd.metrics",
-            "sparkd.sampling",
-            "sparkd.sessions",
-            "sparkd.statistics",
-            "sparkd.top",
-        ),
-        *("sparkd.proxy", "sparkd.reap", "sparkd.runtime", "sparkd.scheduler", "sparkd.starter"),
-        *("sparkd.sleep", "sparkd.status", "sparkd.stop", "sparkd.view", "sparkd.world"),
-    },
+    "L2": {f"sparkd.{name}" for name in LOOKS_AND_ACTS.split()},
     # By what people, programs and timers reach us.
     "web": {"sparkd.web"},
     "daemon": {"sparkd.daemon", "sparkd.__main__"},
