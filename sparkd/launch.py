@@ -135,7 +135,7 @@ class Launcher:
             slow = StartTimedOut(
                 f"model {spec.model_id!r} was not healthy within its load timeout of "
                 f"{spec.load_timeout_s:g} s" + await _said(instance.container_id),
-                hint=f"sparkctl logs {spec.model_id}; raise load_timeout if it needs longer",
+                hint=f"sudo sparkctl logs {spec.model_id}; raise load_timeout if it needs longer",
             )
             _log_failed(spec, slow)
             raise slow from None
@@ -239,7 +239,7 @@ class Launcher:
             error = StartCrashed(
                 f"model {spec.model_id!r} exited with {exit_code} while it started"
                 + await _said(instance.container_id),
-                hint=f"sparkctl logs {spec.model_id}",
+                hint=f"sudo sparkctl logs {spec.model_id}",
             )
         _log_failed(spec, error)
         return error

@@ -86,7 +86,7 @@ class Answer:
 def _broken_off(error: httpx.HTTPError) -> UpstreamLost:
     return UpstreamLost(
         f"the model broke off its answer: {type(error).__name__}",
-        hint="send the request again; sparkctl logs MODEL tells why it ended",
+        hint="send the request again; sudo sparkctl logs MODEL tells why it ended",
     )
 
 
@@ -129,12 +129,12 @@ class Upstream:
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             raise ConnectFailed(
                 f"the model's server at {self.endpoint} does not accept connections: {error}",
-                hint="sparkctl logs MODEL",
+                hint="sudo sparkctl logs MODEL",
             ) from error
         except httpx.HTTPError as error:
             raise UpstreamLost(
                 f"the model broke off before it answered: {type(error).__name__}",
-                hint="send the request again; sparkctl logs MODEL tells why it ended",
+                hint="send the request again; sudo sparkctl logs MODEL tells why it ended",
             ) from error
         return Answer(exchange)
 

@@ -13,12 +13,12 @@ from sparkd._version import __version__
 from sparkd.commands.exits import Exit, UsageError
 from sparkd.core.apikeys import Scope
 
-_DESCRIPTION = "Look at and control the models of sparkd. Works whether or not its daemon runs."
+_DESCRIPTION = "Look at and control the models of sparkd. Works whether or not the gateway runs."
 _EPILOG = """\
 examples:
-  sparkctl models             which models there are and what state they are in
+  sudo sparkctl models        which models there are and what state they are in
   sudo sparkctl start NAME    start one and wait until it is ready
-  sparkctl logs -f NAME       follow what it prints
+  sudo sparkctl logs -f NAME  follow what it prints
   sudo sparkctl key show      the key that clients need
   sudo sparkctl key add NAME  a further key, for one client or person
 """
@@ -87,7 +87,7 @@ def _check_names(words: Sequence[str]) -> None:
     if names[0] not in _COMMANDS:
         raise _unknown(names[0], tuple(_COMMANDS), "sparkctl")
     if names[0] == "key" and not names[1:]:
-        raise UsageError(f"key wants one of {', '.join(_KEY_COMMANDS)}", hint="sparkctl key list")
+        raise UsageError(f"key wants one of {', '.join(_KEY_COMMANDS)}", hint="sparkctl key --help")
     if names[0] == "key" and names[1] not in _KEY_COMMANDS:
         raise _unknown(names[1], tuple(_KEY_COMMANDS), "sparkctl key")
 
@@ -118,7 +118,7 @@ _COMMANDS = {
     "events": "show what happened to models, and what happens",
     "stats": "show how long models ran and what they took",
     "top": "show what running models use, live",
-    "check": "check the configuration as the daemon reads it",
+    "check": "check the configuration as the gateway reads it",
     "doctor": "look for what is wrong with this host, and say how to mend it",
     "integrate": "print the configuration of a client, ready to use",
     "key": "show, add and revoke API keys",
@@ -179,7 +179,9 @@ def make_parser() -> argparse.ArgumentParser:
     events = parsers["events"]
     events.add_argument("model", metavar="MODEL", nargs="?", default="", help="only of this model")
     events.add_argument("--all", action="store_true", help="also each request and each idle check")
-    parsers["stats"].add_argument("model", metavar="MODEL", nargs="?", default="")
+    parsers["stats"].add_argument(
+        "model", metavar="MODEL", nargs="?", default="", help="only of this model"
+    )
     _add_lines(parsers["logs"], "what it prints next")
     _add_lines(events, "what happens next")
     return parser
@@ -197,7 +199,7 @@ def _add_lines(parser: argparse.ArgumentParser, what: str) -> None:
 
 
 def _add_build(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("image", metavar="IMAGE", help="as in: sparkctl images")
+    parser.add_argument("image", metavar="IMAGE", help="as in: sudo sparkctl images")
     parser.add_argument(
         "options",
         metavar="OPTION",
@@ -246,7 +248,7 @@ def _add_integrate(parser: argparse.ArgumentParser) -> None:
         metavar="MODEL",
         nargs="*",
         default=(),
-        help="only these models, the first one being the client's default (default: all)",
+        help="these models, the first one being the client's default (default: those offered)",
     )
     parser.add_argument(
         "--url", default="", help="where the client finds the gateway (default: as on this host)"

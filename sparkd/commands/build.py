@@ -42,7 +42,7 @@ def find(known: dict[str, Recipe], wanted: str) -> Recipe:
     if name in known:
         return known[name]
     close = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {close[0]}?" if close else "sparkctl images lists them"
+    hint = f"did you mean {close[0]}?" if close else "sudo sparkctl images lists them"
     raise NotFound(f"there is no recipe for an image {wanted!r}", hint=hint, code="image_unknown")
 
 

@@ -12,12 +12,14 @@ from typing import Self
 from sparkd.core.errors import (
     Disabled,
     FetchFailed,
+    Forbidden,
     HostError,
     Misconfigured,
     NotFound,
     RequestError,
     SparkdError,
     StartFailed,
+    Unauthorized,
     Unavailable,
     UpstreamLost,
 )
@@ -29,12 +31,12 @@ class Exit(IntEnum):
     OK = 0, "done, or the answer is yes"
     NO = 1, "the answer is no: `check` or `doctor` found problems, `smoke` or `soak` failed"
     USAGE = 2, "the command line is wrong"
-    NOT_FOUND = 3, "there is no such model, or key"
+    NOT_FOUND = 3, "there is no such model, key or recipe"
     START_FAILED = 4, "the model did not start"
     NOT_NOW = 5, "busy: the GPU is held, or what is needed is in use"
     HOST = 6, "systemd, Podman or the file system refused something"
     CONFIGURATION = 7, "the configuration, or the entry of the model, is wrong"
-    NOT_PERMITTED = 8, "this user may not do that; `sudo` may"
+    NOT_PERMITTED = 8, "this user, or the API key, may not do that"
     FETCH_FAILED = 9, "the weights or files of the model could not be fetched"
     INTERNAL = 70, "a defect of sparkd; a traceback was printed"
     INTERRUPTED = 130, "ended by Ctrl-C, SIGTERM or SIGHUP"
@@ -65,6 +67,8 @@ _BY_CLASS: tuple[tuple[type[SparkdError], Exit], ...] = (
     # A subclass before its base: the first that fits counts.
     (UsageError, Exit.USAGE),
     (NotPermittedError, Exit.NOT_PERMITTED),
+    (Unauthorized, Exit.NOT_PERMITTED),
+    (Forbidden, Exit.NOT_PERMITTED),
     (Disabled, Exit.CONFIGURATION),
     (Misconfigured, Exit.CONFIGURATION),
     (Unavailable, Exit.NOT_NOW),

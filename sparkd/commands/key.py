@@ -23,9 +23,9 @@ _SECRET_BYTES = 32
 MODE = 0o640
 _SERVICE = "sparkd.service"
 _CREDENTIALS = Path("/run/credentials") / _SERVICE
-_AT_ONCE = "a running daemon uses it from now on"
+_AT_ONCE = "a running gateway uses it from now on"
 _RESTARTS = (
-    "a running daemon has a credential in place of the file, and restarts to read it again; open "
+    "a running gateway has a credential in place of the file, and restarts to read it again; open "
     "answers get drain_timeout to end"
 )
 _SYSTEMCTL_TIMEOUT_S = 30.0

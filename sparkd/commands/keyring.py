@@ -35,7 +35,7 @@ def add(options: Options) -> Exit:
     def with_it(keys: tuple[ApiKey, ...]) -> tuple[ApiKey, ...]:
         if any(one.name == key.name for one in keys):
             raise UsageError(
-                f"there is a key {key.name!r} already", hint=f"sparkctl key revoke {key.name}"
+                f"there is a key {key.name!r} already", hint=f"sudo sparkctl key revoke {key.name}"
             )
         return (*keys, key)
 

@@ -36,7 +36,7 @@ def run(options: Options) -> Exit:
     if prompt in ("", _STDIN):
         prompt = sys.stdin.read()
     if not prompt.strip():
-        raise UsageError("there is no prompt", hint=f"sparkctl run {options.model} 'Hello'")
+        raise UsageError("there is no prompt", hint=f"sudo sparkctl run {options.model} 'Hello'")
     answer = chat.ask(prompt, shown=not options.json)
     if options.json:
         output.print_json(answer.as_json(options.model))

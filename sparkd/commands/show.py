@@ -198,7 +198,7 @@ def _weights_text(shown: Shown) -> str:
     where = f"{weights.repo} in {weights.path}" if weights.repo else str(weights.path)
     if shown.weights_there:
         return where
-    fetch = f": sparkctl pull {shown.spec.model_id}" if weights.repo else ""
+    fetch = f": sudo sparkctl pull {shown.spec.model_id}" if weights.repo else ""
     return f"{where}, not there{fetch}"
 
 

@@ -69,7 +69,7 @@ def _tiers(spec: ModelSpec, options: Options, answer_tokens: int) -> tuple[int, 
     if spec.max_model_len is None:
         raise RequestError(
             f"the entry of {spec.model_id!r} does not say how long its context is",
-            hint=f"sparkctl soak {spec.model_id} --tiers 8192,16384",
+            hint=f"sudo sparkctl soak {spec.model_id} --tiers 8192,16384",
         )
     return tiers_of(spec.max_model_len, answer_tokens)
 

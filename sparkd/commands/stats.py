@@ -46,7 +46,9 @@ def _standings(sessions: Sessions, model_id: str) -> dict[str, Standing]:
     known = catalog.names(catalog.load())
     if model_id not in known:
         raise catalog.unknown(model_id, {*known, *found})
-    raise NotFound(f"model {model_id!r} has not run yet", hint="sparkctl stats", code="no_stats")
+    raise NotFound(
+        f"model {model_id!r} has not run yet", hint="sudo sparkctl stats", code="no_stats"
+    )
 
 
 def _row(model_id: str, standing: Standing, now: float) -> tuple[str, ...]:

@@ -46,13 +46,13 @@ SETTINGS_KEYS: Final = table(
         name="idle_exit",
         field="idle_exit_s",
         kind=Duration(_SECOND, 24 * _HOUR),
-        doc="How long the daemon stays when no request is open and no model runs.",
+        doc="How long the gateway stays when no request is open and no model runs.",
     ),
     Key(
         name="drain_timeout",
         field="drain_timeout_s",
         kind=Duration(0, 10 * _MINUTE),
-        doc="How long open answers may go on after the daemon was told to stop.",
+        doc="How long open answers may go on after the gateway was told to stop.",
     ),
     Key(
         name="body_limit",

@@ -15,6 +15,7 @@ from sanic.response import BaseHTTPResponse
 
 from sparkd.core.auth import Access
 from sparkd.core.errors import BodyTooLarge, NotFound, RequestError, SparkdError
+from sparkd.core.routing import route
 from sparkd.web import admin, crossorigin, description, events, figures, logs, openai, page
 from sparkd.web.admission import is_admin
 from sparkd.web.context import READ, Context
@@ -114,14 +115,32 @@ def _from_sanic(request: Request, exception: SanicException) -> SparkdError:
             hint="the API is under /v1/; GET /v1/models lists the models",
             code="unknown_path",
         )
+    if isinstance(exception, MethodNotAllowed):
+        return _wrong_method(request, exception)
     if request.head:
-        text, hint = f"{request.method} {request.path[:200]}: {exception}", "GET /v1/models"
-        error = RequestError(text, hint=f"{hint} lists the models", code="bad_request")
+        text = f"{request.method} {request.path[:200]}: {exception}"
+        error = RequestError(text, hint="GET /v1/models lists the models", code="bad_request")
     else:
         # Sanic's stand-in for a request whose head could not be read.
         hint = "plain HTTP/1.1 is spoken here, no TLS and no HTTP/2"
         error = RequestError(str(exception), hint=hint, code="bad_request")
     error.http_status = exception.status_code
-    if isinstance(exception, MethodNotAllowed):
-        error.headers["allow"] = crossorigin.allowed_methods(exception)
+    return error
+
+
+def _wrong_method(request: Request, refused: MethodNotAllowed) -> SparkdError:
+    """A path that is not asked this way. Of those that take a POST some do not exist at all."""
+    methods = crossorigin.allowed_methods(refused)
+    if request.path.startswith("/v1/") and "GET" not in methods:
+        try:
+            route(request.path)
+        except NotFound as missing:
+            return missing
+    error = RequestError(
+        f"{request.method} is not for {request.path[:200]!r}",
+        hint=f"it takes {methods}",
+        code="bad_request",
+    )
+    error.http_status = refused.status_code
+    error.headers["allow"] = methods
     return error

@@ -79,8 +79,8 @@ class Context:
     def require_usable(self) -> None:
         """Raise Misconfigured when sparkd.yaml is wrong."""
         if not self.config.settings_ok:
-            first = self.config.problems[0]
+            first, count = self.config.problems[0], len(self.config.problems)
             raise Misconfigured(
-                f"the configuration has {len(self.config.problems)} problem(s), first: {first}",
-                hint="sparkctl check, then systemctl restart sparkd",
+                f"the configuration has {count} problem{'s' if count > 1 else ''}, first: {first}",
+                hint="sparkctl check lists all; then sudo systemctl try-reload-or-restart sparkd",
             )

@@ -154,8 +154,9 @@ def test_model_that_lacks_a_dialect_says_what_it_does(host: Host) -> None:
 )
 def test_only_listed_paths_exist(host: Host, path: str) -> None:
     with nothing_starts(host):
-        error = error_of(host.request("POST", path, json=chat_body(MODEL)), 404)
-    assert error["code"] == "unknown_path"
+        errors = [error_of(host.request("POST", path, json=chat_body(MODEL)), 404)]
+        errors.append(error_of(host.request("GET", path), 404))
+    assert [error["code"] for error in errors] == ["unknown_path"] * 2
 
 
 @pytest.mark.parametrize(
@@ -170,7 +171,9 @@ def test_wrong_method_is_refused_with_the_right_ones(
     host: Host, method: str, path: str, allowed: str
 ) -> None:
     response = host.request(method, path)
-    assert error_of(response, 405)["code"] == "bad_request"
+    error = error_of(response, 405)
+    assert error["code"] == "bad_request"
+    assert error["message"] == f"{method} is not for {path!r} (it takes {allowed})"
     assert response.headers["allow"] == allowed
 
 

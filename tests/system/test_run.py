@@ -67,7 +67,7 @@ def test_error_of_the_gateway_is_one_line_and_its_exit_code(host: Host) -> None:
     assert crashed.returncode == 4
     first, second = crashed.stderr.splitlines()[-2:]
     assert first.startswith("sparkctl: model 'fake-crash' exited with code 3 while it started")
-    assert second == "  hint: sparkctl logs fake-crash"
+    assert second == "  hint: sudo sparkctl logs fake-crash"
     assert host.run("sparkctl", "run", "fake-no", "hello", check=False).returncode == 3
     host.run("systemctl", "stop", "sparkd.socket", "sparkd.service")
     down = host.run("sparkctl", "run", "fake-b", "hello", check=False)

@@ -151,7 +151,7 @@ def test_start_that_crashes_tells_exit_code_and_last_words_and_logs_still_has_th
     error, hint = crashed.stderr.splitlines()[-2:]
     assert error.startswith("sparkctl: model 'fake-crash' exited with code 3 while it started")
     assert "No available memory for the cache blocks" in error
-    assert hint.startswith("  hint: sparkctl logs fake-crash")
+    assert hint.startswith("  hint: sudo sparkctl logs fake-crash")
     assert states(host)["fake-crash"] == "failed"
     assert "No available memory" in host.run("sparkctl", "logs", "fake-crash").stdout
 

@@ -16,6 +16,7 @@ from sparkd.commands.arguments import Options, parse
 from sparkd.commands.exits import Exit, NotPermittedError, UsageError, exit_of
 from sparkd.core.errors import (
     Busy,
+    Forbidden,
     GpuHeld,
     HostError,
     Misconfigured,
@@ -24,6 +25,7 @@ from sparkd.core.errors import (
     SparkdError,
     StartCrashed,
     StartTimedOut,
+    Unauthorized,
     Unavailable,
 )
 
@@ -67,7 +69,7 @@ def sparkctl(*words: str) -> subprocess.CompletedProcess[str]:
         ([], "no command is given", "sparkctl --help"),
         (["modles"], "there is no command sparkctl modles", "did you mean sparkctl models?"),
         (["xyzzy"], "there is no command sparkctl xyzzy", "sparkctl --help"),
-        (["key"], "key wants one of show, rotate, add, list, revoke", "sparkctl key list"),
+        (["key"], "key wants one of show, rotate, add, list, revoke", "sparkctl key --help"),
         (["key", "add"], "the following arguments are required: NAME", "sparkctl key add --help"),
         (["key", "add", "x", "--scope", "root"], "'root' is not one of inference, admin", ""),
         (["key", "add", "x", "--per-minute", "-1"], "argument --per-minute", ""),
@@ -155,6 +157,8 @@ def test_help_lists_every_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
         (HostError("x"), 6),
         (Misconfigured("x"), 7),
         (NotPermittedError("x"), 8),
+        (Unauthorized("x"), 8),
+        (Forbidden("x"), 8),
         (RequestError("x"), 2),
         (SparkdError("x"), 70),
     ],

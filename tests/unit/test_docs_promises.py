@@ -126,6 +126,26 @@ def test_command_lines_that_are_shown_are_understood(document: Path) -> None:
             parse(words)
 
 
+EVERYBODY = {"check", "doctor", "integrate", "models", "show", "status"}
+"""What works without root, as docs/reference/cli.md has it."""
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_blocks_can_be_copied_by_whoever_may_use_sudo(document: Path) -> None:
+    text = document.read_text()
+    if document.name == "cli.md":
+        (row,) = re.findall(r"^\| everyone \| (.+) \|$", text, re.MULTILINE)
+        assert set(re.findall("`([a-z]+)`", row.partition(", in which")[0])) == EVERYBODY
+        return
+    for block in re.findall(r"^ *```.*?\n(.*?)^ *```", text, re.DOTALL | re.MULTILINE):
+        bare = re.findall(
+            r"(?:^ *|[;|&] )(?:sparkctl ([a-z]+)|journalctl|systemctl --user -M)",
+            block,
+            re.MULTILINE,
+        )
+        assert set(bare) <= EVERYBODY, block
+
+
 def test_command_lines_are_found() -> None:
     found = [words[0] for document in DOCUMENTS for words in command_lines(document)]
     assert len(found) > 100

@@ -218,6 +218,23 @@ def test_every_target_of_make_is_documented() -> None:
     assert targets - {"help"} <= set(re.findall(r"^\| `make ([a-z-]+)` ", text, re.MULTILINE))
 
 
+def variables_of(path: Path) -> set[str]:
+    """The names of the environment that a module looks up."""
+    words = (n.value for n in nodes(path) if isinstance(n, ast.Constant))
+    names = {w for w in words if isinstance(w, str) and re.fullmatch(r"(SPARKD|HF)_[A-Z_]+", w)}
+    return names if "environ" in path.read_text() else set()
+
+
+def test_every_variable_of_the_environment_is_documented_and_no_other_is() -> None:
+    read = {name for path in PATHS for name in variables_of(path)}
+    texts = "".join(document.read_text() for document in DOCUMENTS)
+    assert {name for name in read if f"`{name}" not in texts} == set()
+    moved = re.findall(
+        r"^\| `(SPARKD_[A-Z_]+)` \|", (REFERENCE / "configuration.md").read_text(), re.MULTILINE
+    )
+    assert set(moved) <= read
+
+
 TOP_LEVEL = "sparkd|units|containerfiles|etc|tests|docs|packaging"
 
 

@@ -30,7 +30,7 @@ def test_event_without_its_end_is_not_read() -> None:
 @pytest.mark.parametrize(
     ("status", "code", "exit_code"),
     [
-        (401, "invalid_api_key", Exit.USAGE),
+        (401, "invalid_api_key", Exit.NOT_PERMITTED),
         (404, "model_not_found", Exit.NOT_FOUND),
         (429, "busy", Exit.NOT_NOW),
         (502, "busy", Exit.NOT_NOW),

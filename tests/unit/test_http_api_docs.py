@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from sanic import Sanic
 
+from sparkd.core.cors import EXPOSED
 from sparkd.core.model import Config
 from sparkd.core.routing import OPERATIONS
 from sparkd.web.admission import access_of
@@ -68,6 +69,14 @@ def test_endpoints_that_are_named_exist(routes: set[Endpoint], document: Path) -
     addresses -= {"/v1"}
     assert set(asked) <= {(method, path) for method, path, _ in routes}
     assert addresses <= {path for _, path, _ in routes}
+
+
+def test_headers_of_answers_that_a_page_may_read_are_the_documented_ones() -> None:
+    rows = re.findall(r"^\| (`[a-z`, -]+`) \| [^|]+ \|$", DOCUMENT.read_text(), re.MULTILINE)
+    named = {name for row in rows for name in re.findall("`([a-z-]+)`", row)}
+    assert {name for name in EXPOSED if not name.startswith("content-")} == {
+        name for name in named if name.startswith("x-") or name == "retry-after"
+    }
 
 
 @pytest.mark.usefixtures("routes")

@@ -82,6 +82,9 @@ def test_secrets_of_the_environment_are_not_shown() -> None:
 
 def test_weights_that_are_not_there_come_with_how_to_get_them(tmp_path: Path) -> None:
     weights = Weights(path=tmp_path / "w", repo="org/w")
-    assert show.text(shown(replace(SPEC, weights=weights))).count("not there: sparkctl pull m") == 1
+    assert (
+        show.text(shown(replace(SPEC, weights=weights))).count("not there: sudo sparkctl pull m")
+        == 1
+    )
     (tmp_path / "w").mkdir()
     assert "not there" not in show.text(shown(replace(SPEC, weights=weights)))

@@ -188,7 +188,7 @@ def catalog_findings(catalog: Catalog) -> Findings:
             "configuration",
             f"the configuration has {catalog.problems} "
             + ("problem" if catalog.problems == 1 else "problems"),
-            "entries that are wrong are refused; a wrong sparkd.yaml leaves its defaults in force",
+            "entries that are wrong are refused; while sparkd.yaml is wrong, everything is",
             "sparkctl check",
         )
     for model_id, path in catalog.unreadable_weights:
