@@ -86,7 +86,8 @@ tools: ## the programs that the tests call, by apt where they are missing
 	    apt-get update -qq && apt-get install -y -qq --no-install-recommends $$missing; fi
 
 .PHONY: venv
-venv: $(VENV)/.complete ## the pinned tools and libraries of the tests, in the cache
+venv: $(VENV)/.complete ## the pinned tools and libraries of the tests, in the cache; says where
+	@echo $(VENV)
 
 # Its name holds what it is made from: a file that is only newer makes no other environment. What has
 # no wheel is built by tools that are pinned too, not by what pip would fetch for it.

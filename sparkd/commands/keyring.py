@@ -43,7 +43,7 @@ def add(options: Options) -> Exit:
     if options.json:
         output.print_json({"file": str(path), "key": secret, **apikeys.described(key)})
     else:
-        print(f"key {key.name} {_rights(key)}; it counts from now on")
+        print(f"key {key.name} {_rights(key)}")
         print("only its hash is kept, so this is the one time it is shown:", secret, sep="\n")
     return Exit.OK
 

@@ -24,7 +24,7 @@ from .hosts import BASE_URL, ROOT, SETTINGS, Host, Stream
 PICTURES = Path(os.environ.get("SPARKD_SCREENSHOTS", ROOT / "build/screenshots"))
 CHROMIUM = "chromium"
 FLAGS = ["--no-sandbox", "--disable-quic", "--disable-background-networking", "--disable-sync"]
-PACKED_BYTES_MAX = 60_000
+PACKED_BYTES_MAX = 20_000
 CATALOG_MODELS = 53
 PHONE = {"width": 360, "height": 740}
 DESK = {"width": 1200, "height": 900}
