@@ -16,6 +16,8 @@ from typing import Any
 
 import httpx
 
+from sparkd.adapters.host import LockTable
+
 from .netns import NetnsLoop
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -75,6 +77,11 @@ class Host:
         pid = Guest(self.name).leader_pid()
         assert pid is not None, f"host {self.name} does not run"
         return pid
+
+    @property
+    def root(self) -> Path:
+        """The host's file tree, mounts included, as this machine sees it."""
+        return Path(f"/proc/{self.pid}/root")
 
     @property
     def loop(self) -> NetnsLoop:
@@ -153,6 +160,13 @@ class Host:
         entries = [json.loads(line) for line in out.splitlines()]
         return [entry for entry in entries if entry["__CURSOR"] != since]
 
+    def entries(self, count: int, *matches: str, since: str) -> list[dict[str, Any]]:
+        """The same, once there are so many: what a line tells of may be seen before it."""
+        self.wait_until(
+            lambda: len(self.journal(*matches, since=since)) >= count, f"{count} of {matches}"
+        )
+        return self.journal(*matches, since=since)
+
     def cursor(self) -> str:
         """Where the journal ends now, for `journal(since=...)`."""
         self._written_down()
@@ -169,6 +183,28 @@ class Host:
         out = self.run("curl", "-s", "--unix-socket", socket, "http://model/fake/state").stdout
         return json.loads(out)
 
+    def locked(self, path: str) -> bool:
+        """Whether somebody holds a flock on the file; no lock is taken to see it.
+
+        The kernel tells its locks in pieces, and one that changes its place meanwhile is missed.
+        """
+        return any(LockTable.read().held(self.root / path.lstrip("/")) for _ in range(3))
+
+    @contextmanager
+    def lent(self, model: str) -> Iterator[None]:
+        """The model in use, as by a request that does not end: nothing stops it meanwhile."""
+        guest, lock = Guest(self.name), f"/run/sparkd/locks/{model}.activity"
+        hold = ["flock", "--no-fork", "--shared", lock, "sh", "-c", "echo held; exec cat"]
+        with subprocess.Popen(
+            guest.enter_argv("sparkd", hold),
+            env=guest.environment("sparkd"),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        ) as holder:
+            assert holder.stdout is not None
+            assert holder.stdout.readline() == b"held\n"
+            yield
+
     def stop_models(self) -> None:
         """Stop whatever runs, remove dead containers, forget pins and failures.
 
@@ -176,7 +212,9 @@ class Host:
         """
         self.run("systemctl", "stop", "sparkd.service")
         self.sh(
-            "rm -rf /run/sparkd/comebacks/*; systemctl --user stop sparkd-comeback.service; "
+            "rm -rf /run/sparkd/comebacks/*; systemctl --user stop sparkd-comeback.service "
+            # Passes before timers: one that runs would set a timer anew.
+            "'sparkd-idle@*.service' 'sparkd-load@*.service'; "
             "systemctl --user stop 'sparkd-model-*.scope' 'sparkd-idle@*.timer' "
             "'sparkd-load@*.timer'; podman rm --all --force >/dev/null; "
             "cd /run/sparkd && rm -rf models/* failures/* asleep/* pins/*",
@@ -185,7 +223,7 @@ class Host:
         )
 
     def wait_until(
-        self, condition: Callable[[], bool], what: str, timeout_s: float = 30.0
+        self, condition: Callable[[], bool], what: str, timeout_s: float = 60.0
     ) -> float:
         """Wait until a reading of the host is as wanted; how long that took, in seconds."""
         began_s = time.monotonic()

@@ -38,27 +38,30 @@ def test_versions_are_those_of_debian_12(old: Host) -> None:
 
 def test_whole_life_from_first_request_to_nothing_running(old: Host) -> None:
     assert answer_of(old.chat("fake-a", "one two")) == "echo: one two"
-    assert table(old, "fake-a") == SERVING
-    wait_for(old, "fake-a", AT_REST, timeout_s=25)
+    with old.lent("fake-a"):
+        wait_for(old, "fake-a", SERVING)
+    wait_for(old, "fake-a", AT_REST)
     assert answer_of(old.chat("fake-a", "again")) == "echo: again"
 
 
 def test_killed_daemon_leaves_the_model_and_the_next_one_adopts_it(old: Host) -> None:
-    stream = Stream(old, "fake-a", tokens=50, pace_ms=100)
+    stream = Stream(old, "fake-a", tokens=1000, pace_ms=100)
     stream.wait_first()
-    before = container_id(old, "fake-a")
-    old.run("kill", "-9", str(daemon_pid(old)))
-    stream.wait()
-    answer_of(old.chat("fake-a"))
-    assert container_id(old, "fake-a") == before
-    old.wait_until(lambda: not gpu_held(old), "the idle timer still stops it", timeout_s=20)
+    with old.lent("fake-a"):
+        before = container_id(old, "fake-a")
+        old.run("kill", "-9", str(daemon_pid(old)))
+        stream.wait()
+        answer_of(old.chat("fake-a"))
+        assert container_id(old, "fake-a") == before
+    old.wait_until(lambda: not gpu_held(old), "the idle timer still stops it")
 
 
 def test_killed_conmon_leaves_a_model_that_serves_and_can_be_stopped(old: Host) -> None:
     answer_of(old.chat("fake-a"))
-    old.run("kill", "-9", str(pids(old, "fake-a")["conmon"]))
-    assert answer_of(old.chat("fake-a", "still")) == "echo: still"
-    old.wait_until(lambda: not gpu_held(old), "the idle timer stops it", timeout_s=20)
+    with old.lent("fake-a"):
+        old.run("kill", "-9", str(pids(old, "fake-a")["conmon"]))
+        assert answer_of(old.chat("fake-a", "still")) == "echo: still"
+    old.wait_until(lambda: not gpu_held(old), "the idle timer stops it")
     assert answer_of(old.chat("fake-a", "anew")) == "echo: anew"
 
 
