@@ -21,14 +21,14 @@ models:
     weights: {{path: {WEIGHTS}}}
     args: [--fake-load-seconds, 0.1]
     load_timeout: 60s
-    idle_timeout: 10m
+    idle_timeout: 2h
   walls-tcp:
     image: localhost/sparkd-fake-vllm:latest
     lifecycle: utility
     transport: tcp
     args: [--fake-load-seconds, 0.1]
     load_timeout: 60s
-    idle_timeout: 10m
+    idle_timeout: 2h
 """
 LAN, LAN6 = "10.99.0.1", "fd00:99::1"
 """Addresses of the host that are not its loopback."""
@@ -37,7 +37,7 @@ USER_PROBE_UNIT = "/run/systemd/user/sparkd-probe.service"
 PROBE_OUTPUT = "/run/probe.json"
 
 TRY = r"""
-import ctypes, errno, json, os, signal, socket
+import contextlib, ctypes, errno, json, os, signal, socket
 libc = ctypes.CDLL(None, use_errno=True)
 results = {}
 def attempt(name, work):
@@ -60,8 +60,11 @@ def status():
     lines = (line.partition(":") for line in open("/proc/self/status"))
     return {name: value.strip() for name, _, value in lines}
 def processes():
-    pids = filter(str.isdigit, os.listdir("/proc"))
-    return sorted(open(f"/proc/{pid}/comm").read().strip() for pid in pids)
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):  # It has ended meanwhile.
+            found.append(open(f"/proc/{pid}/comm").read().strip())
+    return sorted(found)
 def trying(outside):
     attempt("signal outside", lambda: os.kill(outside, 0))
     attempt("trace outside", lambda: call(libc.ptrace, 16, outside, 0, 0))
@@ -75,10 +78,6 @@ def trying(outside):
     attempt("lan", lambda: connect((LAN, 8009)))
     results["status"] = status()
     results["devices"] = sorted(os.listdir("/dev"))
-def becoming_root_of_a_namespace():
-    # Last, as whoever succeeds has every capability in it.
-    attempt("new namespaces", lambda: call(libc.unshare, 0x10020000))
-    attempt("mount in it", lambda: call(libc.mount, b"none", b"/tmp", b"tmpfs", 0, None))
 BPF = {"x86_64": 321}.get(os.uname().machine, 280)
 """
 
@@ -137,7 +136,6 @@ def filtered():
 """
 
 FROM_CONTAINER = r"""
-trying(OUTSIDE)
 filtered()
 for path in ("/x", "/usr/x", "/etc/x", "/models/walls/x", "/run/sparkd/gpu.lock"):
     attempt("write " + path, lambda: write(path))
@@ -152,38 +150,36 @@ results["processes"] = processes()
 results["interfaces"] = [name for _, name in socket.if_nameindex()]
 results["uid_map"] = open("/proc/self/uid_map").read().split()
 results["endpoint"] = os.listdir("/run/sparkd/endpoint")
-becoming_root_of_a_namespace()
-print(json.dumps(results))
+"""
+
+# Of a program of sparkd on the host itself, whichever unit it is in.
+FROM_UNIT = r"""
+attempt("shadow", lambda: open("/etc/shadow"))
+attempt("signal init", lambda: os.kill(1, 0))
+attempt("routes", lambda: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW))
+attempt("code", lambda: __import__("mmap").mmap(-1, 4096, prot=7))
 """
 
 FROM_GATEWAY = r"""
-trying(OUTSIDE)
 for place in ("", "/usr", "/etc", "/home", "/root", "/boot", "/etc/sparkd", "/run",
               "/var/lib/sparkd/models", "/var/lib/sparkd/.config"):
     attempt(f"write {place}/x", lambda: write(f"{place}/x"))
 for path in ("/run/sparkd/x", "/var/lib/sparkd/stats/x", "/tmp/x"):
     attempt("write " + path, lambda: (write(path), os.unlink(path)))
-attempt("shadow", lambda: open("/etc/shadow"))
-attempt("signal init", lambda: os.kill(1, 0))
-attempt("routes", lambda: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW))
-attempt("code", lambda: __import__("mmap").mmap(-1, 4096, prot=7))
-becoming_root_of_a_namespace()
-print(json.dumps(results))
 """
 
-FROM_IDLE_PASS = r"""
-trying(OUTSIDE)
-attempt("shadow", lambda: open("/etc/shadow"))
-attempt("signal init", lambda: os.kill(1, 0))
-attempt("routes", lambda: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW))
-attempt("code", lambda: __import__("mmap").mmap(-1, 4096, prot=7))
-becoming_root_of_a_namespace()
+# Last, as whoever succeeds has every capability in it.
+END = r"""
+attempt("new namespaces", lambda: call(libc.unshare, 0x10020000))
+attempt("mount in it", lambda: call(libc.mount, b"none", b"/tmp", b"tmpfs", 0, None))
 print(json.dumps(results))
 """
 
 
-def script(part: str, outside: int) -> str:
-    return f"LAN, OUTSIDE = {LAN!r}, {outside}\n{TRY}\n{FILTERED}\n{part}"
+def script(outside: int, *parts: str) -> str:
+    """What everybody tries, then the parts."""
+    begin = f"LAN, OUTSIDE = {LAN!r}, {outside}\n{TRY}\n{FILTERED}\ntrying(OUTSIDE)\n"
+    return "\n".join((begin, *parts, END))
 
 
 @contextmanager
@@ -208,7 +204,7 @@ def in_container(host: Host, model: str) -> dict[str, Any]:
     said = host.run(
         *("podman", "exec", "--interactive", f"sparkd-model-{model}", "python3", "-"),
         user="sparkd",
-        input=script(FROM_CONTAINER, outside_pid(host)),
+        input=script(outside_pid(host), FROM_CONTAINER),
     )
     found: dict[str, Any] = json.loads(said.stdout)
     return found
@@ -220,7 +216,7 @@ def in_gateway(host: Host) -> dict[str, Any]:
     unit = host.sh(f"{keep} /usr/lib/systemd/system/sparkd.service")
     unit += "\nType=oneshot\nReadWritePaths=/run/sparkd\nExecStart=/usr/bin/python3 /run/probe.py\n"
     unit += f"StandardOutput=truncate:{PROBE_OUTPUT}\n"
-    host.run("tee", "/run/probe.py", input=script(FROM_GATEWAY, outside_pid(host)))
+    host.run("tee", "/run/probe.py", input=script(outside_pid(host), FROM_GATEWAY, FROM_UNIT))
     host.run("tee", PROBE_UNIT, input=unit)
     try:
         host.sh("systemctl daemon-reload; systemctl start sparkd-probe.service")
@@ -235,8 +231,7 @@ def in_idle_pass(host: Host) -> dict[str, Any]:
     keep = "grep -vE '^(Type|Exec|Restart|Condition)' /usr/lib/systemd/user/sparkd-idle@.service"
     unit = f"{host.sh(keep)}\nType=oneshot\nExecStart=/usr/bin/python3 /run/probe.py\n"
     unit += "StandardOutput=truncate:%t/probe.json\n"
-    probe = f"{script(FROM_IDLE_PASS, outside_pid(host))}"
-    host.run("tee", "/run/probe.py", input=probe)
+    host.run("tee", "/run/probe.py", input=script(outside_pid(host), FROM_UNIT))
     host.sh("mkdir -p /run/systemd/user")
     host.run("tee", USER_PROBE_UNIT, input=unit)
     try:

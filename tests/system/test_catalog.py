@@ -13,7 +13,7 @@ from .hosts import Host
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="hosts need root")
 
 LOCAL = "/etc/sparkd/models.d/test-catalog.yaml"
-FAKE = "image: localhost/sparkd-fake-vllm:latest, shm_size: 64MiB, idle_timeout: 10s"
+FAKE = "image: localhost/sparkd-fake-vllm:latest, shm_size: 64MiB, idle_timeout: 10m"
 ENGINE = "{command: [vllm, serve, '{model}', --served-model-name, '{model}', --uds, '{socket}']}"
 
 

@@ -81,7 +81,7 @@ def test_idle_model_is_stopped_after_its_timeout_and_not_before_whatever_the_clo
             used_s = time.monotonic()
         # The timer that the load set elapses after this, and finds a model that was used since.
         jump(clocked, offset)
-        clocked.wait_until(lambda: not gpu_held(clocked), "it is stopped once idle", timeout_s=40)
+        clocked.wait_until(lambda: not gpu_held(clocked), "it is stopped once idle")
         assert time.monotonic() - used_s > IDLE_S - 0.5
         assert abs(abs(believed_s(clocked)) - 3 * 3600) < 60
 
@@ -97,7 +97,7 @@ def test_model_in_use_across_a_jump_is_neither_stopped_nor_kept(clocked: Host, o
         while time.monotonic() < began_s + 1.2 * IDLE_S:
             answer_of(clocked.chat("soon"))
         assert container_id(clocked, "soon") == first
-        clocked.wait_until(lambda: not gpu_held(clocked), "it is stopped once idle", timeout_s=40)
+        clocked.wait_until(lambda: not gpu_held(clocked), "it is stopped once idle")
 
 
 @pytest.mark.parametrize("offset", ["-3h", "+3h"])

@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from .hosts import Host, answer_of
+from .test_lifecycle import kill_daemon_for_good
 from .test_scheduling import fault, resident
 
 COMEBACKS = "/run/sparkd/comebacks"
@@ -23,6 +24,16 @@ def left(host: Host) -> Host:
     answer_of(host.chat("fake-excl"))
     assert resident(host) == {"fake-excl"}
     return host
+
+
+def reload(host: Host, *, models: set[str]) -> None:
+    """Have the daemon read the catalog anew, and wait until it has: it is only told to."""
+    host.run("systemctl", "reload", "sparkd.service")
+
+    def known() -> set[str]:
+        return {model["id"] for model in host.request("GET", "/v1/models").json()["data"]}
+
+    host.wait_until(lambda: models <= known(), f"it knows {models}")
 
 
 def end_scope(host: Host, model: str) -> None:
@@ -40,12 +51,12 @@ def test_utility_comes_back_after_the_exclusive_model_has_left(left: Host) -> No
 
 
 def test_utility_comes_back_without_any_daemon(left: Host) -> None:
-    left.run("systemctl", "kill", "--signal=KILL", "sparkd.service")
-    left.run("systemctl", "stop", "sparkd.socket", "sparkd.service")
+    kill_daemon_for_good(left)
+    left.run("systemctl", "stop", "sparkd.socket")
     try:
         left.sh("podman kill sparkd-model-fake-excl", user="sparkd")
         wait_for_comeback(left)
-        assert left.system_unit_states()["sparkd.service"] == "inactive"
+        assert left.system_unit_states().get("sparkd.service", "inactive") == "inactive"
     finally:
         left.run("systemctl", "start", "sparkd.socket")
 
@@ -56,10 +67,10 @@ def test_utility_comes_back_when_the_exclusive_model_cannot_start(host: Host) ->
         "models: {excl-broken: {image: localhost/none:1, weights: none, lifecycle: exclusive}}\n"
     )
     with host.file("/etc/sparkd/models.d/broken.yaml", broken):
-        host.run("systemctl", "reload", "sparkd.service")
+        reload(host, models={"excl-broken"})
         assert host.chat("excl-broken").json()["error"]["code"] == "image_missing"
         wait_for_comeback(host)
-    host.run("systemctl", "reload", "sparkd.service")
+    host.run("systemctl", "stop", "sparkd.service")
 
 
 def test_daemon_killed_between_the_two_models_brings_the_utility_back(host: Host) -> None:
@@ -80,15 +91,16 @@ def test_comeback_that_is_killed_is_tried_again(left: Host) -> None:
 
 
 def test_exclusive_model_starts_again_while_a_comeback_is_at_work(left: Host) -> None:
-    with drop_in(left, "ExecStartPre=/usr/bin/sleep 6"):
+    held = "ExecStartPre=/bin/sh -c 'until test -e /run/go-on; do sleep 0.1; done'"
+    with drop_in(left, held):
         end_scope(left, "fake-excl")
-        left.wait_until(
-            lambda: left.sh(f"{OF_COMEBACKS} ActiveState", user="sparkd") == "activating",
-            "the pass is at work",
-        )
+        left.wait_until(lambda: state_of_pass(left) == "activating", "the pass is at work")
         assert answer_of(left.chat("fake-excl", "back already")) == "echo: back already"
-        end_scope(left, "fake-excl")
-        wait_for_comeback(left)
+        with left.file("/run/go-on", ""):
+            left.wait_until(lambda: state_of_pass(left) == "inactive", "the pass has ended")
+            assert resident(left) == {"fake-excl"}
+            end_scope(left, "fake-excl")
+            wait_for_comeback(left)
 
 
 def test_utility_that_was_stopped_on_purpose_does_not_come_back(left: Host) -> None:
@@ -102,20 +114,26 @@ def test_comeback_takes_the_place_of_no_other_exclusive_model(left: Host) -> Non
         "lifecycle: exclusive, idle_timeout: 10m}}\n"
     )
     with left.file("/etc/sparkd/models.d/second.yaml", second):
-        left.run("systemctl", "reload", "sparkd.service")
+        reload(left, models={"excl-two"})
         cursor = left.cursor()
         answer_of(left.chat("excl-two"))
         left.wait_until(
             lambda: left.journal("_SYSTEMD_USER_UNIT=sparkd-comeback.service", since=cursor) != [],
             "a comeback was tried",
         )
+        # While it ends, systemd takes the next one for the same.
+        left.wait_until(lambda: state_of_pass(left) == "inactive", "the pass has ended")
         assert resident(left) == {"excl-two"}
         end_scope(left, "excl-two")
         wait_for_comeback(left)
-    left.run("systemctl", "reload", "sparkd.service")
+    left.run("systemctl", "stop", "sparkd.service")
 
 
 OF_COMEBACKS = "systemctl --user show sparkd-comeback.service --value -p"
+
+
+def state_of_pass(host: Host) -> str:
+    return host.sh(f"{OF_COMEBACKS} ActiveState", user="sparkd")
 
 
 @contextmanager

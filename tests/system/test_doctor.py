@@ -127,7 +127,7 @@ ROUNDS = (
         Break(code="cdi-missing", how="true", by_fix=False),
         Break(
             code="podman-socket-down",
-            how=AS_SPARKD + "systemctl --user stop podman.socket",
+            how=AS_SPARKD + "systemctl --user stop podman.socket podman.service",
             by_fix=False,
             undo=AS_SPARKD + "systemctl --user start podman.socket",
         ),

@@ -50,10 +50,10 @@ def test_cold_request_to_another_engine_is_answered_and_it_holds_the_gpu_lock(
     llama: Host,
 ) -> None:
     question = "Which city is the capital of France? Answer in one word."
-    answer = answer_of(llama.chat(MODEL, question, temperature=0, max_tokens=20))
+    answer = answer_of(llama.chat(MODEL, question, temperature=0, max_tokens=20, timeout_s=240))
     assert "Paris" in answer
-    assert llama.run("flock", "-n", "/run/sparkd/gpu.lock", "true", check=False).returncode == 1
+    assert llama.locked("/run/sparkd/gpu.lock")
     assert llama.user_unit_states()[f"sparkd-model-{MODEL}.scope"] == "active"
     assert llama.run("sparkctl", "run", MODEL, question).stdout.strip()
     llama.run("sparkctl", "stop", MODEL)
-    assert llama.run("flock", "-n", "/run/sparkd/gpu.lock", "true").returncode == 0
+    llama.wait_until(lambda: not llama.locked("/run/sparkd/gpu.lock"), "the GPU is free")

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import ExitStack
 
 import pytest
 
@@ -17,13 +18,18 @@ STRANGER = ("setpriv", "--reuid", "nobody", "--regid", "nogroup", "--clear-group
 
 
 def test_answer_of_a_cold_model_is_all_of_stdout_and_the_load_is_on_stderr(host: Host) -> None:
-    done = host.run("sparkctl", "run", "fake-slow", "hello", "there")
-    assert done.stdout == "echo: hello there\n"
-    assert done.stderr.startswith("loading fake-slow ")
-    assert host.run("sparkctl", "run", "fake-slow", input="from stdin").stdout == (
+    with ExitStack() as held:
+        held.enter_context(host.held_load("fake-b"))
+        with in_background(host, "run", "fake-b", "hello", "there") as asking:
+            assert asking.stdout is not None
+            assert asking.stderr is not None
+            assert asking.stderr.readline().startswith("loading fake-b ")
+            held.close()
+            assert asking.stdout.read() == "echo: hello there\n"
+    assert host.run("sparkctl", "run", "fake-b", input="from stdin").stdout == (
         "echo: from stdin\n"
     )
-    answer = json.loads(host.run("sparkctl", "run", "--json", "fake-slow", "hello").stdout)
+    answer = json.loads(host.run("sparkctl", "run", "--json", "fake-b", "hello").stdout)
     assert (answer["text"], answer["finish_reason"]) == ("echo: hello", "stop")
     assert answer["usage"]["completion_tokens"] == 2
 

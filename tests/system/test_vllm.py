@@ -31,7 +31,9 @@ WITH_ROUTES = f"""
 def served(vllm: Host) -> Iterator[Host]:
     vllm.configure(SETTINGS)
     entry = vllm.run("cat", CATALOG).stdout.replace("\n    args:\n", WITH_ROUTES)
+    entry = entry.replace("idle_timeout: 20s", "idle_timeout: 1h")
     assert "sparkd_sleep" in entry
+    assert "idle_timeout: 1h" in entry
     with vllm.file(CATALOG, entry):
         vllm.run("systemctl", "stop", "sparkd.service")
         yield vllm
@@ -60,7 +62,7 @@ def test_real_model_runs_in_its_scope_without_a_network(served: Host, first_answ
     assert served.user_unit_states()[f"sparkd-model-{MODEL}.scope"] == "active"
     inspected = served.run("podman", "inspect", f"sparkd-model-{MODEL}", user="sparkd").stdout
     assert json.loads(inspected)[0]["HostConfig"]["NetworkMode"] == "none"
-    assert served.run("flock", "-n", "/run/sparkd/gpu.lock", "true", check=False).returncode == 1
+    assert served.locked("/run/sparkd/gpu.lock")
 
 
 def test_soak_of_the_real_model_makes_prompts_to_measure_and_finds_the_end_of_its_context(
@@ -118,16 +120,11 @@ def engine(host: Host, target: str) -> str:
 def test_real_engine_lets_go_of_the_gpu_while_it_sleeps_and_is_the_same_afterwards(
     served: Host, first_answer: str, level: int
 ) -> None:
-    free = ("flock", "-n", "/run/sparkd/lane.lock", "true")
-    # What is said on the engine's own socket is no use of the model.
-    served.run("sparkctl", "pin", MODEL)
-    try:
-        assert engine(served, f"/sparkd/sleep?level={level}") == f'{{"level": {level}}}'
-        assert served.run(*free, check=False).returncode == 0
-        assert engine(served, "/sparkd/wake") == '{"level": 0}'
-        assert served.run(*free, check=False).returncode == 1
-    finally:
-        served.run("sparkctl", "unpin", MODEL)
+    lane = "/run/sparkd/lane.lock"
+    assert engine(served, f"/sparkd/sleep?level={level}") == f'{{"level": {level}}}'
+    assert not served.locked(lane)
+    assert engine(served, "/sparkd/wake") == '{"level": 0}'
+    assert served.locked(lane)
     again = served.chat(MODEL, QUESTION, temperature=0, max_tokens=20)
     assert answer_of(again) == first_answer
 
@@ -149,22 +146,17 @@ def test_real_model_leaves_when_idle_and_the_daemon_after_it(
     text = served.run("cat", catalog).stdout
     served.run("systemctl", "stop", "sparkd.service")
     served.stop_models()
-    with served.file(catalog, text.replace("idle_timeout: 20s", "idle_timeout: 5s")):
+    with served.file(catalog, text.replace("idle_timeout: 1h", "idle_timeout: 5s")):
         assert "Paris" in answer_of(
             served.chat(MODEL, QUESTION, temperature=0, max_tokens=20, timeout_s=240)
         )
         served.wait_until(
-            lambda: served.run(
-                "flock", "-n", "/run/sparkd/gpu.lock", "true", check=False
-            ).returncode
-            == 0,
-            "vLLM has left the GPU",
-            timeout_s=60,
+            lambda: not served.locked("/run/sparkd/gpu.lock"), "vLLM has left the GPU", 120
         )
         served.wait_until(lambda: served.containers() == [], "its container is gone")
         served.wait_until(
             lambda: served.system_unit_states().get("sparkd.service", "inactive") == "inactive",
             "the daemon has left too",
-            timeout_s=60,
+            timeout_s=120,
         )
         assert served.system_unit_states()["sparkd.socket"] == "active"

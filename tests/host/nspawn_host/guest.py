@@ -24,11 +24,11 @@ from . import cache
 from .console import HostError, say
 
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,40}")
-_BOOT_LIMIT_S = 60.0
+_BOOT_LIMIT_S = 300.0
 # systemd gives a user manager 90 s; a host that is thrown away need not be asked that long.
 DOWN_GRACE_S = 5.0
 REBOOT_GRACE_S = 100.0
-_KILL_LIMIT_S = 20.0
+_KILL_LIMIT_S = 60.0
 _WHOLE_PROC = "/run/test-host/proc"
 _CONTROLLERS = ("cpu", "io", "memory", "pids")
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
