@@ -6,6 +6,7 @@ Tables of the reference have tests of their own. A sentence that is worded anew 
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from collections.abc import Iterator
@@ -97,6 +98,17 @@ def test_page_rests_when_the_document_says() -> None:
     text = (ROOT / "docs/status-page.md").read_text()
     assert "const REST_AFTER_MS = 40_000;" in script
     assert "for 40 seconds" in text
+
+
+def test_versions_of_clients_are_those_that_the_tests_take() -> None:
+    python = (ROOT / "tests/clients/python/libraries.in").read_text()
+    node = json.loads((ROOT / "tests/clients/node/package.json").read_text())["dependencies"]
+    taken = {*re.findall(r"==(\S+)", python), *node.values()}
+    rows = (ROOT / "docs/reference/clients.md").read_text().partition("## ")[0]
+    assert set(re.findall(r"^\| [^|]+ \| ([0-9][0-9.]+)", rows, re.MULTILINE)) == taken
+    text = (ROOT / "docs/integrations.md").read_text()
+    assert f"OpenCode {node['opencode-ai']}" in text
+    assert f"command line (tried with {node['cline']})" in text
 
 
 def code_of(document: Path) -> Iterator[str]:
