@@ -58,7 +58,7 @@ PAGES = (
             *("sparkd", "sparkd-comeback", "sparkd-idle", "sparkd-generator", "sparkd.socket"),
             *("sparkd-drop-caches.path", "sparkd-drop-caches.service", "sparkd-preload.service"),
             *("sparkd-comeback.service", "sparkd-idle@.service", "sparkd-load@.service"),
-            *("sparkd-comeback.target", "sparkd.slice"),
+            *("sparkd-comeback.target", "sparkd.slice", "run-sparkd-models.mount"),
         ),
     ),
 )

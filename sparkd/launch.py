@@ -14,9 +14,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
-import shutil
 import time
 from collections.abc import Coroutine
 from dataclasses import dataclass
@@ -28,6 +28,7 @@ from sparkd.adapters.host import LockTable, ProcessWatch, free_port
 from sparkd.adapters.journal import NOTICE, Event, fields, killed_for_memory, last_lines
 from sparkd.adapters.podman import ContainerReading, Podman
 from sparkd.adapters.systemd import UnitActive, UserManager
+from sparkd.adapters.trees import remove_tree
 from sparkd.adapters.upstream import Upstream
 from sparkd.core.containerspec import EXIT_GPU_TAKEN, container_spec, endpoint_of, spec_hash
 from sparkd.core.errors import (
@@ -171,7 +172,7 @@ class Launcher:
         with contextlib.suppress(OSError):
             # One that stays names a container that is no more, and counts for nothing.
             self.layout.nap_file(names).unlink(missing_ok=True)
-        shutil.rmtree(self.layout.endpoint_dir(names), ignore_errors=True)
+        await remove_tree(self.layout.endpoint_dir(names))
 
     async def arm_load_timer(self, names: Names, delay_s: float) -> None:
         await self._arm(names, names.load_timer, "load", delay_s)
@@ -202,9 +203,13 @@ class Launcher:
                     lock.touch()
                     lock.chmod(GPU_LOCK_MODE)
         except OSError as error:
+            full = error.errno == errno.ENOSPC
+            above = Path(error.filename).parent
             raise HostError(
                 f"cannot make {error.filename}: {error.strerror}",
-                hint="sudo systemd-tmpfiles --create sparkd.conf",
+                hint=f"df -h {above}; df -i {above}"
+                if full
+                else "sudo systemd-tmpfiles --create sparkd.conf",
             ) from error
 
     async def _end_processes(self, names: Names, container_id: str | None, grace_s: float) -> None:

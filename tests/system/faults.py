@@ -39,6 +39,8 @@ NO_SUBIDS = (
     "renew_podman"
 )
 SUBIDS_BACK = "for f in subuid subgid; do cp /run/$f.kept /etc/$f; done; renew_podman"
+UNMOUNT = "umount -l /run/sparkd/models; "
+"""That directory is a mount point, which nobody can remove as it is."""
 LIMIT = "/etc/systemd/user/podman.service.d"
 FLOOD = (
     "P=$(gateway); prlimit --nofile=64: --pid $P; "
@@ -228,25 +230,25 @@ SYSTEMD = [
 RUNTIME_DIRECTORY = [
     Fault(
         name="/run/sparkd is emptied, nothing runs",
-        inflict="gateway; rm -rf /run/sparkd/*",
+        inflict=f"gateway; {UNMOUNT}rm -rf /run/sparkd/*",
         gets={"answer"},
         quick=True,
     ),
     Fault(
         name="/run/sparkd is emptied, the model runs",
-        inflict="rm -rf /run/sparkd/*; systemctl restart sparkd.service",
+        inflict=f"{UNMOUNT}rm -rf /run/sparkd/*; systemctl restart sparkd.service",
         gets={"answer"},
         warm=True,
     ),
     Fault(
         name="/run/sparkd is removed, nothing runs",
-        inflict="gateway; rm -rf /run/sparkd",
+        inflict=f"gateway; {UNMOUNT}rm -rf /run/sparkd",
         gets={"host_error"},
         tells="/run/sparkd was removed",
     ),
     Fault(
         name="/run/sparkd is removed, the model runs",
-        inflict="rm -rf /run/sparkd",
+        inflict=f"{UNMOUNT}rm -rf /run/sparkd",
         gets={"host_error"},
         tells="/run/sparkd was removed",
         warm=True,

@@ -8,6 +8,7 @@ A probe tries everything and says what came of each attempt: `done`, or the name
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,6 +18,25 @@ from sparkd.core.containerspec import SECCOMP_PROFILE
 
 from .hosts import Host, answer_of
 from .probes import LAN, LAN6, in_container, in_gateway, in_idle_pass, models_running
+
+FILLING = """
+import errno, os, sys
+os.chdir(sys.argv[1])
+def until_full(work):
+    try:
+        while True:
+            work()
+    except OSError as error:
+        return errno.errorcode[error.errno]
+def nest():
+    os.mkdir("d")
+    os.chdir("d")
+with open("file", "wb", buffering=0) as file:
+    said = until_full(lambda: file.write(bytes(1 << 16))), until_full(nest)
+os.chmod(".", 0)
+print(*said)
+"""
+"""Fills a directory with a file, and with directories in each other of which the last is closed."""
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +105,28 @@ def test_container_can_write_neither_weights_nor_locks_nor_its_root(
     assert {name for name, said in written.items() if said == "done"} == mine
     assert {said for name, said in written.items() if name not in mine} == {"EROFS"}
     assert len(written) == 11
+
+
+def test_container_fills_no_more_than_the_small_place_of_sockets_and_leaves_nothing_there(
+    walled: Host,
+) -> None:
+    """And while that is full, a model that wants to start is told so."""
+    free = "stat --file-system --format=%f /run"
+    walled.run("sparkctl", "stop", "walls")
+    before = int(walled.sh(free))
+    filling = f"python3 -c {shlex.quote(FILLING)} /run/sparkd/endpoint"
+    inside = f"podman exec sparkd-model-fake-util {filling}"
+    assert walled.sh(inside, user="sparkd") == "ENOSPC ENOSPC"
+    assert abs(int(walled.sh(free)) - before) < 256, "blocks, a megabyte"
+    assert answer_of(walled.chat("fake-util")) == "echo: hello"
+    refused = walled.chat("walls").json()["error"]
+    assert refused["code"] == "host_error"
+    assert "No space left on device" in refused["message"]
+    assert "df -i /run/sparkd/models" in refused["hint"]
+    walled.run("sparkctl", "stop", "fake-util")
+    assert walled.sh("ls -A /run/sparkd/models") == ""
+    for model in ("fake-util", "walls"):
+        answer_of(walled.chat(model))
 
 
 def test_container_sees_and_signals_no_process_outside(container: dict[str, Any]) -> None:

@@ -19,7 +19,7 @@ SPDX = "SPDX-License-Identifier: Apache-2.0"
 SOURCE_NAMES = {"Makefile", "Containerfile"}
 SOURCE_SUFFIXES = {
     *(".py", ".sh", ".yaml", ".toml", ".cfg"),
-    *(".conf", ".path", ".service", ".slice", ".socket", ".timer"),
+    *(".conf", ".mount", ".path", ".service", ".slice", ".socket", ".timer"),
 }
 UNWANTED = {
     "an absolute path of somebody's machine": r"(?<![\w.])/(work|home|Users)/[\w.]",
