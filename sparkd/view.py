@@ -180,8 +180,9 @@ def refusal(model_id: str, failure: Failure) -> StartFailed:
     else:
         when = f"tried again in {max(1, round(remaining_s))} s"
         retry_after_s = max(1, min(60, round(remaining_s)))
+    times = "once" if failure.count == 1 else f"{failure.count} times in a row"
     error = StartFailed(
-        f"{failure.message}; failed {failure.count} times in a row, {when}",
+        f"{failure.message}; failed {times}, {when}",
         hint=f"{failure.hint}; sudo sparkctl start {model_id} tries at once",
         code=failure.code,
         retry_after_s=retry_after_s,

@@ -78,7 +78,7 @@ def as_json(shown: Shown) -> dict[str, object]:
     spec, need = shown.spec, shown.need
     return {
         "id": spec.model_id,
-        "title": spec.title,
+        "title": spec.title or spec.model_id,
         "description": spec.description,
         "family": spec.family,
         "source": spec.source,

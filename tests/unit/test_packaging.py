@@ -93,6 +93,18 @@ def test_every_tag_of_a_release_is_an_entry_of_the_changelog() -> None:
     assert {tag.removeprefix("v") for tag in listed} <= {entry["version"] for entry in entries()}
 
 
+def test_every_unit_is_documented_and_names_its_page() -> None:
+    text = read("docs/reference/units.md")
+    for manager, heading in (
+        ("system", "## Units of the system"),
+        ("user", "## Units of the user"),
+    ):
+        section = text.partition(heading)[2].partition("\n## ")[0]
+        for path in (ROOT / "units" / manager).iterdir():
+            assert f"| `{path.name.replace('@', '@MODEL')}` |" in section, path
+            assert "Documentation=man:sparkd.service(8)\n" in path.read_text(), path
+
+
 def test_build_installs_whatever_it_says_that_it_needs() -> None:
     """Nothing else is looked at: dpkg's own check is off, as it wants a compiler."""
     (depends,) = re.findall(
