@@ -27,7 +27,7 @@ defaults: {image: "localhost/none:latest", weights: none, max_model_len: 8192}
 models:
   m: {dialects: [chat, completions, responses, messages, embeddings]}
 """
-_START_LIMIT_S = 20.0
+_START_LIMIT_S = 120.0
 
 
 class Gateway:
@@ -88,7 +88,7 @@ class Gateway:
 
     def end(self) -> None:
         self._process.terminate()
-        assert self._process.wait(20) == 0
+        assert self._process.wait(60) == 0
 
 
 class _Alone(Daemon):

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 OK = b"HTTP/1.1 200 OK\r\n"
 CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
 HELLO = OK + b"Content-Length: 5\r\n\r\nhello"
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 
 
 class Peer:

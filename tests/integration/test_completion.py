@@ -87,7 +87,7 @@ def test_shell_offers_what_fits(shell: str, line: str, environ: dict[str, str]) 
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=120,
         check=False,
     )
     offered = {word.split("\t")[0].strip() for word in done.stdout.splitlines()} - {""}

@@ -27,8 +27,8 @@ CROWD = 10_000
 SPARE = 500
 BESIDE = 20
 """A piece of a body comes with so many connections."""
-PATIENCE_S = 3.0
-ANSWER_S = 20.0
+PATIENCE_S = 6.0
+ANSWER_S = 60.0
 HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\n"
 ADMITTED = HEAD + b"Authorization: Bearer %b\r\n" % KEY.encode()
 BODY = json.dumps({"model": "m", "messages": [{"role": "user", "content": "hi"}]}).encode()

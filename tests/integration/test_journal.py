@@ -28,7 +28,7 @@ class Journal:
         self.path = path
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.bind(str(path))
-        self._socket.settimeout(5)
+        self._socket.settimeout(60)
 
     def entry(self) -> dict[str, str]:
         """The next entry, read as systemd's JOURNAL_NATIVE_PROTOCOL says."""

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.integration
 
 SERVER = Path(__file__).resolve().parents[1] / "engines" / "fake-vllm" / "server.py"
 CHAT = "/v1/chat/completions"
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 
 
 class Engine:
@@ -218,8 +218,8 @@ async def test_client_that_leaves_cancels_the_request(
         asking.cancel()
         with pytest.raises(asyncio.CancelledError):
             await asking
-    await until(lambda: engine.state()["running"] == 0)
-    assert engine.state()["cancelled"] == 1
+    await until(lambda: engine.state()["cancelled"] == 1)
+    assert engine.state()["running"] == 0
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -278,8 +278,10 @@ async def test_many_requests_at_once_get_their_own_answers(
     async with asyncio.TaskGroup() as tasks:
         for number in range(100):
             tasks.create_task(one(number))
+    # The last one is counted after its client has it.
+    await until(lambda: engine.state()["running"] == 0)
     state = engine.state()
-    assert (state["completed"], state["running"], state["cancelled"]) == (100, 0, 0)
+    assert (state["completed"], state["cancelled"]) == (100, 0)
 
 
 async def test_server_on_a_port_is_reached_too() -> None:
