@@ -217,7 +217,8 @@ def table(level: Level) -> str:
     for code, facts in BROKEN.items():
         (one,) = diagnose(facts)
         if one.level is level:
-            lines.append(f"| `{code}` | {one.what} | {one.why} | {one.fix} |")
+            fix = one.fix.replace("|", r"\|")
+            lines.append(f"| `{code}` | {one.what} | {one.why} | {fix} |")
     return "\n".join(lines) + "\n"
 
 
@@ -228,7 +229,7 @@ def documented() -> str:
 
 
 def test_every_finding_is_documented() -> None:
-    assert DOCUMENT.read_text() == documented(), f"python3 {Path(__file__).relative_to(ROOT)}"
+    assert DOCUMENT.read_text() == documented(), "python3 -m tests.unit.test_diagnosis"
 
 
 def test_problems_come_before_warnings() -> None:

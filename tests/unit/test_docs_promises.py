@@ -10,6 +10,7 @@ import json
 import re
 import shlex
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -173,8 +174,11 @@ def test_matches_for_the_journal_that_are_shown_find_something(document: Path) -
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_every_row_stands_in_a_table(document: Path) -> None:
+def test_every_row_stands_in_a_table_and_has_its_cells(document: Path) -> None:
     lines = ["", *document.read_text().splitlines()]
+    cells = [len(re.findall(r"(?<!\\)\|", line)) if line[:1] == "|" else 0 for line in lines]
+    uneven = [n for n, (a, b) in enumerate(pairwise(cells), 1) if a and b not in (0, a)]
+    assert uneven == []
     rows = [number for number, line in enumerate(lines) if line.startswith("|")]
     heads = [number for number in rows if not lines[number - 1].startswith("|")]
     assert [
