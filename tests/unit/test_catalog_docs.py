@@ -31,7 +31,7 @@ CATALOG = parse(
     ]
 ).models
 LISTED = yaml.safe_load((ROOT / "tests/vectors/catalog-corrections.yaml").read_text())
-WRITE = f"to write it anew: python3 {Path(__file__).relative_to(ROOT)}"
+WRITE = "to write it anew, with the Python of the tests: -m tests.unit.test_catalog_docs"
 
 
 def table(header: str, rows: Iterable[Iterable[str]]) -> str:

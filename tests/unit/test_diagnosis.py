@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ast
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -229,7 +228,9 @@ def documented() -> str:
 
 
 def test_every_finding_is_documented() -> None:
-    assert DOCUMENT.read_text() == documented(), "python3 -m tests.unit.test_diagnosis"
+    assert DOCUMENT.read_text() == documented(), (
+        "to write it anew, with the Python of the tests: -m tests.unit.test_diagnosis"
+    )
 
 
 def test_problems_come_before_warnings() -> None:

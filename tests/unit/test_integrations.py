@@ -88,7 +88,9 @@ def context(spec: ModelSpec) -> str:
 
 
 def test_the_document_shows_what_the_command_prints() -> None:
-    assert DOCUMENT.read_text() == documented(), f"python3 {Path(__file__).relative_to(ROOT)}"
+    assert DOCUMENT.read_text() == documented(), (
+        "to write it anew, with the Python of the tests: -m tests.unit.test_integrations"
+    )
 
 
 def test_the_command_line_offers_every_client() -> None:
