@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, cast
@@ -36,6 +37,7 @@ from sparkd.core.model import (
     Weights,
 )
 from sparkd.core.names import Layout
+from sparkd.core.tables import MODEL_KEYS
 
 LAYOUT = Layout(runtime_dir=Path("/r"), state_dir=Path("/s"))
 PLAIN = ModelSpec(model_id="m", image="localhost/i:1")
@@ -269,6 +271,13 @@ WITHOUT_EFFECT: dict[str, Any] = {
 
 def test_every_key_of_an_entry_is_known_to_matter_to_the_container_or_not() -> None:
     assert {field.name for field in fields(ModelSpec)} == {*CHANGES, *WITHOUT_EFFECT}
+
+
+def test_keys_that_make_a_running_container_outdated_are_the_documented_ones() -> None:
+    text = (Path(__file__).resolve().parents[2] / "docs/models.md").read_text()
+    told = text.partition("A change of what the container is made of (")[2].partition(")")[0]
+    names = {key.field: key.name for key in MODEL_KEYS.values()}
+    assert set(re.findall("`([a-z_]+)`", told)) == {names[one] for one in CHANGES if one in names}
 
 
 @pytest.mark.parametrize("name", CHANGES)
