@@ -475,6 +475,19 @@ def test_switch_file_changes_a_running_engine(start: Start) -> None:
     assert engine.ask(CHAT, asking("x"))[0] == 200
 
 
+def test_held_answer_goes_on_when_its_name_is_released(start: Start) -> None:
+    engine = start()
+    connection, response = open_stream(engine, asking("a b c", fake={"held_as": "mine"}))
+    until(lambda: b"echo:" in response.readline())
+    assert engine.ask(CHAT, asking("another"))[0] == 200
+    assert engine.state()["running"] == 1
+    engine.json("/fake/release/mine")
+    assert response.read().endswith(b"data: [DONE]\n\n")
+    connection.close()
+    # A name that is released already holds nothing.
+    assert engine.ask(CHAT, asking("x y", fake={"held_as": "mine"}))[0] == 200
+
+
 def test_switch_file_makes_the_next_start_crash(start: Start, tmp_path: Path) -> None:
     (tmp_path / "fake.json").write_text('{"crash_at_start": true, "exit_code": 9}')
     engine = start(healthy=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import secrets
 import subprocess
 import sys
 import threading
@@ -31,7 +32,7 @@ from nspawn_host.guest import Guest  # noqa: E402
 
 
 class Host:
-    """One host. Commands and requests run inside it; `settle` brings it back to rest."""
+    """One host. Commands and requests run inside it; `stop_models` brings it back to rest."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -205,6 +206,20 @@ class Host:
             assert holder.stdout.readline() == b"held\n"
             yield
 
+    def gpu_holders(self) -> list[str | None]:
+        """The models that hold gpu.lock, None for another program: whoever tries whether he gets
+        the lock has it for a moment, and somebody else does not."""
+        holders = self.request("GET", "/status").json()["gpu"]["holders"]
+        return [holder["model"] for holder in holders]
+
+    def wait_for_requests(self) -> None:
+        """Return when the gateway has let go of every request, and counted and noted it: it does
+        so after the client has the last byte of its answer."""
+        in_flight = "\nsparkd_requests_in_flight{"
+        self.wait_until(
+            lambda: in_flight not in self.request("GET", "/metrics").text, "no request is open"
+        )
+
     def stop_models(self) -> None:
         """Stop whatever runs, remove dead containers, forget pins and failures.
 
@@ -223,7 +238,7 @@ class Host:
         )
 
     def wait_until(
-        self, condition: Callable[[], bool], what: str, timeout_s: float = 60.0
+        self, condition: Callable[[], bool], what: str, timeout_s: float = 90.0
     ) -> float:
         """Wait until a reading of the host is as wanted; how long that took, in seconds."""
         began_s = time.monotonic()
@@ -283,7 +298,10 @@ def answer_of(response: httpx.Response) -> str:
 
 
 class Stream:
-    """A streaming chat request in progress on a host's loop; collects what arrives."""
+    """A streaming chat request in progress on a host's loop; collects what arrives.
+
+    One that is `held` has its first token and then nothing until it is told to `go_on`.
+    """
 
     def __init__(
         self,
@@ -293,13 +311,16 @@ class Stream:
         tokens: int,
         pace_ms: float,
         key: str | None = None,
+        held: bool = False,
         **fake: Any,
     ) -> None:
         self._host = host
+        self._model = model
         self.chunks: list[bytes] = []
         self.error: Exception | None = None
         self.status = 0
-        settings = {"tokens": tokens, "pace_ms": pace_ms, **fake}
+        self._held_as = secrets.token_hex(4) if held else ""
+        settings = {"tokens": tokens, "pace_ms": pace_ms, "held_as": self._held_as, **fake}
         body = chat_body(model, stream=True, fake=settings)
         self._done = threading.Event()
         self._first = threading.Event()
@@ -333,15 +354,29 @@ class Stream:
         return b"".join(self.chunks).decode()
 
     @property
+    def begun(self) -> bool:
+        """Whether it has a first token, or has ended without one."""
+        return self._first.is_set()
+
+    @property
+    def over(self) -> bool:
+        return self._done.is_set()
+
+    @property
     def whole(self) -> bool:
         """Whether the engine's last event arrived and nothing broke."""
         return self.error is None and self.text.rstrip().endswith("data: [DONE]")
 
-    def wait_first(self, timeout_s: float = 60.0) -> None:
+    def wait_first(self, timeout_s: float = 120.0) -> None:
         assert self._first.wait(timeout_s), "no first token"
         assert self.chunks, f"no answer: {self.error!r}"
 
-    def wait(self, timeout_s: float = 60.0) -> None:
+    def go_on(self) -> None:
+        socket = f"/run/sparkd/models/{self._model}/api.sock"
+        url = f"http://model/fake/release/{self._held_as}"
+        self._host.run("curl", "--silent", "--fail", "--unix-socket", socket, url)
+
+    def wait(self, timeout_s: float = 120.0) -> None:
         assert self._done.wait(timeout_s), "the stream did not end"
 
     def leave(self) -> None:
@@ -352,3 +387,10 @@ class Stream:
                 self._task.cancel()
 
         self._host.loop.run(cancel())
+
+
+def held_stream(host: Host, model: str, **more: Any) -> Stream:
+    """A stream of three tokens that has its first one, and is open until it is told to `go_on`."""
+    stream = Stream(host, model, tokens=3, pace_ms=0, held=True, **more)
+    stream.wait_first()
+    return stream

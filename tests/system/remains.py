@@ -28,7 +28,7 @@ def remains(host: Host) -> dict[str, list[str]]:
     return {kind: text.split() for kind, _, text in found if text}
 
 
-def wait_for_nothing(host: Host, timeout_s: float = 30.0) -> None:
+def wait_for_nothing(host: Host, timeout_s: float = 120.0) -> None:
     """Wait until sparkd has removed all that there was of any model."""
     deadline_s = time.monotonic() + timeout_s
     while found := remains(host):

@@ -37,6 +37,8 @@ _BREAKS_WITHIN_S = 5.0
 """How far from the moment at which the gateway is killed, or gives up waiting, it may show."""
 _DRAIN_S = 30.0
 """What `drain_timeout` is unless somebody says otherwise."""
+_LATE_S = 20.0
+"""How much later than that a busy host may be."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +108,7 @@ class Soak:
         impatient = self.random.random() < 0.2
         began_s = time.monotonic()
         try:
-            async with client(self.key, timeout_s=120) as http:
+            async with client(self.key, timeout_s=300) as http:
                 async with asyncio.timeout(self.random.random() * 2 if impatient else None):
                     body = chat_body(model, text)
                     response = await http.post("/v1/chat/completions", json=body)
@@ -138,7 +140,7 @@ class Soak:
         """No client asks anything, for as long as the block lasts."""
         self._held = True
         try:
-            self.host.wait_until(lambda: self._open == 0, "all clients are answered", 150)
+            self.host.wait_until(lambda: self._open == 0, "all clients are answered", 300)
             yield
         finally:
             self._held = False
@@ -166,7 +168,7 @@ class Soak:
             self.host.run("systemctl", "restart", "--no-block", "sparkd.service")
             # One that has requests open cuts them only at the end of its patience.
             ends_s = time.monotonic() + _DRAIN_S
-            self._cuts.append(Cut(ends_s - _BREAKS_WITHIN_S, ends_s + _BREAKS_WITHIN_S))
+            self._cuts.append(Cut(ends_s - _BREAKS_WITHIN_S, ends_s + _LATE_S))
         else:
             victim = next(iter(sorted(resident(self.host))), None)
             if victim is not None:

@@ -3,15 +3,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
 
-from .hosts import SETTINGS, Host, Stream, answer_of, chat_body, client
+from .hosts import SETTINGS, Host, Stream, answer_of
 from .test_scheduling import resident
 
 MEMINFO = "/run/sparkd/meminfo"
@@ -22,8 +20,8 @@ defaults: {image: "localhost/sparkd-fake-vllm:latest", weights: none, idle_timeo
 models:
   mem-auto: {memory: 20GiB, auto_utilization: true}
   mem-large: {memory: 22GiB}
-  mem-slow: {args: [--fake-load-seconds, 4]}
-  mem-beside: {lifecycle: utility, args: [--fake-load-seconds, 4]}
+  mem-main: {}
+  mem-beside: {lifecycle: utility}
 """
 SMI = "/usr/local/bin/nvidia-smi"
 SMI_ANSWER = "/run/sparkd/gpu-memory"
@@ -82,19 +80,20 @@ def peaks(host: Host, model: str) -> list[int]:
     return found
 
 
+def loading(host: Host) -> set[str]:
+    """The models whose loads the gateway watches."""
+    models = host.request("GET", "/status").json()["models"]
+    return {model["id"] for model in models if model["phase"] is not None}
+
+
 def test_collapse_of_memory_kills_the_load_at_the_floor(scripted: Host) -> None:
-    stream = Stream(scripted, "fake-slow", tokens=1, pace_ms=1)
-    scripted.wait_until(lambda: resident(scripted) == {"fake-slow"}, "it loads")
-    scripted.sh("flock -n /run/sparkd/gpu.lock true && exit 1; exit 0")
-    script = (
-        f"printf '{meminfo(1_000_000)}' > {MEMINFO}.new; mv {MEMINFO}.new {MEMINFO}; "
-        "date +%s.%N; "
-        "for i in $(seq 200); do flock -n /run/sparkd/gpu.lock true && break; "
-        "sleep 0.01; done; date +%s.%N"
-    )
-    began, ended = (float(line) for line in scripted.sh(script).splitlines())
-    assert ended - began < 0.5
-    stream.wait()
+    with scripted.held_load("fake-b"):
+        stream = Stream(scripted, "fake-b", tokens=1, pace_ms=1)
+        scripted.wait_until(lambda: scripted.gpu_holders() == ["fake-b"], "it loads")
+        scripted.sh(f"printf '{meminfo(1_000_000)}' > {MEMINFO}.new; mv {MEMINFO}.new {MEMINFO}")
+        # By itself it would hold it for ever, so that nothing but the guard ends it.
+        scripted.wait_until(lambda: scripted.gpu_holders() == [], "the GPU is free", timeout_s=10)
+        stream.wait()
     assert '"code": "memory_collapsed"' in stream.text
     assert "976 MiB of memory were available, the floor is 2048 MiB" in stream.text
     scripted.wait_until(lambda: resident(scripted) == set(), "its scope is gone")
@@ -125,27 +124,24 @@ def test_model_larger_than_a_discrete_gpu_is_refused_though_the_host_has_room(
 
 def test_peak_of_a_load_on_a_discrete_gpu_is_what_the_gpu_lost(scripted: Host) -> None:
     with discrete_gpu(scripted, "24576, 20000\n"):
-        stream = Stream(scripted, "mem-slow", tokens=1, pace_ms=1)
-        scripted.wait_until(lambda: resident(scripted) == {"mem-slow"}, "it loads")
-        scripted.run("tee", SMI_ANSWER, input="24576, 15000\n")
+        with scripted.held_load("mem-main"):
+            stream = Stream(scripted, "mem-main", tokens=1, pace_ms=1)
+            scripted.wait_until(lambda: resident(scripted) == {"mem-main"}, "it loads")
+            scripted.run("tee", SMI_ANSWER, input="24576, 15000\n")
         stream.wait()
-        assert peaks(scripted, "mem-slow") == [5000 << 20]
+        assert peaks(scripted, "mem-main") == [5000 << 20]
 
 
 def test_loads_that_overlap_leave_no_measured_peaks(scripted: Host) -> None:
-    key = scripted.key
-
-    async def ask(model: str) -> None:
-        async with client(key) as http:
-            answer_of(await http.post("/v1/chat/completions", json=chat_body(model)))
-
-    async def both() -> None:
-        await asyncio.gather(ask("mem-slow"), ask("mem-beside"))
-
-    scripted.loop.run(both())
-    assert peaks(scripted, "mem-slow") == peaks(scripted, "mem-beside") == []
+    models = ("mem-main", "mem-beside")
+    with scripted.held_load("mem-beside"):
+        with scripted.held_load("mem-main"):
+            streams = [Stream(scripted, model, tokens=1, pace_ms=1) for model in models]
+            scripted.wait_until(lambda: loading(scripted) == set(models), "both are watched")
+        streams[0].wait()
+    streams[1].wait()
+    assert all(stream.whole for stream in streams)
+    assert peaks(scripted, "mem-main") == peaks(scripted, "mem-beside") == []
     scripted.run("sparkctl", "stop", "mem-beside")
-    began_s = time.monotonic()
     answer_of(scripted.chat("mem-beside"))
-    assert time.monotonic() - began_s > 4
     assert peaks(scripted, "mem-beside") == [0]

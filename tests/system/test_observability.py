@@ -42,7 +42,8 @@ def test_metrics_statistics_journal_and_clients_agree(host: Host) -> None:
         for model in ("fake-b", "fake-util", "fake-c", "nobody", "fake-b", "fake-b"):
             await asyncio.gather(*(ask(model, number) for number in range(25)))
 
-    host.loop.run(load(), 120)
+    host.loop.run(load(), 300)
+    host.wait_for_requests()
     host.run("sparkctl", "stop", "fake-util")
 
     by_metrics, by_journal = accounts.of_metrics(), accounts.of_journal()
@@ -69,11 +70,11 @@ def test_metrics_statistics_journal_and_clients_agree(host: Host) -> None:
 
 def test_scrape_wakes_no_model_and_counts_as_no_use(host: Host) -> None:
     answer_of(host.chat("fake-b"))
-    locks = "stat -c %Y /run/sparkd/locks/fake-b.activity"
-    used = host.sh(locks)
-    time.sleep(1.1)
+    host.wait_for_requests()
+    used_at = "stat -c %y /run/sparkd/locks/fake-b.activity"
+    used = host.sh(used_at)
     page = scraped(host)
-    assert host.sh(locks) == used
+    assert host.sh(used_at) == used
     assert page["sparkd_engine_up", (("model", "fake-b"),)] == 1
     engine = {dict(labels)["model"] for name, labels in page if name.startswith("vllm:")}
     assert engine == {"fake-b"}
@@ -88,12 +89,13 @@ def test_scrape_wakes_no_model_and_counts_as_no_use(host: Host) -> None:
 
 def test_engine_that_hangs_never_blocks_the_scrape(host: Host) -> None:
     answer_of(host.chat("fake-b"))
+    host.wait_for_requests()
     pid = host.sh("podman inspect -f '{{.State.Pid}}' sparkd-model-fake-b", user="sparkd")
     host.run("kill", "-STOP", pid)
     try:
         began_s = time.monotonic()
         page = scraped(host)
-        assert time.monotonic() - began_s < 20
+        assert time.monotonic() - began_s < 60
         assert page["sparkd_engine_up", (("model", "fake-b"),)] == 0
         assert not [name for name, _ in page if name.startswith("vllm:")]
     finally:
@@ -102,6 +104,7 @@ def test_engine_that_hangs_never_blocks_the_scrape(host: Host) -> None:
 
 def test_counters_go_on_after_the_daemon_left_and_came_back(host: Host) -> None:
     host.chat("nobody")
+    host.wait_for_requests()
     key = (
         "sparkd_requests_total",
         (
@@ -146,7 +149,7 @@ def test_ten_thousand_names_that_do_not_exist_make_no_series_and_take_no_memory(
 
     host.chat("nobody")
     series, before = len(scraped(host)), resident()
-    host.loop.run(load(), 120)
+    host.loop.run(load(), 300)
     assert len(scraped(host)) <= series + 1
     assert resident() - before < 8 << 20
 
@@ -183,7 +186,7 @@ def test_model_that_is_not_to_be_logged_leaves_nothing_in_the_journal(host: Host
     host.configure(SETTINGS)
     host.run("sparkctl", "stop", "fake-b")
     answer_of(host.chat("fake-b"))
-    assert host.journal(*printed, since=cursor) != []
+    host.wait_until(lambda: host.journal(*printed, since=cursor) != [], "it is logged again")
 
 
 def test_what_is_logged_changes_without_a_restart(host: Host) -> None:
@@ -194,11 +197,11 @@ def test_what_is_logged_changes_without_a_restart(host: Host) -> None:
     def logged(setting: str) -> list[str]:
         host.run("tee", "/etc/sparkd/sparkd.yaml", input=f"{SETTINGS}log_requests: {setting}\n")
         host.run("systemctl", "reload", "sparkd.service")
-        # It returns when the signal is sent.
-        time.sleep(0.5)
+        # It returns when the signal is sent; whoever asks after that is heard after the reload.
         cursor = host.cursor()
         host.chat("nobody")
         answer_of(host.chat("fake-util"))
+        host.wait_for_requests()
         return [
             entry["SPARKD_STATUS"] for entry in host.journal("SPARKD_EVENT=request", since=cursor)
         ]
@@ -207,12 +210,16 @@ def test_what_is_logged_changes_without_a_restart(host: Host) -> None:
     assert logged("errors") == ["404"]
     assert logged("all") == ["404", "200"]
     cursor = host.cursor()
-    for signal in ("RTMIN+22", "RTMIN+23"):
+
+    def levels() -> list[str]:
+        said = [entry["MESSAGE"] for entry in host.journal("_PID=" + pid, since=cursor)]
+        return [line for line in said if line.startswith("the log level")]
+
+    def send(signal: str, *, expected: list[str]) -> None:
         host.run("systemctl", "kill", "-s", signal, "--kill-whom=main", "sparkd.service")
-        time.sleep(0.3)
-    levels = [entry["MESSAGE"] for entry in host.journal("_PID=" + pid, since=cursor)]
-    assert [line for line in levels if line.startswith("the log level")] == [
-        "the log level is debug now",
-        "the log level is info now",
-    ]
+        host.wait_until(lambda: levels() == expected, f"the journal has {expected}")
+
+    changes = ["the log level is debug now", "the log level is info now"]
+    send("RTMIN+22", expected=changes[:1])
+    send("RTMIN+23", expected=changes)
     assert host.sh("systemctl show -p MainPID --value sparkd.service") == pid

@@ -13,11 +13,10 @@ from dataclasses import replace
 import httpx
 import pytest
 
-from tests.simulation import optimum, traces
-from tests.simulation.simulator import longest_wait_s
-from tests.simulation.workload import Rules
+from tests.simulation import optimum, simulator, traces
+from tests.simulation.workload import Rules, Workload
 
-from .hosts import SETTINGS, Host, Stream, answer_of, chat_body, client
+from .hosts import SETTINGS, Host, Stream, answer_of, chat_body, client, held_stream
 from .remains import wait_for_nothing
 
 MAIN = ("fake-a", "fake-b", "fake-c")
@@ -76,6 +75,14 @@ def fault(host: Host, point: str) -> Iterator[None]:
         host.run("systemctl", "kill", "--signal=KILL", "sparkd.service", check=False)
 
 
+def as_fast_as(trace: Workload, *, load_s: float, service_s: float) -> Workload:
+    """The trace on a host that was never slower than that; a load has the stop before it in it."""
+    (line,) = trace.lines
+    requests = tuple(replace(request, service_s=service_s) for request in line.requests)
+    models = tuple(replace(model, load_s=load_s, stop_s=0.0) for model in trace.models)
+    return replace(trace, models=models, lines=(replace(line, requests=requests),))
+
+
 def test_trace_of_three_models_takes_as_few_loads_and_waits_as_the_simulator_says(
     host: Host,
 ) -> None:
@@ -88,65 +95,65 @@ def test_trace_of_three_models_takes_as_few_loads_and_waits_as_the_simulator_say
     key, cursor = host.key, host.cursor()
     jobs = iter(enumerate(request.model_id for request in trace.lines[0].requests))
     waits_s: list[float] = []
+    services_s: list[float] = []
+    loads_s: list[float] = []
 
     async def one(http: httpx.AsyncClient) -> None:
         for number, letter in jobs:
             began_s = time.monotonic()
             body = chat_body(f"fake-{letter.lower()}", f"n{number}")
-            answer = answer_of(await http.post("/v1/chat/completions", json=body))
+            response = await http.post("/v1/chat/completions", json=body)
+            assert answer_of(response) == f"echo: n{number}"
             waits_s.append(time.monotonic() - began_s)
-            assert answer == f"echo: n{number}"
+            queued_s, load_s = (
+                int(response.headers[f"x-sparkd-{name}-ms"]) / 1000 for name in ("queue", "load")
+            )
+            loads_s.append(load_s)
+            services_s.append(waits_s[-1] - queued_s - load_s)
 
     async def all_clients() -> None:
-        async with client(key, timeout_s=100) as http:
+        async with client(key, timeout_s=300) as http:
             await asyncio.gather(*(one(http) for _ in range(trace.lines[0].clients)))
 
-    host.loop.run(all_clients())
+    host.loop.run(all_clients(), 400)
     assert len(waits_s) == trace.requests
-    assert best <= len(starts(host, cursor)) <= best + 1
-    loads = host.journal("SPARKD_EVENT=model-ready", since=cursor)
-    slowest_s = max(int(load["SPARKD_DURATION_MS"]) for load in loads) / 1000
-    # As fast as this host was: the simulator's bound knows no other pauses than those it is told.
-    as_seen = replace(
-        trace, models=tuple(replace(m, load_s=slowest_s, stop_s=1.5) for m in trace.models)
-    )
-    assert max(waits_s) < longest_wait_s(as_seen)
+    as_seen = as_fast_as(trace, load_s=max(loads_s), service_s=max(services_s))
+    most = max(best, simulator.run(as_seen).count.loads) + 1
+    assert best <= len(starts(host, cursor)) <= most
+    assert max(waits_s) < simulator.longest_wait_s(as_seen)
 
 
 def test_busy_model_is_drained_once_the_other_has_waited_long_enough(host: Host) -> None:
-    key = host.key
-    answer_of(host.chat("fake-b"))
-    give_up_at_s = time.monotonic() + 60
-    fed = asyncio.Event()
+    """`max_wait` is 5 s. An answer of fake-b takes four, and one more is asked for each second."""
+    served = [Stream(host, "fake-b", tokens=40, pace_ms=100)]
+    served[0].wait_first()
+    began_s = time.monotonic()
+    starving = Stream(host, "fake-c", tokens=1, pace_ms=0)
 
-    async def hammer(number: int) -> int:
-        # Staggered, so that there is no instant in which nobody uses the model.
-        await asyncio.sleep(number * 0.14)
-        served = 0
-        while not fed.is_set() and time.monotonic() < give_up_at_s:
-            await ask(key, "fake-b", "on", fake={"tokens": 10, "pace_ms": 50})
-            served += 1
-        return served
+    def one_more() -> bool:
+        stream = Stream(host, "fake-b", tokens=40, pace_ms=100)
+        host.wait_until(lambda: stream.begun or starving.over, "one of the two is served")
+        if stream.begun:
+            served.append(stream)
+        else:
+            stream.leave()
+        return stream in served
 
-    async def starving() -> float:
-        await asyncio.sleep(2)
-        began_s = time.monotonic()
-        await ask(key, "fake-c", "me too")
-        fed.set()
-        return time.monotonic() - began_s
-
-    async def both() -> tuple[float, list[int]]:
-        waited, *served = await asyncio.gather(starving(), *(hammer(number) for number in range(4)))
-        return waited, served
-
-    waited_s, served = host.loop.run(both())
-    assert 5.0 <= waited_s < 40.0, "max_wait is 5 s, then a drain and a load"
-    assert min(served) > 2
+    while one_more():
+        assert time.monotonic() - began_s < 60, "fake-c starves"
+        time.sleep(1)
+    starving.wait()
+    assert starving.whole, starving.text
+    assert time.monotonic() - began_s >= 5.0
+    assert len(served) > 2
+    for stream in served:
+        stream.wait()
+        assert stream.whole, stream.text
 
 
 def test_hundred_clients_that_leave_the_queue_leave_nothing_behind(host: Host) -> None:
-    stream = Stream(host, "fake-b", tokens=120, pace_ms=100)
-    stream.wait_first()
+    host.configure(SETTINGS.replace("max_wait: 5s", "max_wait: 10m"))
+    stream = held_stream(host, "fake-b")
     cursor, key = host.cursor(), host.key
     pid = int(host.sh("systemctl show -p MainPID --value sparkd.service"))
     before = len(host.run("ls", f"/proc/{pid}/fd").stdout.split())
@@ -161,6 +168,10 @@ def test_hundred_clients_that_leave_the_queue_leave_nothing_behind(host: Host) -
         await asyncio.gather(*(one(number) for number in range(100)))
 
     host.loop.run(leave_early())
+    host.wait_until(
+        lambda: host.request("GET", "/debug/state").json()["queue"] == [], "all have left"
+    )
+    stream.go_on()
     stream.wait()
     assert stream.whole
     host.wait_until(
@@ -171,31 +182,27 @@ def test_hundred_clients_that_leave_the_queue_leave_nothing_behind(host: Host) -
         lambda: host.request("GET", "/debug/state").json()["tasks"] <= tasks_before,
         "tasks have ended",
     )
-    assert host.request("GET", "/debug/state").json()["queue"] == []
     assert starts(host, cursor) == []
     assert resident(host) == {"fake-b"}
 
 
 def test_load_that_nobody_waits_for_any_more_is_taken_back(host: Host) -> None:
-    key = host.key
-
-    async def impatient() -> None:
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(3):
-                await ask(key, "fake-slow", "quick")
-
-    host.loop.run(impatient())
-    host.wait_until(lambda: resident(host) == set(), "the load is taken back")
-    host.wait_until(lambda: host.containers() == [], "and its container")
+    with host.held_load("fake-b"):
+        stream = Stream(host, "fake-b", tokens=1, pace_ms=0)
+        host.wait_until(lambda: resident(host) == {"fake-b"}, "it loads")
+        stream.leave()
+        host.wait_until(lambda: resident(host) == set(), "the load is taken back")
+        host.wait_until(lambda: host.containers() == [], "and its container")
 
 
 def test_waiting_stream_is_told_what_it_waits_for_and_then_answered(host: Host) -> None:
-    stream = Stream(host, "fake-slow", tokens=3, pace_ms=1)
+    with host.held_load("fake-b"):
+        stream = Stream(host, "fake-b", tokens=3, pace_ms=1)
+        host.wait_until(lambda: "\n: sparkd loading fake-b" in f"\n{stream.text}", "it is told")
     stream.wait()
     assert stream.whole, stream.text
     comments = [line for line in stream.text.splitlines() if line.startswith(":")]
-    assert comments, stream.text
-    assert all("sparkd loading fake-slow" in line for line in comments)
+    assert all(": sparkd " in line for line in comments), stream.text
 
 
 @pytest.mark.parametrize("path", ["chat/completions", "completions", "responses", "messages"])
@@ -209,7 +216,8 @@ def test_error_after_the_first_notice_is_an_event_of_the_dialect(host: Host, pat
     response = host.request("POST", f"/v1/{path}", json=body)
     assert response.status_code == 200
     assert response.headers["content-type"].startswith("text/event-stream")
-    assert ": sparkd loading fake-hang" in response.text
+    # On a slow host the first one may come while it is queued still.
+    assert response.text.startswith(": sparkd ")
     data = [line[6:] for line in response.text.splitlines() if line.startswith("data: ")]
     error = json.loads(data[-1])
     assert "load timeout" in error["error"]["message"]
@@ -217,9 +225,8 @@ def test_error_after_the_first_notice_is_an_event_of_the_dialect(host: Host, pat
 
 
 def test_full_queue_refuses_with_a_true_retry_after_and_names_who_is_in_the_way(host: Host) -> None:
-    host.configure(SETTINGS.replace("max_wait: 5s", "max_wait: 60s") + "queue_limit: 1\n")
-    stream = Stream(host, "fake-b", tokens=80, pace_ms=100)
-    stream.wait_first()
+    host.configure(SETTINGS.replace("max_wait: 5s", "max_wait: 10m") + "queue_limit: 1\n")
+    stream = held_stream(host, "fake-b")
     waiting = Stream(host, "fake-c", tokens=1, pace_ms=1)
     host.wait_until(lambda: host.request("GET", "/status").json()["queue"] != [], "one waits")
     refused = host.chat("fake-a")
@@ -230,6 +237,7 @@ def test_full_queue_refuses_with_a_true_retry_after_and_names_who_is_in_the_way(
     assert error["currentModel"]["name"] == "fake-b"
     assert 1 <= int(refused.headers["retry-after"]) == error["retryAfterSec"] <= 60
     assert refused.headers["x-busy-model"] == "fake-b"
+    stream.go_on()
     stream.wait()
     waiting.wait()
     assert stream.whole
@@ -237,9 +245,8 @@ def test_full_queue_refuses_with_a_true_retry_after_and_names_who_is_in_the_way(
 
 
 def test_state_holder_queue_deadline_and_memory_are_told_wherever_one_looks(host: Host) -> None:
-    host.configure(SETTINGS.replace("max_wait: 5s", "max_wait: 60s"))
-    stream = Stream(host, "fake-b", tokens=600, pace_ms=100)
-    stream.wait_first()
+    host.configure(SETTINGS.replace("max_wait: 5s", "max_wait: 10m"))
+    stream = held_stream(host, "fake-b")
     waiter = Stream(host, "fake-c", tokens=1, pace_ms=1)
     host.wait_until(lambda: host.request("GET", "/status").json()["queue"] != [], "one waits")
     for path in ("/status", "/debug/state"):
@@ -247,12 +254,12 @@ def test_state_holder_queue_deadline_and_memory_are_told_wherever_one_looks(host
         models = {model["id"]: model for model in seen["models"]}
         assert (models["fake-b"]["state"], models["fake-c"]["state"]) == ("busy", "queued")
         assert models["fake-a"]["state"] == "stopped"
-        assert 500 < models["fake-b"]["idle_check_at"] - seen["now"] <= 600
+        assert 300 < models["fake-b"]["idle_check_at"] - seen["now"] < 601
         assert [holder["model"] for holder in seen["gpu"]["holders"]] == ["fake-b"]
         (queued,) = seen["queue"]
         assert (queued["model"], queued["waiting"]) == ("fake-c", 1)
         assert queued["ages_s"] == [queued["oldest_s"]]
-        assert 0 < queued["oldest_s"] < 60
+        assert 0 < queued["oldest_s"] < 300
         assert 0 < seen["memory"]["available_bytes"] < seen["memory"]["total_bytes"]
     status = host.sh("sparkctl status")
     assert "queue     1 for fake-c, the first since " in status
@@ -292,17 +299,17 @@ def test_failed_start_backs_off_with_its_reason_until_an_admin_tries_again(host:
 
 def test_hung_model_is_killed_and_its_clients_are_told(host: Host) -> None:
     host.configure(SETTINGS + "hang_timeout: 5s\n")
+    cursor = host.cursor()
     stream = Stream(host, "fake-b", tokens=100, pace_ms=20, stall_after_tokens=5)
-    stream.wait(40)
+    stream.wait()
     assert '"code": "upstream_lost"' in stream.text
-    assert host.journal("SPARKD_REASON=hung") != []
+    host.wait_until(lambda: host.journal("SPARKD_REASON=hung", since=cursor) != [], "it is told")
     assert answer_of(host.chat("fake-b", "back")) == "echo: back"
 
 
 def test_reload_keeps_unchanged_models_and_retires_changed_ones_once_idle(host: Host) -> None:
     answer_of(host.chat("fake-util"))
-    stream = Stream(host, "fake-b", tokens=40, pace_ms=100)
-    stream.wait_first()
+    stream = held_stream(host, "fake-b")
     path = "/etc/sparkd/models.d/fake.yaml"
     text = host.run("cat", path).stdout
     entry = text.index("fake-b:")
@@ -310,6 +317,9 @@ def test_reload_keeps_unchanged_models_and_retires_changed_ones_once_idle(host: 
     assert changed != text
     with host.file(path, changed):
         host.run("systemctl", "reload", "sparkd.service")
+        assert host.request("GET", "/status").status_code == 200
+        assert resident(host) == {"fake-b", "fake-util"}
+        stream.go_on()
         stream.wait()
         assert stream.whole
         host.wait_until(lambda: resident(host) == {"fake-util"}, "the changed one left once idle")
@@ -322,13 +332,17 @@ def test_reload_while_requests_wait_answers_all_of_them(host: Host) -> None:
     text = host.run("cat", path).stdout
     changed = text.replace("--fake-workers, 2", "--fake-workers, 1")
     assert changed != text
-    busy = Stream(host, "fake-b", tokens=80, pace_ms=100)
-    busy.wait_first()
+    host.configure(SETTINGS.replace("max_wait: 5s", "max_wait: 10m"))
+    busy = held_stream(host, "fake-b")
     before = Stream(host, "fake-c", tokens=3, pace_ms=1)
     host.wait_until(lambda: host.request("GET", "/status").json()["queue"] != [], "one waits")
     with host.file(path, changed):
         host.run("systemctl", "reload", "sparkd.service")
         after = Stream(host, "fake-c", tokens=3, pace_ms=1)
+        host.wait_until(
+            lambda: host.request("GET", "/status").json()["queue"][0]["waiting"] == 2, "two wait"
+        )
+        busy.go_on()
         for stream in (busy, before, after):
             stream.wait()
             assert stream.whole, stream.text[-300:]
@@ -338,17 +352,15 @@ def test_reload_while_requests_wait_answers_all_of_them(host: Host) -> None:
 def test_bad_configuration_is_refused_at_reload_and_the_old_one_stays(host: Host) -> None:
     answer_of(host.chat("fake-b"))
     cursor = host.cursor()
+
+    def said() -> str:
+        entries = host.journal("_SYSTEMD_UNIT=sparkd.service", since=cursor)
+        return " ".join(str(entry["MESSAGE"]) for entry in entries)
+
     with host.file("/etc/sparkd/sparkd.yaml", "idle_exti: 5s\nmax_wait: soon\n"):
         host.run("systemctl", "reload", "sparkd.service")
-        host.wait_until(
-            lambda: len(host.journal("_SYSTEMD_UNIT=sparkd.service", since=cursor)) >= 3,
-            "all problems are in the journal",
-        )
-        said = " ".join(
-            str(e["MESSAGE"]) for e in host.journal("_SYSTEMD_UNIT=sparkd.service", since=cursor)
-        )
-        assert "sparkd.yaml:1: idle_exti" in said
-        assert "sparkd.yaml:2: max_wait" in said
+        problems = ("sparkd.yaml:1: idle_exti", "sparkd.yaml:2: max_wait")
+        host.wait_until(lambda: all(problem in said() for problem in problems), "both are told")
         answer_of(host.chat("fake-b"))
 
 
@@ -357,7 +369,7 @@ def test_daemon_killed_at_any_step_loses_nothing(host: Host, point: str) -> None
     answer_of(host.chat("fake-c"))
     # An answer would mean that the fault point was not reached.
     with fault(host, point), pytest.raises((httpx.RemoteProtocolError, httpx.ReadError)):
-        host.chat("fake-a", timeout_s=30)
+        host.chat("fake-a")
     assert answer_of(host.chat("fake-a", "after")) == "echo: after"
     # The idle timer ends it.
     wait_for_nothing(host)
@@ -367,8 +379,8 @@ def test_killed_start_that_nobody_asks_for_again_leaves_nothing(host: Host) -> N
     """fake-hang: its load timer fires after 5 s of loading and its idle timeout."""
     with fault(host, "start-started"):
         with pytest.raises(Exception, match=r".*"):
-            host.chat("fake-hang", timeout_s=30)
+            host.chat("fake-hang")
         host.run("systemctl", "stop", "sparkd.socket", "sparkd.service")
-        host.wait_until(lambda: resident(host) == set(), "its load timer ends it", timeout_s=60)
+        host.wait_until(lambda: resident(host) == set(), "its load timer ends it", timeout_s=120)
         host.wait_until(lambda: host.run("ls", "/run/sparkd/models").stdout == "", "no directory")
     host.run("systemctl", "start", "sparkd.socket")

@@ -39,6 +39,7 @@ async function send(event) {
   const note = say("note", `asking ${model} …`);
   talk.stop = new AbortController();
   setBusy(true);
+  touched();
   try {
     await stream(model, note);
   } catch (error) {

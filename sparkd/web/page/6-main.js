@@ -40,6 +40,7 @@ async function read() {
     if (error instanceof Refused && error.status === 401) return askKey(error.message);
     banner(explain(error));
     setText($("state"), "unreachable");
+    page.busySince = Date.now(); // Once there is an answer, it is something to see.
     page.timer = setTimeout(read, BEAT_MS);
   }
 }
@@ -85,10 +86,16 @@ function wake() {
   read();
 }
 
-async function act(id, verb) {
+/** Whoever does something wants to see what comes of it, also on a page that rests. */
+function touched() {
+  if (page.resting) return wake();
   page.busySince = Date.now();
-  $("notice").hidden = true;
   soon();
+}
+
+async function act(id, verb) {
+  $("notice").hidden = true;
+  touched();
   try {
     await ask("POST", `/models/${pathOf(id)}/${verb}`);
   } catch (error) {

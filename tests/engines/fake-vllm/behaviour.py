@@ -50,6 +50,7 @@ class Behaviour:
     crash_after_tokens: int = -1
     stall_after_tokens: int = -1
     break_after_tokens: int = -1
+    held_as: str = ""
     garbage: str = ""
     nap: str = ""
     headers: Mapping[str, str] = field(default_factory=dict)

@@ -14,6 +14,7 @@ import json
 import os
 import sys
 import time
+from collections import defaultdict
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any, Never
@@ -41,6 +42,7 @@ from toolcalls import call_of
 # Without a pace all tokens are ready at once: now and then the other connections get their turn.
 TOKENS_IN_A_ROW = 32
 TRANSCRIBED = ("/v1/audio/transcriptions", "/v1/audio/translations")
+RELEASE = "/fake/release/"
 GARBAGE = {
     "status_line": b"NONSENSE/9 what\r\n\r\n",
     "header": b"HTTP/1.1 200 OK\r\nno colon here\x01\r\ncontent-length: 2\r\n\r\n{}",
@@ -109,6 +111,7 @@ class Engine:
         self._switches = switches
         self._numbers = itertools.count(1)
         self._started_at = time.time()
+        self._released: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
         self._reset()
 
     def _reset(self) -> None:
@@ -147,6 +150,9 @@ class Engine:
             running = self._running
             self._reset()
             self._running = running
+            reply.send(200, b"{}")
+        elif request.path.startswith(RELEASE):
+            self._released[request.path.removeprefix(RELEASE)].set()
             reply.send(200, b"{}")
         else:
             reply.send(404, b'{"detail":"Not Found"}')
@@ -331,8 +337,9 @@ class Engine:
             yield word
         await self._accident(said.count, behaviour)
 
-    @staticmethod
-    async def _accident(number: int, behaviour: Behaviour) -> None:
+    async def _accident(self, number: int, behaviour: Behaviour) -> None:
+        if number == 1 and behaviour.held_as:
+            await self._released[behaviour.held_as].wait()
         if number == behaviour.crash_after_tokens:
             exit_now(behaviour.exit_code, behaviour.crash_log)
         if number == behaviour.stall_after_tokens:

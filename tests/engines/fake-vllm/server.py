@@ -160,8 +160,6 @@ class Process:
             await asyncio.sleep(behaviour.crash_after_seconds)
             exit_now(behaviour.exit_code, behaviour.crash_log)
         log("INFO", "model_runner.py:1", f"Starting to load model {self._options.models[0]}...")
-        while self._switches.current().load_hang:
-            await asyncio.sleep(RELEASE_LOOK_S)
         for shard in range(SHARDS + 1):
             share = shard / SHARDS
             self._grow_to(int(behaviour.memory_bytes * share))
@@ -170,6 +168,8 @@ class Process:
                 flush=True,
             )
             await asyncio.sleep(behaviour.load_seconds / (SHARDS + 1))
+        while self._switches.current().load_hang:
+            await asyncio.sleep(RELEASE_LOOK_S)
         taken = f"Loading weights took {behaviour.load_seconds:.2f} seconds"
         log("INFO", "default_loader.py:1", taken)
 
