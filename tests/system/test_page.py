@@ -28,7 +28,8 @@ CATALOG_MODELS = 53
 PHONE = {"width": 360, "height": 740}
 DESK = {"width": 1200, "height": 900}
 
-expect.set_options(timeout=60_000)  # a promise of the page is that it happens, not how fast
+PATIENCE_MS = 120_000
+expect.set_options(timeout=PATIENCE_MS)  # a promise of the page is that it happens, not how fast
 
 
 def browser_of(host: Host, directory: Path) -> Path:
@@ -54,6 +55,7 @@ def browser(trixie: Host, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 def page(browser: Browser, host: Host) -> Iterator[Page]:
     """A new session on the page, the key not given yet; an unasked-for complaint fails the test."""
     context = browser.new_context(viewport=DESK, base_url=BASE_URL)
+    context.set_default_timeout(PATIENCE_MS)
     page = context.new_page()
     complaints: list[str] = []
     page.on("pageerror", lambda error: complaints.append(str(error)))
@@ -195,7 +197,7 @@ def test_log_of_a_model_is_shown_as_it_grows(page: Page, host: Host) -> None:
     host.run("sparkctl", "stop", "fake-b")
     host.chat("fake-b")  # another run of the model, and the same log
     grown = "before => document.getElementById('log').innerText.length > before"
-    page.wait_for_function(grown, arg=before, timeout=60_000)
+    page.wait_for_function(grown, arg=before)
     expect(log).to_have_text(whole)
 
 
