@@ -24,8 +24,9 @@ from sparkd.core.errors import HostError, NotFound
 
 def run(options: Options) -> Exit:
     identity.act_as_sparkd(options.words)
-    recipe = find(recipes(os.environ), options.image)
-    _require_bases(recipe)
+    known = recipes(os.environ)
+    recipe = find(known, options.image)
+    _require_bases(recipe, known)
     began_s = time.monotonic()
     _build(recipe, options.options)
     took_s = time.monotonic() - began_s
@@ -61,7 +62,18 @@ def unit(recipe: Recipe) -> str:
     return f"sparkd-build-{recipe.name}.service"
 
 
-def _require_bases(recipe: Recipe) -> None:
+def base_missing(recipe: Recipe, base: str, known: dict[str, Recipe]) -> NotFound:
+    """What is to be made first, and how, if a recipe makes it."""
+    name = recipe_name(base)
+    by_hand = f"no recipe makes it; {recipe.directory} says how to"
+    return NotFound(
+        f"{recipe.image} is built on {base}, which is not there",
+        hint=f"sudo sparkctl build {name}" if name in known else by_hand,
+        code="image_unknown",
+    )
+
+
+def _require_bases(recipe: Recipe, known: dict[str, Recipe]) -> None:
     """Say what has to be built first, instead of letting Podman ask a registry for it."""
     if not recipe.local_bases:
         return
@@ -70,11 +82,7 @@ def _require_bases(recipe: Recipe) -> None:
     there = asyncio.run(runtime.build().podman.image_sizes(recipe.local_bases))
     for base in recipe.local_bases:
         if base not in there:
-            raise NotFound(
-                f"{recipe.image} is built on {base}, which is not there",
-                hint=f"sudo sparkctl build {recipe_name(base)}",
-                code="image_unknown",
-            )
+            raise base_missing(recipe, base, known)
 
 
 def _build(recipe: Recipe, extra: tuple[str, ...]) -> None:

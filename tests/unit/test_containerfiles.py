@@ -159,6 +159,16 @@ def test_an_unknown_image_is_refused_with_the_nearest() -> None:
     assert caught.value.hint == "did you mean vllm-mxfp4?"
 
 
+def test_a_base_that_is_missing_is_built_first_where_a_recipe_makes_it() -> None:
+    known = {name: recipe(name) for name in TEXTS}
+    for name, hint in {
+        "vllm-glm47": "sudo sparkctl build vllm-tf5",
+        "vllm-cpu": "no recipe makes it; /c/vllm-cpu says how to",
+    }.items():
+        (base,) = known[name].local_bases
+        assert build.base_missing(known[name], base, known).hint == hint
+
+
 def test_the_build_is_a_unit_that_is_waited_for_and_gets_the_options() -> None:
     words = build.command(recipe("vllm-glm47"), ("--network=none",))
     assert words[0] == "systemd-run"
