@@ -178,7 +178,7 @@ def test_reloads_work_also_when_no_gateway_runs(document: Path) -> None:
 
 
 def test_every_page_is_in_the_index() -> None:
-    index = ROOT / "docs" / "index.md"
+    index = ROOT / "docs" / "README.md"
     listed = {
         (index.parent / urlsplit(target).path).resolve()
         for target in re.findall(r"\]\(([^)\s]+)\)", index.read_text())
