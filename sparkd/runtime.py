@@ -18,6 +18,7 @@ from sparkd.eviction import Evictor
 from sparkd.launch import Launcher
 from sparkd.leases import Leases
 from sparkd.loadwatch import LoadWatch
+from sparkd.podmanservice import PodmanService
 from sparkd.reap import Reaper
 from sparkd.scheduler import Scheduler
 from sparkd.sessions import Sessions
@@ -62,7 +63,8 @@ def build() -> Runtime:
     layout = Layout.of(os.environ)
     leases = Leases(layout)
     systemd = UserManager(user_dir / "bus")
-    podman = Podman(user_dir / "podman" / "podman.sock")
+    api_socket = user_dir / "podman" / "podman.sock"
+    podman = Podman(api_socket, PodmanService(api_socket, systemd).answering)
     launcher = Launcher(layout, systemd, podman)
     records = Records(layout)
     world = WorldReader(layout, leases, systemd, podman, records)

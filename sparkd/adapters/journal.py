@@ -213,6 +213,15 @@ async def killed_for_memory(unit: str, since: float) -> bool:
     return bool(await _lines(f"--since=@{since:.0f}", *matches))
 
 
+async def said_by_unit(unit: str, since: float, count: int = 1000) -> list[str]:
+    """What the processes of a user unit have printed since that wall time, oldest first; what the
+    manager warns of it, if they were silent."""
+    of_unit = (f"--lines={count}", f"--since=@{since:.0f}", f"_UID={os.getuid()}")
+    return await _lines(*of_unit, f"_SYSTEMD_USER_UNIT={unit}") or await _lines(
+        *of_unit, "--priority=warning", f"USER_UNIT={unit}"
+    )
+
+
 async def _lines(*arguments: str) -> list[str]:
     process = await asyncio.create_subprocess_exec(
         *("journalctl", "--quiet", "--output=cat", *arguments),

@@ -14,7 +14,7 @@ import asyncio
 import contextlib
 import re
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -89,9 +89,13 @@ class ContainerReading:
 
 @dataclass(frozen=True, slots=True)
 class Podman:
-    """The Podman service at `api_socket`. Every method raises HostError when it fails."""
+    """The Podman service at `api_socket`. Every method raises HostError when it fails.
+
+    `answering` is asked before each call; what it raises ends the call before Podman heard of it.
+    """
 
     api_socket: Path
+    answering: Callable[[], Awaitable[None]] | None = None
 
     async def create(self, spec: ContainerSpec) -> str:
         """Create the container; its id. Raises Misconfigured when the image is missing."""
@@ -191,6 +195,8 @@ class Podman:
         return await self._call(info)
 
     async def _call(self, work: Callable[[PodmanClient], T]) -> T:
+        if self.answering is not None:
+            await self.answering()
         try:
             thread = asyncio.get_running_loop().run_in_executor(None, self._work, work)
         except RuntimeError as error:
@@ -239,7 +245,12 @@ def _mapped_errors(api_socket: Path) -> Iterator[None]:
                 hint="sudo nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml",
                 code="cdi_unresolvable",
             ) from error
-        raise HostError(f"Podman refused: {text}", code="podman_error") from error
+        full = "no space left on device" in text
+        raise HostError(
+            f"Podman refused: {text}",
+            hint="df -h /var/lib/sparkd; df -i /var/lib/sparkd" if full else "",
+            code="podman_error",
+        ) from error
     except (requests.exceptions.RequestException, PodmanError, OSError) as error:
         raise _unreachable(api_socket, str(error)) from error
 

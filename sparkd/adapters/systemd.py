@@ -48,6 +48,7 @@ class Unit:
     name: str
     active: bool
     """Active or on the way to or from it: its processes may exist."""
+    failed: bool = False
 
 
 class SystemdCallError(HostError):
@@ -78,7 +79,12 @@ class UserManager:
         async with self._connection() as bus:
             body = await _call(bus, "ListUnitsByPatterns", "asas", [[], list(patterns)])
         return [
-            Unit(name=unit[0], active=unit[3] not in ("inactive", "failed")) for unit in body[0]
+            Unit(
+                name=unit[0],
+                active=unit[3] not in ("inactive", "failed"),
+                failed=unit[3] == "failed",
+            )
+            for unit in body[0]
         ]
 
     async def start_transient(self, name: str, properties: Sequence[Property]) -> None:
@@ -102,6 +108,11 @@ class UserManager:
                 if asyncio.get_running_loop().time() > deadline:
                     raise
             await asyncio.sleep(_COLLECT_PAUSE_S)
+
+    async def start(self, name: str) -> None:
+        """Start a unit and wait until that is done."""
+        async with self._connection() as bus:
+            await _job(bus, "StartUnit", "ss", [name, "replace"])
 
     async def start_soon(self, name: str) -> None:
         """Have a unit started, and do not wait for that."""
@@ -139,6 +150,15 @@ class UserManager:
                 return None
         # A timer that has fired says infinity, all ones, until its service has ended.
         return None if int(body) >= _INFINITY_US else int(body)
+
+    async def invocation(self, name: str) -> str:
+        """Which start of a unit this is, a new word for each; empty for one that is not loaded."""
+        async with self._connection() as bus:
+            try:
+                path = (await _call(bus, "GetUnit", "s", [name]))[0]
+                return bytes(await _get(bus, path, "Unit", "InvocationID")).hex()
+            except SystemdCallError:
+                return ""
 
     async def control_group(self, scope: str) -> str | None:
         """The cgroup path of an active scope."""

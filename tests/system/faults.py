@@ -41,7 +41,22 @@ NO_SUBIDS = (
 SUBIDS_BACK = "for f in subuid subgid; do cp /run/$f.kept /etc/$f; done; renew_podman"
 UNMOUNT = "umount -l /run/sparkd/models; "
 """That directory is a mount point, which nobody can remove as it is."""
-LIMIT = "/etc/systemd/user/podman.service.d"
+OF_PODMAN = "/etc/systemd/user/podman.service.d"
+DROP_IN = (
+    f"mkdir -p {OF_PODMAN}; printf '[Service]\n{{0}}\n' >{OF_PODMAN}/test.conf; "
+    "user daemon-reload; user stop podman.service"
+)
+NO_DROP_IN = f"rm -r {OF_PODMAN}; user daemon-reload; user stop podman.service"
+ENDS_AT_ONCE = DROP_IN.format(
+    "ExecStart=\nExecStart=/usr/bin/podman --root=/proc/none system service"
+)
+STORAGE = "S=/var/lib/sparkd/.local/share/containers/storage; "
+SMALL_STORAGE = (
+    STORAGE + "mkdir -p /run/small; mount -t tmpfs -o size=600m none /run/small; "
+    "cp -a $S/. /run/small/; chown --reference=$S /run/small; mount --bind /run/small $S; "
+    "renew_podman; "
+)
+"""Podman's storage as it is, in a file system of its own."""
 FLOOD = (
     "P=$(gateway); prlimit --nofile=64: --pid $P; "
     "systemd-run --quiet --unit=flood python3 -c '"
@@ -59,8 +74,12 @@ class Fault:
     inflict: str
     gets: set[str]
     mend: str = "true"
+    afterwards: str = "true"
+    """What brings the host back to what it was, once everything has healed."""
     tells: str = ""
     """What is to be found in the journal; where a client gets an error, its code is anyway."""
+    says: str = ""
+    """What the error of a client says."""
     warm: bool = False
     """Whether the model runs before."""
     same: bool = False
@@ -123,11 +142,20 @@ DISK = [
     Fault(
         name="/var is read-only",
         inflict=FRESH + "mount --bind /var /var && mount -o remount,bind,ro /var; renew_podman",
-        gets={"nothing"},
+        gets={"podman_down"},
+        says="ends whenever it is started: Error: .*read-only file system",
         mend=FRESH + "umount -l /var; renew_podman",
     ),
 ]
 PODMAN = [
+    Fault(
+        name="no space in Podman's storage",
+        inflict=FRESH + SMALL_STORAGE + "dd if=/dev/zero of=$S/.filler bs=4k 2>/dev/null; true",
+        gets={"podman_error"},
+        says="no space left on device.*df -h /var/lib/sparkd",
+        mend="rm /run/small/.filler",
+        afterwards=FRESH + STORAGE + "umount -l $S; umount -l /run/small; renew_podman",
+    ),
     Fault(
         name="Podman's socket is down",
         inflict="user stop podman.socket podman.service",
@@ -159,11 +187,26 @@ PODMAN = [
     ),
     Fault(
         name="Podman may make no process",
-        inflict=f"mkdir -p {LIMIT}; printf '[Service]\nLimitNPROC=1\n' >{LIMIT}/limit.conf; "
-        "user daemon-reload; user stop podman.service",
-        gets={"nothing"},
-        mend=f"rm -r {LIMIT}; user daemon-reload; user stop podman.service; "
-        "user start podman.socket",
+        inflict=DROP_IN.format("LimitNPROC=1"),
+        gets={"podman_down"},
+        says="ends whenever it is started: runtime/cgo: pthread_create failed",
+        mend=NO_DROP_IN,
+    ),
+    Fault(
+        name="Podman's service ends as soon as it is started",
+        inflict=ENDS_AT_ONCE,
+        gets={"podman_down"},
+        says="ends whenever it is started: Error: .*/proc/none.*status podman.service",
+        mend=NO_DROP_IN,
+        quick=True,
+    ),
+    Fault(
+        name="Podman's service ends as soon as it is started, the model runs",
+        inflict=ENDS_AT_ONCE,
+        gets={"answer"},
+        mend=NO_DROP_IN,
+        warm=True,
+        same=True,
     ),
     Fault(
         name="the user has no subordinate ids",

@@ -33,22 +33,24 @@ def rows() -> Iterator[ParameterSet]:
         yield pytest.param(fault, id=fault.name, marks=marks)
 
 
-def said(host: Host, fault: Fault) -> str:
-    """What a client gets: `answer`, the code of an error, `broken`, or `nothing` in time."""
+def asked(host: Host, fault: Fault) -> tuple[str, str]:
+    """What a client gets: `answer`, the code of an error, `broken`, or `nothing` in time; and all
+    that he was told."""
     timeout_s = _IN_VAIN_S if "nothing" in fault.gets else _PATIENCE_S
     more = {"fake": fault.fields} if fault.fields else {}
     try:
         response = host.chat(MODEL, "one", timeout_s=timeout_s, **more)
     except httpx.TimeoutException:
-        return "nothing"
+        return "nothing", ""
     except httpx.HTTPError:
-        return "broken"
+        return "broken", ""
     if response.status_code == 200:
-        return "answer"
+        return "answer", response.text
     try:
-        return str(response.json()["error"].get("code") or response.status_code)
+        code = response.json()["error"].get("code")
     except (ValueError, KeyError):
-        return str(response.status_code)
+        code = None
+    return str(code or response.status_code), response.text
 
 
 def told(entries: list[dict[str, Any]], fault: Fault, got: str) -> bool:
@@ -63,8 +65,15 @@ def told(entries: list[dict[str, Any]], fault: Fault, got: str) -> bool:
     )
 
 
+@pytest.fixture
+def host_of(host: Host, fault: Fault) -> Iterator[Host]:
+    yield host
+    host.sh(USER + fault.afterwards)
+
+
 @pytest.mark.parametrize("fault", rows())
-def test_fault_is_told_and_everything_heals_when_it_goes(host: Host, fault: Fault) -> None:
+def test_fault_is_told_and_everything_heals_when_it_goes(host_of: Host, fault: Fault) -> None:
+    host = host_of
     first = ""
     if fault.warm:
         answer_of(host.chat(MODEL))
@@ -74,20 +83,21 @@ def test_fault_is_told_and_everything_heals_when_it_goes(host: Host, fault: Faul
     try:
         host.sh(USER + fault.inflict)
         began_s = time.monotonic()
-        got = said(host, fault)
+        got, text = asked(host, fault)
         took_s = time.monotonic() - began_s
     finally:
         host.sh(USER + fault.mend)
     print(f"\n{fault.name}: {got} after {took_s:.1f} s")
 
     healed_s = host.wait_until(
-        lambda: said(host, NO_FAULT) == "answer", "it serves again by itself", timeout_s=180
+        lambda: asked(host, NO_FAULT)[0] == "answer", "it serves again by itself", timeout_s=180
     )
     entries = host.journal("SYSLOG_IDENTIFIER=sparkd", "+", "UNIT=sparkd.service", since=cursor)
     lines = [str(entry.get("MESSAGE")) for entry in entries]
     print("\n".join(f"    {line}" for line in lines))
     print(f"    healed after {healed_s:.1f} s")
     assert got in fault.gets, lines
+    assert re.search(fault.says, text), text
     assert told(entries, fault, got), lines
     if fault.same:
         assert container_id(host, MODEL) == first
