@@ -64,11 +64,11 @@ FAMILIES = _table(
     ),
     (
         *("time_to_first_byte_seconds", Kind.HISTOGRAM, _OF_MODEL),
-        "From the head of a request to the first byte of the model's answer, waits included.",
+        "From the head of a request to the first byte of the model's answer: TTFT, with its waits.",
     ),
     (
         *("chunk_gap_seconds", Kind.HISTOGRAM, _OF_MODEL),
-        "Between two chunks of a streamed answer, as the engine sends them.",
+        "Between two chunks of a streamed answer: inter-token latency, if each is a token.",
     ),
     ("request_bytes_total", Kind.COUNTER, _OF_MODEL, "Bodies of requests that models got."),
     ("response_bytes_total", Kind.COUNTER, _OF_MODEL, "Bodies of the answers of models."),
