@@ -228,9 +228,10 @@ class Host:
         self.run("systemctl", "stop", "sparkd.service")
         self.sh(
             "rm -rf /run/sparkd/comebacks/*; systemctl --user stop sparkd-comeback.service "
-            # Passes before timers: one that runs would set a timer anew.
-            "'sparkd-idle@*.service' 'sparkd-load@*.service'; "
-            "systemctl --user stop 'sparkd-model-*.scope' 'sparkd-idle@*.timer' "
+            "'sparkd-idle@*.timer' 'sparkd-load@*.timer'; "
+            "systemctl --user stop 'sparkd-model-*.scope' 'sparkd-idle@*.service' "
+            # A pass that ran may have set its timer anew.
+            "'sparkd-load@*.service'; systemctl --user stop 'sparkd-idle@*.timer' "
             "'sparkd-load@*.timer'; podman rm --all --force >/dev/null; "
             "cd /run/sparkd && rm -rf models/* failures/* asleep/* pins/*",
             user="sparkd",
