@@ -8,7 +8,6 @@ is this one under an older version.
 from __future__ import annotations
 
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -16,13 +15,13 @@ import pytest
 
 from sparkd import __version__
 
-from .hosts import HOST, ROOT, SETTINGS, Host, Stream, answer_of
+from .hosts import HOST, ROOT, SETTINGS, Host, Stream, held_stream
 from .releases import package_of, tag_before
 from .test_lifecycle import container_id, daemon_pid
 
 CONFFILE = "/etc/sparkd/sparkd.yaml"
-DRAIN_S = 30
-"""What `drain_timeout` is unless somebody says otherwise."""
+PATIENT = f"{SETTINGS}drain_timeout: 120s\n"
+"""However long an installation takes, the gateway waits for what is open."""
 OLDER, THIS, NEWER = ("/root/sparkd-older.deb", "/root/sparkd-this.deb", "/root/sparkd-newer.deb")
 
 
@@ -58,7 +57,7 @@ def packages(host: Host) -> Iterator[None]:
 def serving(packaged: Host) -> Iterator[Host]:
     packaged.stop_models()
     packaged.run("systemctl", "start", "sparkd.socket")
-    packaged.configure(SETTINGS)
+    packaged.configure(PATIENT)
     yield packaged
     packaged.stop_models()
 
@@ -76,24 +75,22 @@ def test_model_and_open_stream_outlive_a_change_of_the_package(
     serving: Host, way: tuple[str, str]
 ) -> None:
     before, after = way
-    began_s = time.monotonic()
     install(serving, before)
-    # Surely open when the next one is in place, and surely over before the gateway stops waiting.
-    length_s = min(3 * (time.monotonic() - began_s) + 3, DRAIN_S - 2)
-    stream = Stream(serving, "fake-b", tokens=int(length_s * 10), pace_ms=100)
-    stream.wait_first()
+    stream = held_stream(serving, "fake-b")
     container, gateway = container_id(serving, "fake-b"), daemon_pid(serving)
     was = version(serving)
 
     install(serving, after)
 
     assert version(serving) != was
-    assert not stream.whole, "the package took longer than the stream"
-    answered = answer_of(serving.chat("fake-b", "while the other one goes on"))
-    assert answered == "echo: while the other one goes on"
-    stream.wait()
-    assert stream.status == 200
-    assert stream.whole
+    assert not stream.over
+    # Who comes meanwhile waits for the next gateway.
+    newcomer = Stream(serving, "fake-b", tokens=3, pace_ms=0)
+    stream.go_on()
+    for one in (stream, newcomer):
+        one.wait()
+        assert one.status == 200
+        assert one.whole
     assert container_id(serving, "fake-b") == container
     assert daemon_pid(serving) != gateway
 
