@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from . import test_walls as walls
-from .hosts import SETTINGS, Host, Stream, answer_of
+from .hosts import SETTINGS, Host, answer_of, held_stream
 from .probes import in_container, in_gateway, models_running
 from .test_lifecycle import (
     AT_REST,
@@ -45,8 +45,7 @@ def test_whole_life_from_first_request_to_nothing_running(old: Host) -> None:
 
 
 def test_killed_daemon_leaves_the_model_and_the_next_one_adopts_it(old: Host) -> None:
-    stream = Stream(old, "fake-a", tokens=1000, pace_ms=100)
-    stream.wait_first()
+    stream = held_stream(old, "fake-a")
     with old.lent("fake-a"):
         before = container_id(old, "fake-a")
         old.run("kill", "-9", str(daemon_pid(old)))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from .hosts import SETTINGS, Host, Stream, answer_of, chat_body
+from .hosts import SETTINGS, Host, Stream, answer_of, chat_body, held_stream
 
 QUICK = SETTINGS + "idle_exit: 3s\n"
 LOCAL = "/etc/sparkd/models.d/test-lifecycle.yaml"
@@ -157,21 +157,23 @@ def test_stream_longer_than_the_idle_timeout_is_never_cut(host: Host) -> None:
 
 
 def test_sigterm_lets_the_open_stream_end_and_the_model_live(quick: Host) -> None:
-    stream = Stream(quick, "fake-b", tokens=20, pace_ms=100)
-    stream.wait_first()
+    stream = held_stream(quick, "fake-b")
     before = container_id(quick, "fake-b")
-    quick.run("systemctl", "stop", "sparkd.service")
+    quick.run("systemctl", "stop", "--no-block", "sparkd.service")
+    quick.wait_until(
+        lambda: quick.system_unit_states()["sparkd.service"] == "deactivating", "it is to stop"
+    )
+    stream.go_on()
     stream.wait()
     assert stream.whole, stream.text[-500:]
-    assert table(quick, "fake-b") == MODEL_WITHOUT_DAEMON
+    wait_for(quick, "fake-b", MODEL_WITHOUT_DAEMON)
     answer_of(quick.chat("fake-b"))
     assert container_id(quick, "fake-b") == before
 
 
 def test_who_still_waits_when_the_gateway_must_go_is_told_to_ask_again(host: Host) -> None:
     host.configure(f"{SETTINGS}drain_timeout: 3s\n")
-    in_the_way = Stream(host, "fake-b", tokens=1000, pace_ms=100)
-    in_the_way.wait_first()
+    in_the_way = held_stream(host, "fake-b")
     waiting = Stream(host, "fake-c", tokens=1, pace_ms=1)
     host.wait_until(
         lambda: bool(host.request("GET", "/status").json()["queue"]), "the second one waits"
@@ -185,8 +187,7 @@ def test_who_still_waits_when_the_gateway_must_go_is_told_to_ask_again(host: Hos
 
 
 def test_killed_daemon_leaves_the_model_and_the_next_one_adopts_it(host: Host) -> None:
-    stream = Stream(host, "fake-a", tokens=1000, pace_ms=100)
-    stream.wait_first()
+    stream = held_stream(host, "fake-a")
     with host.lent("fake-a"):
         before = container_id(host, "fake-a")
         host.run("kill", "-9", str(daemon_pid(host)))
@@ -226,8 +227,7 @@ def test_killed_conmon_leaves_a_model_that_serves_and_can_be_stopped(host: Host)
 
 
 def test_killed_payload_ends_the_stream_and_the_next_request_starts_anew(host: Host) -> None:
-    stream = Stream(host, "fake-b", tokens=1000, pace_ms=100)
-    stream.wait_first()
+    stream = held_stream(host, "fake-b")
     before = container_id(host, "fake-b")
     host.run("kill", "-9", str(pids(host, "fake-b")["payload"]))
     stream.wait(30)
@@ -336,11 +336,14 @@ def test_second_main_model_stops_an_idle_first_one(host: Host) -> None:
 
 
 def test_second_main_model_waits_for_a_busy_first_one(host: Host) -> None:
-    stream = Stream(host, "fake-b", tokens=30, pace_ms=100)
-    stream.wait_first()
-    answer_of(host.chat("fake-c"))
-    stream.wait()
-    assert stream.whole
+    stream = held_stream(host, "fake-b")
+    second = Stream(host, "fake-c", tokens=2, pace_ms=0)
+    host.wait_until(lambda: bool(host.request("GET", "/status").json()["queue"]), "it waits")
+    assert table(host, "fake-b") == SERVING
+    stream.go_on()
+    for one in (stream, second):
+        one.wait()
+        assert one.whole, one.text
 
 
 def test_utility_runs_beside_a_main_model_but_not_beside_an_exclusive_one(host: Host) -> None:
