@@ -126,7 +126,7 @@ def answers(host: Host, path: str, sent: Iterable[bytes]) -> list[tuple[bytes, h
             for _ in range(4):
                 group.create_task(send_some(http))
 
-    host.loop.run(send_all(), 250)
+    host.loop.run(send_all(), 800)
     return answered
 
 
