@@ -109,7 +109,7 @@ class Host:
         path: str,
         *,
         key: str | None = "",
-        timeout_s: float = 90.0,
+        timeout_s: float = 180.0,
         **kwargs: Any,
     ) -> httpx.Response:
         """One request on a connection of its own; `key=None` sends none, "" the right one."""
@@ -122,7 +122,7 @@ class Host:
 
     def chat(self, model: str, text: str = "hello", **fields: Any) -> httpx.Response:
         """Ask a model once, not streaming; `fields` go into the body."""
-        timeout_s = fields.pop("timeout_s", 90.0)
+        timeout_s = fields.pop("timeout_s", 180.0)
         return self.request(
             "POST",
             "/v1/chat/completions",
@@ -279,7 +279,7 @@ class Host:
             yield
 
 
-def client(key: str | None, *, timeout_s: float = 90.0) -> httpx.AsyncClient:
+def client(key: str | None, *, timeout_s: float = 180.0) -> httpx.AsyncClient:
     """A client of the gateway, to be used on a host's loop."""
     headers = {"authorization": f"Bearer {key}"} if key else {}
     # verify=False: setting TLS up, which plain HTTP never uses, would block the loop for 0.1 s.
@@ -336,7 +336,7 @@ class Stream:
     async def _read(self, key: str, body: dict[str, Any]) -> None:
         try:
             async with (
-                client(key, timeout_s=120) as http,
+                client(key, timeout_s=600) as http,
                 http.stream("POST", "/v1/chat/completions", json=body) as response,
             ):
                 self.status = response.status_code
@@ -368,7 +368,7 @@ class Stream:
         """Whether the engine's last event arrived and nothing broke."""
         return self.error is None and self.text.rstrip().endswith("data: [DONE]")
 
-    def wait_first(self, timeout_s: float = 120.0) -> None:
+    def wait_first(self, timeout_s: float = 180.0) -> None:
         assert self._first.wait(timeout_s), "no first token"
         assert self.chunks, f"no answer: {self.error!r}"
 
@@ -377,7 +377,7 @@ class Stream:
         url = f"http://model/fake/release/{self._held_as}"
         self._host.run("curl", "--silent", "--fail", "--unix-socket", socket, url)
 
-    def wait(self, timeout_s: float = 120.0) -> None:
+    def wait(self, timeout_s: float = 180.0) -> None:
         assert self._done.wait(timeout_s), "the stream did not end"
 
     def leave(self) -> None:
