@@ -84,11 +84,16 @@ def _redacted(text: str) -> str:
 
 
 class JournalHandler(logging.Handler):
-    """Sends records to journald; each becomes one entry with MESSAGE, PRIORITY and its fields."""
+    """Sends records to journald; each becomes one entry with MESSAGE, PRIORITY and its fields.
+
+    Nobody waits for a journald that does not read: what it has no room for is counted, and the
+    count is the next thing that it is told.
+    """
 
     def __init__(self, address: str = _SOCKET) -> None:
         super().__init__()
         self._address = address
+        self._lost = 0
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -112,11 +117,23 @@ class JournalHandler(logging.Handler):
 
     def _send(self, datagram: bytes) -> None:
         try:
-            self._socket.send(datagram)
+            if self._lost:
+                said = f"MESSAGE={self._lost} entries were lost: journald did not read\n{_LOST}"
+                self._put(said.encode())
+                self._lost = 0
+            self._put(datagram)
+        except BlockingIOError:
+            self._lost += 1
+
+    def _put(self, datagram: bytes) -> None:
+        try:
+            self._socket.send(datagram, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            raise
         except OSError:
             # Not connected yet, or to a socket that was replaced since.
             self._socket.connect(self._address)
-            self._socket.send(datagram)
+            self._socket.send(datagram, socket.MSG_DONTWAIT)
 
     def close(self) -> None:
         self._socket.close()
@@ -124,6 +141,7 @@ class JournalHandler(logging.Handler):
 
 
 _HEADING_LINES = 5
+_LOST = f"PRIORITY={_PRIORITY[logging.WARNING]}\nSYSLOG_IDENTIFIER=sparkd\nCODE_MODULE={__name__}\n"
 
 
 @functools.cache

@@ -137,13 +137,8 @@ class Records:
 
     def add_nap(self, model_id: str, nap: Nap) -> None:
         """Raises HostError: whoever sleeps without it would be taken for awake."""
-        path = self.layout.nap_file(Names(model_id))
         content = {"container_id": nap.container_id, "answer": nap.answer}
-        try:
-            path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
-        except OSError as error:
-            raise HostError(f"cannot make {path.parent}: {error.strerror}") from error
-        write_atomically(path, json.dumps(content).encode(), mode=0o640)
+        _write(self.layout.nap_file(Names(model_id)), content)
 
     def clear_nap(self, model_id: str) -> None:
         """Raises HostError: who is awake with it would be taken for asleep, at every request."""
@@ -160,7 +155,8 @@ class Records:
         return self._pin_file(model_id).exists()
 
     def pin(self, model_id: str) -> None:
-        remember(self._pin_file(model_id), {"since": round(time.time(), 3)})
+        """Raises HostError: who is told that it is pinned relies on it."""
+        _write(self._pin_file(model_id), {"since": round(time.time(), 3)})
 
     def unpin(self, model_id: str) -> None:
         self._pin_file(model_id).unlink(missing_ok=True)
@@ -181,10 +177,17 @@ class Records:
 def remember(path: Path, content: Mapping[str, Any]) -> None:
     """Keep an object for `recall`. Nothing depends on it so much that failing would be better."""
     try:
-        path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
-        write_atomically(path, json.dumps(content).encode(), mode=0o640)
-    except (OSError, HostError) as error:
+        _write(path, content)
+    except HostError as error:
         log.warning("cannot remember %s: %s", path, error)
+
+
+def _write(path: Path, content: Mapping[str, Any]) -> None:
+    try:
+        path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+    except OSError as error:
+        raise HostError(f"cannot make {path.parent}: {error.strerror}") from error
+    write_atomically(path, json.dumps(content).encode(), mode=0o640)
 
 
 def recall(path: Path) -> dict[str, Any]:

@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import logging
+import select
 import socket
 import struct
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -42,6 +44,13 @@ class Journal:
                 assert end == b"\n"
             assert name.decode() not in found, "a field that stands twice"
             found[name.decode()] = value.decode()
+        return found
+
+    def waiting(self) -> list[dict[str, str]]:
+        """All entries that have come."""
+        found = []
+        while select.select([self._socket], [], [], 0)[0]:
+            found.append(self.entry())
         return found
 
     def close(self) -> None:
@@ -246,3 +255,24 @@ def test_program_outside_of_systemd_logs_to_stderr_and_as_careful() -> None:
     )
     (line,) = done.stderr.splitlines()
     assert line.endswith("INFO key sk-***")
+
+
+def test_journal_that_is_not_read_holds_nobody_up_and_says_afterwards_what_it_missed(
+    journal: Journal, log: logging.Logger
+) -> None:
+    def write() -> None:
+        for number in range(5000):
+            log.info("entry %d", number)
+
+    writer = threading.Thread(target=write, daemon=True)
+    writer.start()
+    writer.join(60)
+    assert not writer.is_alive(), "it waits for a reader"
+    kept = journal.waiting()
+    assert 0 < len(kept) < 5000
+    log.info("read again")
+    told, last = journal.entry(), journal.entry()
+    assert told["MESSAGE"] == f"{5000 - len(kept)} entries were lost: journald did not read"
+    assert (told["PRIORITY"], last["MESSAGE"]) == ("4", "read again")
+    log.info("nothing more is said of it")
+    assert journal.entry()["MESSAGE"] == "nothing more is said of it"

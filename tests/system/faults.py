@@ -65,6 +65,17 @@ FLOOD = (
     "'; sleep 2"
 )
 
+FULL_JOURNAL = (
+    "python3 -c 'import socket\n"
+    "for number in range(9):\n"
+    " line = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)\n"
+    ' line.connect("/run/systemd/journal/socket")\n'
+    " try:\n"
+    '  while True: line.send(b"MESSAGE=filler", socket.MSG_DONTWAIT)\n'
+    " except BlockingIOError: pass'; "
+)
+"""As many entries as a journald that does not read has room for."""
+
 
 @dataclass(frozen=True)
 class Fault:
@@ -186,6 +197,14 @@ PODMAN = [
         same=True,
     ),
     Fault(
+        name="Podman is slow",
+        inflict="P=$(podman_pid); echo $P >/run/stopped; "
+        "systemd-run --quiet --collect --unit=slow sh -c "
+        '"while kill -STOP $P; do sleep 0.9; kill -CONT $P; sleep 0.1; done"; sleep 1',
+        gets={"answer"},
+        mend="systemctl stop slow.service; " + GO_ON,
+    ),
+    Fault(
         name="Podman may make no process",
         inflict=DROP_IN.format("LimitNPROC=1"),
         gets={"podman_down"},
@@ -250,6 +269,20 @@ SYSTEMD = [
         gets={"answer"},
     ),
     Fault(
+        name="the user's bus hangs",
+        inflict="gateway; stopped $(user show -p MainPID --value dbus.service)",
+        gets={"user_manager_down"},
+        mend=GO_ON,
+    ),
+    Fault(
+        name="the user's bus hangs, the model runs",
+        inflict="stopped $(user show -p MainPID --value dbus.service)",
+        gets={"answer"},
+        mend=GO_ON,
+        warm=True,
+        same=True,
+    ),
+    Fault(
         name="the user's manager is restarted",
         inflict="systemctl restart user@$(id -u sparkd).service",
         gets={"answer"},
@@ -305,6 +338,19 @@ RUNTIME_DIRECTORY = [
     ),
 ]
 GATEWAY = [
+    Fault(
+        name="the journal hangs, the model runs",
+        inflict="stopped $(main_pid systemd-journald.service); "
+        + FULL_JOURNAL
+        +
+        # What is to be noted of this is what would be waited for.
+        "curl -s -m 20 -o /dev/null -d {} http://127.0.0.1:8009/v1/chat/completions",
+        gets={"answer"},
+        tells="entries were lost: journald did not read",
+        mend=GO_ON,
+        warm=True,
+        same=True,
+    ),
     Fault(
         name="the gateway has no descriptors left",
         inflict=FLOOD,

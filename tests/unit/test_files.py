@@ -199,6 +199,30 @@ def test_failed_write_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["target"]
 
 
+_WRITE_TOO_MUCH = """
+import resource, sys
+from pathlib import Path
+from sparkd.adapters.files import write_atomically
+from sparkd.core.errors import HostError
+
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+try:
+    write_atomically(Path(sys.argv[1]), bytes(8192), mode=0o600)
+except HostError as error:
+    print(error.message)
+"""
+
+
+def test_file_that_cannot_be_written_whole_leaves_the_old_one(tmp_path: Path) -> None:
+    path = tmp_path / "target"
+    write_atomically(path, b"old", mode=0o600)
+    writer = [sys.executable, "-c", _WRITE_TOO_MUCH, str(path)]
+    done = subprocess.run(writer, check=True, capture_output=True, text=True)
+    assert done.stdout == f"cannot write {path}: File too large\n"
+    assert os.listdir(tmp_path) == ["target"]
+    assert path.read_bytes() == b"old"
+
+
 def test_write_into_no_directory_is_an_error_with_a_hint(tmp_path: Path) -> None:
     with pytest.raises(HostError, match="ls -ld"):
         write_atomically(tmp_path / "none" / "file", b"", mode=0o600)
