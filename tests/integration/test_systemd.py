@@ -313,7 +313,8 @@ async def test_unit_exists_as_long_as_its_processes_may(
 
     manager.answers["ListUnitsByPatterns"] = listed
     assert await ours.units(["*.scope"]) == [
-        Unit(name=f"{state}.scope", active=active) for state, active in states.items()
+        Unit(name=f"{state}.scope", active=active, failed=state == "failed")
+        for state, active in states.items()
     ]
     assert manager.asked("ListUnitsByPatterns") == [[], ["*.scope"]]
 
