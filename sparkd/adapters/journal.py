@@ -83,11 +83,17 @@ def _redacted(text: str) -> str:
     return _KEY.sub(lambda match: match[1] + "***", text)
 
 
+_PATIENCE = struct.pack("ll", 1, 0)
+"""How long a full journald is waited for, a `struct timeval` (socket(7), SO_SNDTIMEO)."""
+
+
 class JournalHandler(logging.Handler):
     """Sends records to journald; each becomes one entry with MESSAGE, PRIORITY and its fields.
 
-    Nobody waits for a journald that does not read: what it has no room for is counted, and the
-    count is the next thing that it is told.
+    A journald that is behind is waited for, once and for a moment: it has room for some hundred
+    entries, in a container for ten, and a crowd that leaves at once writes more. One that does not
+    read holds nobody up: what it has no room for is counted, and the count is the next thing that
+    it is told.
     """
 
     def __init__(self, address: str = _SOCKET) -> None:
@@ -95,6 +101,7 @@ class JournalHandler(logging.Handler):
         self._address = address
         self._lost = 0
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _PATIENCE)
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
@@ -126,14 +133,15 @@ class JournalHandler(logging.Handler):
             self._lost += 1
 
     def _put(self, datagram: bytes) -> None:
+        flags = socket.MSG_DONTWAIT if self._lost else 0
         try:
-            self._socket.send(datagram, socket.MSG_DONTWAIT)
+            self._socket.send(datagram, flags)
         except BlockingIOError:
             raise
         except OSError:
             # Not connected yet, or to a socket that was replaced since.
             self._socket.connect(self._address)
-            self._socket.send(datagram, socket.MSG_DONTWAIT)
+            self._socket.send(datagram, flags)
 
     def close(self) -> None:
         self._socket.close()

@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -276,3 +277,20 @@ def test_journal_that_is_not_read_holds_nobody_up_and_says_afterwards_what_it_mi
     assert (told["PRIORITY"], last["MESSAGE"]) == ("4", "read again")
     log.info("nothing more is said of it")
     assert journal.entry()["MESSAGE"] == "nothing more is said of it"
+
+
+def test_journal_that_is_only_slow_misses_nothing(journal: Journal, log: logging.Logger) -> None:
+    count = 1000
+    read: list[str] = []
+
+    def read_slowly() -> None:
+        for _ in range(count):
+            read.append(journal.entry()["MESSAGE"])
+            time.sleep(0.001)
+
+    reader = threading.Thread(target=read_slowly, daemon=True)
+    reader.start()
+    for number in range(count):
+        log.info("entry %d", number)
+    reader.join(60)
+    assert read == [f"entry {number}" for number in range(count)]

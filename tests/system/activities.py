@@ -13,13 +13,15 @@ from typing import Any
 import httpx
 import yaml
 
+from sparkd.core.model import Settings
+
 from .agreement import Series, scraped
 from .company import Activity
 from .hosts import Stream, chat_body, client
 from .soak import MODELS
 from .test_keys import add, error_of
 from .test_lifecycle import container_id
-from .test_upgrade import DRAIN_S, NEWER, THIS, install, version
+from .test_upgrade import NEWER, THIS, install, version
 
 CATALOG = "/etc/sparkd/models.d/fake.yaml"
 IDLE_TIMEOUT = "3s"
@@ -170,7 +172,7 @@ class Upgrades(Activity):
 
     def _upgrade(self, model: str) -> None:
         # Surely open when the package is in place, surely over before the gateway stops waiting.
-        length_s = min(3 * self._takes_s + 3, DRAIN_S - 2)
+        length_s = min(3 * self._takes_s + 3, Settings().drain_timeout_s - 2)
         stream = Stream(self.host, model, tokens=int(length_s * 10), pace_ms=100)
         stream.wait_first(_SETTLES_S)
         if stream.status != 200 or '"content"' not in stream.text:
