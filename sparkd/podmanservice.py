@@ -23,6 +23,10 @@ from sparkd.core.errors import HostError
 
 _SERVICE, _SOCKET = "podman.service", "podman.socket"
 _LAST_WORDS = ("Error", "fatal error", "panic", "runtime/")
+_RECENT_S = 10.0
+"""A socket that was given up a moment ago may be given up anew before the service is started."""
+_JOURNAL_PAUSES_S = (0.0, 0.5, 1.0)
+"""journald takes its time."""
 _FRESH_S = 3.0
 """Podman's service ends by itself after five seconds without a call."""
 _FIRST_LOOK_S = 1.0
@@ -100,10 +104,15 @@ async def _ping(api_socket: Path) -> bool:
 
 
 async def _cannot_start(since_at: float) -> HostError:
-    lines = await said_by_unit(_SERVICE, since_at)
-    # A program in Go that falls prints hundreds of lines after the one that says why.
-    last_words = [line for line in lines if line.startswith(_LAST_WORDS)][-1:] or lines[-1:]
-    why = last_words[0] if last_words else "the journal does not say why"
+    why = "the journal does not say why"
+    for pause_s in _JOURNAL_PAUSES_S:
+        await asyncio.sleep(pause_s)
+        lines = await said_by_unit(_SERVICE, since_at - _RECENT_S)
+        # A program in Go that falls prints hundreds of lines after the one that says why.
+        last_words = [line for line in lines if line.startswith(_LAST_WORDS)]
+        why = [why, *lines[-1:], *last_words][-1]
+        if last_words:
+            break
     return HostError(
         f"Podman's service ends whenever it is started: {why:.300}",
         hint=f"systemctl --user -M sparkd@ status {_SERVICE}",

@@ -240,12 +240,11 @@ async def killed_for_memory(unit: str, since: float) -> bool:
 
 
 async def said_by_unit(unit: str, since: float, count: int = 1000) -> list[str]:
-    """What the processes of a user unit have printed since that wall time, oldest first; what the
-    manager warns of it, if they were silent."""
+    """What the processes of a user unit have printed since that wall time, oldest first, and after
+    that what the manager warns of it."""
     of_unit = (f"--lines={count}", f"--since=@{since:.0f}", f"_UID={os.getuid()}")
-    return await _lines(*of_unit, f"_SYSTEMD_USER_UNIT={unit}") or await _lines(
-        *of_unit, "--priority=warning", f"USER_UNIT={unit}"
-    )
+    printed = await _lines(*of_unit, f"_SYSTEMD_USER_UNIT={unit}")
+    return printed + await _lines(*of_unit, "--priority=warning", f"USER_UNIT={unit}")
 
 
 async def _lines(*arguments: str) -> list[str]:
