@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dbus_fast import BusType, Message, MessageType, Variant
+from dbus_fast import AuthError, BusType, Message, MessageType, Variant
 from dbus_fast.aio import MessageBus
 
 from sparkd.core.errors import HostError
@@ -184,9 +184,13 @@ class UserManager:
                 # Making it opens the socket already.
                 address = f"unix:path={self.bus_socket}"
                 bus = MessageBus(bus_type=BusType.SESSION, bus_address=address)
-                async with asyncio.timeout(_CALL_TIMEOUT_S):
-                    return await bus.connect()
-            except (OSError, EOFError, TimeoutError) as error:
+                try:
+                    async with asyncio.timeout(_CALL_TIMEOUT_S):
+                        return await bus.connect()
+                except BaseException:
+                    _abandon(bus)
+                    raise
+            except (OSError, EOFError, TimeoutError, AuthError) as error:
                 if asyncio.get_running_loop().time() > deadline:
                     raise HostError(
                         f"cannot reach the user manager's bus at {self.bus_socket}: {error}",
@@ -211,6 +215,16 @@ async def _close(bus: MessageBus) -> None:
     if bus._stream is not None:
         with contextlib.suppress(OSError):
             bus._stream.close()
+
+
+def _abandon(bus: MessageBus) -> None:
+    """Close what dbus-fast leaves open, and watched by the loop, when it cannot connect."""
+    if bus._sock is None or bus._stream is None:
+        return
+    asyncio.get_running_loop().remove_reader(bus._sock)
+    bus._sock.close()
+    with contextlib.suppress(OSError):
+        bus._stream.close()
 
 
 async def _call(bus: MessageBus, member: str, signature: str, body: list[Any]) -> list[Any]:

@@ -442,3 +442,35 @@ async def test_descriptor_of_every_connection_is_given_back_at_once(
                 await asyncio.sleep(0.01)
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("said", [b"", b"ERROR\r\n", b"OK 0123456789abcdef0123456789abcdef\r\n"])
+async def test_bus_that_cannot_be_spoken_to_keeps_no_descriptor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: bytes
+) -> None:
+    """Before it has let us in, without doing so, and after."""
+    monkeypatch.setattr(systemd, "_CALL_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(systemd, "_CONNECT_PATIENCE_S", 0.0)
+    heard: list[bytes] = []
+
+    async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while line := await reader.read(4096):
+            heard.append(line)
+            writer.write(said if len(heard) == 1 else b"")
+        writer.close()
+
+    server = await asyncio.start_unix_server(hang, tmp_path / "bus")
+    gc.collect()
+    gc.disable()
+    try:
+        before = os.listdir("/proc/self/fd")
+        with pytest.raises(HostError) as caught:
+            await UserManager(tmp_path / "bus").units(["*"])
+        assert is_down(caught.value)
+        assert (b"BEGIN" in b"".join(heard)) == said.startswith(b"OK")
+        async with asyncio.timeout(60):
+            while len(os.listdir("/proc/self/fd")) > len(before):
+                await asyncio.sleep(0.01)
+    finally:
+        gc.enable()
+        server.close()
