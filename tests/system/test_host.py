@@ -98,7 +98,11 @@ def traces_on_machine(name: str) -> list[Path]:
     # Not by glob: what others have there may vanish in the middle of it.
     return [
         Path(directory) / entry
-        for place in ("/sys/fs/cgroup", "/run/systemd/nspawn/propagate")
+        for place in (
+            "/sys/fs/cgroup",
+            "/run/systemd/nspawn/propagate",
+            "/run/systemd/nspawn/unix-export",
+        )
         for directory, below, files in os.walk(place)
         for entry in (*below, *files)
         if fnmatch(entry, f"*{name}-[0-9a-f]*")

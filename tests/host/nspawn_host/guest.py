@@ -29,6 +29,7 @@ _BOOT_LIMIT_S = 300.0
 DOWN_GRACE_S = 5.0
 REBOOT_GRACE_S = 100.0
 _KILL_LIMIT_S = 60.0
+_NSPAWN = Path("/run/systemd/nspawn")
 _WHOLE_PROC = "/run/test-host/proc"
 _CONTROLLERS = ("cpu", "io", "memory", "pids")
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -257,8 +258,12 @@ class Guest:
             top = hierarchy / self.group
             for group in sorted(top.glob("**/"), key=lambda path: -len(path.parts)):
                 group.rmdir()
-        stale = Path("/run/systemd/nspawn/propagate") / self.machine
-        shutil.rmtree(stale, ignore_errors=True)
+        exported = _NSPAWN / "unix-export" / self.machine
+        if exported.is_mount():
+            # systemd-nspawn of systemd 256 and later mounts it, and refuses to find it there.
+            subprocess.run(["umount", "--lazy", exported], check=True)
+        for stale in (exported, _NSPAWN / "propagate" / self.machine):
+            shutil.rmtree(stale, ignore_errors=True)
 
     def _unified(self) -> Path:
         """Return the host's control group in the unified hierarchy."""
