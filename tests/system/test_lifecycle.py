@@ -210,8 +210,9 @@ def test_killed_daemon_and_no_further_request_still_ends_the_model(host: Host) -
 
 def test_half_written_file_of_a_killed_process_is_gone_after_the_next_start(host: Host) -> None:
     host.run("systemctl", "stop", "sparkd.service")
-    left = "/run/sparkd/pins/.fake-a.999999999-0123456789ab.tmp"
-    host.run("touch", left, user="sparkd")
+    pins = "/run/sparkd/pins"
+    left = f"{pins}/.fake-a.999999999-0123456789ab.tmp"
+    host.sh(f"install -d -o sparkd -g sparkd {pins} && touch {left}")
     host.request("GET", "/healthz")
     host.wait_until(lambda: host.run("test", "-e", left, check=False).returncode == 1, "it is gone")
 
