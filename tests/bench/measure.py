@@ -145,13 +145,13 @@ def idle_stop(subject: Subject) -> Json:
         answer = subject.host.chat(SHORT_LIVED)
         if answer.status_code != 200:
             raise BenchError(f"{SHORT_LIVED} answered {answer.status_code}: {answer.text}")
-        due_at = subject.last_used_at(SHORT_LIVED) + SHORT_LIVED_IDLE_S
-        scope, give_up_at = subject.scope(SHORT_LIVED), due_at + 30
+        due_s = subject.last_used_s(SHORT_LIVED) + SHORT_LIVED_IDLE_S
+        scope, give_up_s = subject.scope(SHORT_LIVED), due_s + 30
         while scope.exists():
-            if time.time() > give_up_at:
+            if time.monotonic() > give_up_s:
                 raise BenchError(f"{SHORT_LIVED} is still there 30 s after its time was up")
             time.sleep(0.005)
-        late_s.append(time.time() - due_at)
+        late_s.append(time.monotonic() - due_s)
         time.sleep(SETTLE_S)
     return {"s": late_s, "median_s": median(late_s)}
 

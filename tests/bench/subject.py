@@ -163,8 +163,8 @@ class Subject:
         for pid in _pids(self.scope(model)):
             _pin(pid, self._load_cores)
 
-    def last_used_at(self, model: str) -> float:
-        """Wall time of the last use of a model."""
+    def last_used_s(self, model: str) -> float:
+        """When a model was last used, on the monotonic clock, which is the host's too."""
         return (self._root / f"run/sparkd/locks/{model}.activity").stat().st_mtime
 
 
