@@ -37,6 +37,7 @@ from sparkd.core.errors import (
     SparkdError,
     StartCrashed,
     StartTimedOut,
+    room_hint,
 )
 from sparkd.core.model import Instance, ModelSpec, Transport
 from sparkd.core.names import GPU_LOCK_MODE, Layout, Names
@@ -204,10 +205,9 @@ class Launcher:
                     lock.chmod(GPU_LOCK_MODE)
         except OSError as error:
             full = error.errno == errno.ENOSPC
-            above = Path(error.filename).parent
             raise HostError(
                 f"cannot make {error.filename}: {error.strerror}",
-                hint=f"df -h {above}; df -i {above}"
+                hint=room_hint(Path(error.filename).parent)
                 if full
                 else "sudo systemd-tmpfiles --create sparkd.conf",
             ) from error

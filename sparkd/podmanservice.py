@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 
 from sparkd.adapters.journal import said_by_unit
+from sparkd.adapters.podman import API_TIMEOUT_S
 from sparkd.adapters.systemd import UserManager
 from sparkd.core.errors import HostError
 
@@ -33,8 +34,6 @@ _FIRST_LOOK_S = 1.0
 _LOOK_PAUSE_S = 0.5
 _BEGINNINGS = 3
 """It may be ending by itself when the question comes, and be started again for it."""
-_LIMIT_S = 120.0
-"""A first start on a fresh storage was seen to take minutes elsewhere."""
 
 
 class PodmanService:
@@ -52,7 +51,7 @@ class PodmanService:
             return
         since_at = time.time()
         try:
-            async with asyncio.timeout(_LIMIT_S):
+            async with asyncio.timeout(API_TIMEOUT_S):
                 answered = await self._answers(since_at)
                 if not answered and await self._socket_failed():
                     await self._systemd.start(_SOCKET)
@@ -61,7 +60,7 @@ class PodmanService:
                         raise await _cannot_start(since_at)
         except TimeoutError:
             raise HostError(
-                f"Podman's service did not answer within {_LIMIT_S:g} s",
+                f"Podman's service did not answer within {API_TIMEOUT_S:g} s",
                 hint=f"systemctl --user -M sparkd@ status {_SERVICE}",
                 code="podman_down",
             ) from None

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sparkd.core.containerspec import OOM_SCORE_ADJ, TMPFS, ContainerSpec
-from sparkd.core.errors import HostError, Misconfigured
+from sparkd.core.errors import HostError, Misconfigured, room_hint
 from sparkd.core.names import LABEL_ENDPOINT, LABEL_HEALTH, LABEL_MODEL, LABEL_SPEC
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_API_TIMEOUT_S = 120.0
+API_TIMEOUT_S = 120.0
 """The API answers in 0.1 s; a first start on a fresh storage was seen to take minutes elsewhere."""
 _GO_TIME = re.compile(r"(?P<second>[^.Z+]{19})(?P<fraction>\.\d+)?(?P<zone>Z|[+-]\d\d:\d\d)")
 _REMOVE_TRIES = 3
@@ -124,7 +124,7 @@ class Podman:
             response = client.api.post(
                 f"/containers/{container_id}/stop",
                 params={"timeout": max(1, round(grace_s))},
-                timeout=grace_s + _API_TIMEOUT_S,
+                timeout=grace_s + API_TIMEOUT_S,
             )
             response.raise_for_status()
 
@@ -216,7 +216,7 @@ class Podman:
             from podman import PodmanClient
 
             base_url = f"http+unix://{self.api_socket}"
-            with PodmanClient(base_url=base_url, timeout=_API_TIMEOUT_S) as client:
+            with PodmanClient(base_url=base_url, timeout=API_TIMEOUT_S) as client:
                 return work(client)
 
 
@@ -248,7 +248,7 @@ def _mapped_errors(api_socket: Path) -> Iterator[None]:
         full = "no space left on device" in text
         raise HostError(
             f"Podman refused: {text}",
-            hint="df -h /var/lib/sparkd; df -i /var/lib/sparkd" if full else "",
+            hint=room_hint("/var/lib/sparkd") if full else "",
             code="podman_error",
         ) from error
     except (requests.exceptions.RequestException, PodmanError, OSError) as error:

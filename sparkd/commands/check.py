@@ -9,6 +9,7 @@ from sparkd.commands import catalog, identity, output
 from sparkd.commands.arguments import Options
 from sparkd.commands.exits import Exit
 from sparkd.core.model import Config
+from sparkd.core.quantities import count_of
 
 
 def run(options: Options) -> Exit:
@@ -45,5 +46,5 @@ def text(config: Config) -> str:
         return "\n".join(output.printable(str(problem)) for problem in config.problems)
     kinds = Counter(spec.lifecycle for spec in config.models.values())
     counts = ", ".join(f"{kinds[kind]} {kind}" for kind in sorted(kinds))
-    total = output.count_of(len(config.models), "model")
+    total = count_of(len(config.models), "model")
     return f"ok: {total} ({counts})" if counts else f"ok: {total}"

@@ -18,6 +18,7 @@ from sparkd.core.diagnosis.facts import Facts, Port
 from sparkd.core.diagnosis.findings import Finding, Level
 from sparkd.core.errors import Misconfigured, SparkdError
 from sparkd.core.model import Config
+from sparkd.core.quantities import count_of
 
 
 def run(options: Options) -> Exit:
@@ -60,9 +61,7 @@ def text(found: Sequence[Finding], unseen: Sequence[tuple[str, str]]) -> str:
         f"  fix: {output.printable(one.fix)}\n"
         for one in found
     ]
-    counts = [
-        output.count_of(sum(one.level is level for one in found), level.value) for level in Level
-    ]
+    counts = [count_of(sum(one.level is level for one in found), level.value) for level in Level]
     lines = [", ".join(counts) if found else "nothing is wrong"]
     lines += [f"not looked at: {area}, {output.printable(reason)}" for area, reason in unseen]
     return "\n".join([*blocks, *lines])

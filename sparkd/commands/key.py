@@ -17,6 +17,7 @@ from sparkd.adapters.keyfiles import read_secrets
 from sparkd.commands import identity, output
 from sparkd.commands.arguments import Options
 from sparkd.commands.exits import Exit
+from sparkd.core.quantities import count_of
 
 _PREFIX = "sk-sparkd-"
 _SECRET_BYTES = 32
@@ -39,7 +40,7 @@ def show(options: Options) -> Exit:
     if options.json:
         output.print_json({"file": str(path), "keys": list(keys)})
     else:
-        print(f"{output.count_of(len(keys), 'API key')} in {path}; clients send one as")
+        print(f"{count_of(len(keys), 'API key')} in {path}; clients send one as")
         print("Authorization: Bearer KEY, or as x-api-key: KEY", *keys, sep="\n")
     return Exit.OK
 

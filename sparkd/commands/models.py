@@ -11,6 +11,7 @@ from sparkd.commands.arguments import Options
 from sparkd.commands.exits import Exit
 from sparkd.core.errors import SparkdError
 from sparkd.core.model import Config, State, Status, World
+from sparkd.core.quantities import count_of
 
 UNKNOWN = "unknown"
 """Stands for a state that could not be read."""
@@ -82,7 +83,7 @@ def text(listed: Sequence[Listed], *, hidden: int = 0) -> str:
         if one.status == Status.DISABLED
     ]
     if hidden:
-        disabled = [f"{output.count_of(hidden, 'disabled model')} not shown: sparkctl models --all"]
+        disabled = [f"{count_of(hidden, 'disabled model')} not shown: sparkctl models --all"]
     return "\n".join([output.table(_HEADER, rows), *problems, *disabled])
 
 

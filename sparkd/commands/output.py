@@ -44,11 +44,6 @@ def timestamp(at: float | None) -> str | None:
     return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def count_of(count: int, noun: str) -> str:
-    """`1 model`, `2 models`."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
 def error_text(error: SparkdError) -> str:
     """What goes to stderr: one line, and one for the hint if there is one."""
     text = f"sparkctl: {printable(error.message)}"

@@ -23,7 +23,7 @@ from sparkd.commands import catalog, identity, output
 from sparkd.commands.arguments import Options
 from sparkd.commands.exits import Exit
 from sparkd.core.model import ModelSpec
-from sparkd.core.quantities import readable_size
+from sparkd.core.quantities import count_of, readable_size
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -144,7 +144,7 @@ class Lines:
         self.total_bytes = total_bytes
         if count:
             size = f", {readable_size(total_bytes)}" if total_bytes is not None else ""
-            print(f"{output.count_of(count, 'file')} to fetch{size}", file=sys.stderr)
+            print(f"{count_of(count, 'file')} to fetch{size}", file=sys.stderr)
 
     def progressed(self, name: str, done_bytes: int, total_bytes: int | None) -> None:
         del total_bytes
@@ -169,7 +169,7 @@ class Bars:
 
     def planned(self, count: int, total_bytes: int | None) -> None:
         if count:
-            files = output.count_of(count, "file")
+            files = count_of(count, "file")
             self._whole = self._progress.add_task(files, total=total_bytes)
 
     def progressed(self, name: str, done_bytes: int, total_bytes: int | None) -> None:

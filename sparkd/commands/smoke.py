@@ -21,6 +21,7 @@ from sparkd.commands.arguments import Options
 from sparkd.commands.exits import Exit
 from sparkd.core.errors import Misconfigured, SparkdError
 from sparkd.core.model import Config, Dialect, Lifecycle, ModelSpec, Status, WhenBusy
+from sparkd.core.quantities import count_of
 
 if TYPE_CHECKING:
     from sparkd.adapters.gateway import Gateway, Reply
@@ -181,7 +182,7 @@ async def _choose(
     if not candidates:
         return None, f"no model of the catalog {kind.what}"
     others = len(candidates) - 1
-    return None, lacking + (f", and nor can {output.count_of(others, 'other')}" if others else "")
+    return None, lacking + (f", and nor can {count_of(others, 'other')}" if others else "")
 
 
 async def _missing(spec: ModelSpec) -> str | None:

@@ -19,6 +19,7 @@ from sparkd.commands.systemunits import UNKNOWN, SystemUnit
 from sparkd.commands.waiting import Waiting
 from sparkd.core.memory import HostMemory
 from sparkd.core.model import Config, LockHolder, ModelReading
+from sparkd.core.quantities import count_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,7 +132,7 @@ def _holder_text(holder: LockHolder) -> str:
 
 
 def _models_text(overview: Overview, now: float) -> str:
-    known = output.count_of(len(catalog.names(overview.config)), "model")
+    known = count_of(len(catalog.names(overview.config)), "model")
     if overview.running is None:
         return f"{known}, {UNKNOWN} which of them run"
     if not overview.running:
@@ -170,4 +171,4 @@ def _queue_text(queue: tuple[Waiting, ...] | None) -> str:
 def _config_text(config: Config) -> str:
     if not config.problems:
         return "ok"
-    return f"{output.count_of(len(config.problems), 'problem')}, see them with: sparkctl check"
+    return f"{count_of(len(config.problems), 'problem')}, see them with: sparkctl check"

@@ -33,6 +33,11 @@ docs/reference/errors.md; `web.render` turns an error into the body of the clien
 from __future__ import annotations
 
 
+def room_hint(directory: object) -> str:
+    """What tells whether bytes or files are what a full file system lacks."""
+    return f"df -h {directory}; df -i {directory}"
+
+
 class SparkdError(Exception):
     """The base of all: one line that says what is wrong, and a hint that says what to do."""
 

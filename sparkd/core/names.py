@@ -183,7 +183,11 @@ class Layout:
 
     def soak_file(self, names: Names) -> Path:
         """What `sparkctl soak` found of a model."""
-        return self.state_dir / "soak" / f"{names.escaped}.json"
+        return self.soak_dir / f"{names.escaped}.json"
+
+    @property
+    def soak_dir(self) -> Path:
+        return self.state_dir / "soak"
 
     @property
     def failures_dir(self) -> Path:
@@ -195,7 +199,11 @@ class Layout:
 
     def nap_file(self, names: Names) -> Path:
         """There while a model sleeps, or is on its way there or back."""
-        return self.runtime_dir / "asleep" / names.escaped
+        return self.asleep_dir / names.escaped
+
+    @property
+    def asleep_dir(self) -> Path:
+        return self.runtime_dir / "asleep"
 
     @property
     def pins_dir(self) -> Path:
@@ -204,8 +212,8 @@ class Layout:
     @property
     def records_dirs(self) -> tuple[Path, ...]:
         """Where small files are replaced as a whole."""
-        runtime = (self.failures_dir, self.comebacks_dir, self.runtime_dir / "asleep")
-        return (self.runtime_dir, *runtime, self.pins_dir, self.stats_dir, self.state_dir / "soak")
+        runtime = (self.failures_dir, self.comebacks_dir, self.asleep_dir, self.pins_dir)
+        return (self.runtime_dir, *runtime, self.stats_dir, self.soak_dir)
 
     @property
     def weights_dir(self) -> Path:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Durations (`1h30m`) and sizes (`8GiB`) as people write them, to numbers and back.
+"""Durations (`1h30m`), sizes (`8GiB`) and counts as people write them, to numbers and back.
 
 Knows nothing of files or ranges; a unit is always written, so that no reader has to guess it.
 """
@@ -72,3 +72,8 @@ def readable_size(size_bytes: int) -> str:
             count = size_bytes / _UNIT_BYTES[unit]
             return f"{count:.1f} {unit}" if count < 100 else f"{count:.0f} {unit}"
     return f"{size_bytes} B"
+
+
+def count_of(count: int, noun: str) -> str:
+    """`1 model`, `2 models`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -10,6 +10,7 @@ from sparkd.adapters.keyfiles import KeyFiles
 from sparkd.adapters.sparkctl import Doctor
 from sparkd.core.errors import Misconfigured
 from sparkd.core.model import Config
+from sparkd.core.quantities import count_of
 from sparkd.core.quota import Meters, WrongKeys
 from sparkd.core.traffic import Traffic
 from sparkd.events import EventFeed
@@ -79,8 +80,8 @@ class Context:
     def require_usable(self) -> None:
         """Raise Misconfigured when sparkd.yaml is wrong."""
         if not self.config.settings_ok:
-            first, count = self.config.problems[0], len(self.config.problems)
+            first, count = self.config.problems[0], count_of(len(self.config.problems), "problem")
             raise Misconfigured(
-                f"the configuration has {count} problem{'s' if count > 1 else ''}, first: {first}",
+                f"the configuration has {count}, first: {first}",
                 hint="sparkctl check lists all; then sudo systemctl try-reload-or-restart sparkd",
             )

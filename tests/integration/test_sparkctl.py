@@ -58,17 +58,21 @@ async def all_of(asked: list[Awaitable[object]]) -> list[object]:
         return await asyncio.gather(*asked, return_exceptions=True)
 
 
-async def test_crowd_that_asks_for_a_diagnosis_has_two_made_one_after_the_other(
-    sparkctl: Callable[[str], Path],
-) -> None:
-    place = sparkctl("echo '" + json.dumps({"findings": []}) + "'")
-    doctor = Doctor()
+async def told_to_a_crowd(doctor: Doctor, place: Path) -> list[object]:
+    """What ten are told of whom nine ask while the first one's diagnosis is being made."""
     asked = [asyncio.create_task(doctor.diagnosis())]
     await until(lambda: noted(place) == ["begun"])
     asked += [asyncio.create_task(doctor.diagnosis()) for _ in range(9)]
     await asyncio.sleep(0)
     (place / "gate").touch()
-    assert await all_of([*asked]) == [{"findings": []}] * 10
+    return await all_of([*asked])
+
+
+async def test_crowd_that_asks_for_a_diagnosis_has_two_made_one_after_the_other(
+    sparkctl: Callable[[str], Path],
+) -> None:
+    place = sparkctl("echo '" + json.dumps({"findings": []}) + "'")
+    assert await told_to_a_crowd(Doctor(), place) == [{"findings": []}] * 10
     assert noted(place) == ["begun", "ended"] * 2
 
 
@@ -77,12 +81,7 @@ async def test_failure_is_told_to_all_who_shared_it_and_to_nobody_later(
 ) -> None:
     place = sparkctl("exit 3")
     doctor = Doctor()
-    asked = [asyncio.create_task(doctor.diagnosis())]
-    await until(lambda: noted(place) == ["begun"])
-    asked += [asyncio.create_task(doctor.diagnosis()) for _ in range(9)]
-    await asyncio.sleep(0)
-    (place / "gate").touch()
-    told = await all_of([*asked])
+    told = await told_to_a_crowd(doctor, place)
     assert {type(error) for error in told} == {HostError}
     assert noted(place) == ["begun", "ended"] * 2
     sparkctl("echo '{}'")

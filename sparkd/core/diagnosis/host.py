@@ -7,6 +7,7 @@ import ipaddress
 
 from sparkd.core.diagnosis.facts import Catalog, Clock, Disk, Leftovers, Memory, Path, Port
 from sparkd.core.diagnosis.findings import Findings, problem, warning
+from sparkd.core.quantities import count_of
 
 DISK_FULL_BYTES = 1 << 30
 DISK_LOW_BYTES = 20 << 30
@@ -186,8 +187,7 @@ def catalog_findings(catalog: Catalog) -> Findings:
     if catalog.problems:
         yield problem(
             "configuration",
-            f"the configuration has {catalog.problems} "
-            + ("problem" if catalog.problems == 1 else "problems"),
+            f"the configuration has {count_of(catalog.problems, 'problem')}",
             "entries that are wrong are refused; while sparkd.yaml is wrong, everything is",
             "sparkctl check",
         )
