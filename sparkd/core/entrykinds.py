@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sparkd.core.engineargs import normalized, reserved_option, written_option
 from sparkd.core.keys import Key, Kind, nearest, read_keys
 from sparkd.core.model import (
     HEALTH_PATH,
@@ -53,22 +54,24 @@ class Arguments(Kind):
 
     def _word(self, at: Place) -> str:
         word = at.scalar(hint_if_nothing=_EMPTY) or ""
-        # Only the option's name goes into a message: behind the = may be a secret.
-        option = re.match(r"--[A-Za-z0-9._-]+", word)
-        if option:
-            name = option[0][2:].replace("_", "-").lower()
-            rest = word[option.end() :]
-            # vLLM takes --no-X wherever it takes a switch --X.
-            name = name if name in self.reserved else name.removeprefix("no-")
-            if name in self.reserved:
-                reason, hint = self.reserved[name]
-                at.report(f"{option[0]!r} is decided by sparkd: {reason}", hint)
-            elif rest[:1].isspace():
-                at.report(
-                    f"{option[0]!r} and its value are one word here",
-                    f"make them two items, or write {option[0]}=VALUE",
-                )
+        # Only the option's name goes into a message: its value may be a secret.
+        option = written_option(word)
+        if option is not None:
+            self._check_option(option, word[len(option) :], at)
         return word
+
+    def _check_option(self, option: str, rest: str, at: Place) -> None:
+        name = reserved_option(option, self.reserved)
+        if name is not None:
+            reason, hint = self.reserved[name]
+            exact = normalized(option) in (name, f"no-{name}")
+            meant = repr(option) if exact else f"{option!r}, which can mean --{name},"
+            at.report(f"{meant} is decided by sparkd: {reason}", hint)
+        elif rest[:1].isspace():
+            at.report(
+                f"{option!r} and its value are one word here",
+                f"make them two items, or write {option}=VALUE",
+            )
 
 
 @dataclass(frozen=True, slots=True)

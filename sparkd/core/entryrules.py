@@ -6,11 +6,12 @@ A mistake is reported at the entry's place and repaired by nobody.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
 
+from sparkd.core.engineargs import option_value
 from sparkd.core.errors import RequestError
 from sparkd.core.model import (
+    MAX_TOKENS,
     Dialect,
     Evict,
     Lifecycle,
@@ -21,9 +22,11 @@ from sparkd.core.model import (
     Transport,
 )
 from sparkd.core.names import check_model_id
+from sparkd.core.numbers import bounded_int
 from sparkd.core.yamlnodes import Place
 
-_CONTEXT_OPTIONS = ("--max-model-len", "--max_model_len")
+_CONTEXT_OPTION, _CONTEXT_SHORTEST = "max-model-len", "max-m"
+"""vLLM has no other option that begins like the second one."""
 
 
 def check_entry(spec: ModelSpec, place: Place) -> ModelSpec:
@@ -50,12 +53,13 @@ def is_model_id(model_id: str, place: Place) -> bool:
 
 def _with_context_window(spec: ModelSpec, place: Place) -> ModelSpec:
     """The window that clients are told must be the one that the server is started with."""
-    served = _option_value(spec.args, _CONTEXT_OPTIONS)
-    if not served.isdecimal():
+    text = option_value(spec.args, _CONTEXT_OPTION, _CONTEXT_SHORTEST) or ""
+    served = bounded_int(text, least=1, most=MAX_TOKENS)
+    if served is None:
         return spec
     if spec.max_model_len is None:
-        return replace(spec, max_model_len=int(served))
-    if spec.max_model_len != int(served):
+        return replace(spec, max_model_len=served)
+    if spec.max_model_len != served:
         place.report(
             f"max_model_len is {spec.max_model_len}, but args say --max-model-len {served}",
             "leave max_model_len out, it follows args",
@@ -127,17 +131,3 @@ def _check_sleep(spec: ModelSpec, place: Place) -> None:
         )
     if not {Dialect.CHAT, Dialect.COMPLETIONS} & set(spec.dialects):
         place.report("evict: sleep needs a model that generates text", "evict: stop")
-
-
-def _option_value(args: Iterable[str], options: tuple[str, ...]) -> str:
-    """The value of the last of these options, as argparse takes it; empty when there is none."""
-    found = ""
-    previous = ""
-    for word in args:
-        name, equals, value = word.partition("=")
-        if previous in options:
-            found = word
-        elif equals and name in options:
-            found = value
-        previous = word
-    return found

@@ -10,7 +10,7 @@ from typing import Final
 
 from sparkd.core.entrykinds import CommandWords, Options
 from sparkd.core.keys import Count, Key, Text, table
-from sparkd.core.model import HEALTH_PATH
+from sparkd.core.model import HEALTH_PATH, MAX_TOKENS
 
 _ABSOLUTE_PATH = Text(
     wanted_text="an absolute path",
@@ -23,7 +23,7 @@ _REPOSITORY = Text(
     hint="write ORG/NAME as on the hub",
     limits_text="ORG/NAME",
 )
-_TOKENS = Count(1, 100_000_000)
+_TOKENS = Count(1, MAX_TOKENS)
 
 WEIGHTS_KEYS: Final = table(
     Key(
@@ -163,6 +163,10 @@ RESERVED_ARGS: Final = {
     "served-model-name": ("a model is served under the id of its entry", "rename the entry"),
     "api-key": ("only sparkd reaches the model, and checks keys itself", "leave it out"),
     "model": ("the weights of the entry are what it serves", "write it under weights:"),
+    "config": (
+        "options of a file are not checked",
+        "write its options as args; for another server under engine: command",
+    ),
     "download-dir": ("weights are fetched before the model starts", "write it under weights:"),
     "enable-log-requests": (_NO_PROMPTS, "leave it out"),
     "disable-log-requests": (_NO_PROMPTS, "leave it out; new versions of vLLM refuse it"),

@@ -13,13 +13,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from sparkd.core.engineargs import option_value
 from sparkd.core.errors import InsufficientMemory
 from sparkd.core.model import ModelSpec
+from sparkd.core.numbers import bounded_float
 
 UTILIZATION_OPTION = "--gpu-memory-utilization"
 
 _GIB = 1 << 30
-_FRACTION = re.compile(r"[01]?\.?\d+")
 _MEMINFO_LINE = re.compile(r"^(\w+):\s+(\d+) kB$", re.MULTILINE)
 
 
@@ -66,13 +67,8 @@ def need_of(spec: ModelSpec, measured_bytes: int | None, host: HostMemory) -> Ne
 
 
 def _utilization_argument(args: Sequence[str]) -> float | None:
-    for index, argument in enumerate(args):
-        name, equals, value = argument.partition("=")
-        if name != UTILIZATION_OPTION:
-            continue
-        text = value if equals else "".join(args[index + 1 : index + 2])
-        return float(text) if _FRACTION.fullmatch(text) else None
-    return None
+    text = option_value(args, UTILIZATION_OPTION.removeprefix("--"), "gpu-memory-u")
+    return bounded_float(text, most=1.0) if text else None
 
 
 class Verdict(StrEnum):

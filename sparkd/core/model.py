@@ -163,6 +163,9 @@ class Placeholder(StrEnum):
     """With `transport: unix`, the path of the socket to listen on."""
 
 
+MAX_TOKENS: Final = 100_000_000
+"""More than any context window has."""
+
 HEALTH_PATH: Final = "/health"
 """Where vLLM and most others say that they are ready."""
 
