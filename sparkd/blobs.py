@@ -19,7 +19,9 @@ from pathlib import Path
 
 from sparkd.adapters.faults import reach
 from sparkd.core.errors import FetchFailed, HostError
-from sparkd.core.hub import RECORD_NAME, Digest, Listing, parse_record, record
+from sparkd.core.hub import RECORD_NAME, Digest, Listing, record
+from sparkd.core.hublisting import MAX_BYTES, parse_record
+from sparkd.core.quantities import readable_size
 
 _READ_BYTES = 1 << 20
 
@@ -116,10 +118,7 @@ class Part:
             self.restart()
 
     def write(self, chunk: bytes) -> None:
-        """Raises HostError when the disk is full, MismatchError when it gets too long."""
-        if self._size_bytes is not None and self.bytes + len(chunk) > self._size_bytes:
-            self.restart()
-            raise MismatchError(f"{self._path.name}: longer than {self._size_bytes} bytes")
+        """Raises HostError when the disk is full."""
         with disk(self._path):
             view = memoryview(chunk)
             while view:
@@ -128,6 +127,17 @@ class Part:
                 self.bytes += written
                 view = view[written:]
         reach("pull-written")
+
+    def check_room(self, size_bytes: int) -> None:
+        """Refuse a file whose rest does not fit. Raises HostError."""
+        free = free_bytes(self._path.parent)
+        if size_bytes - self.bytes > free:
+            raise HostError(
+                f"{readable_size(size_bytes)} are to be fetched, {readable_size(free)} are free in "
+                f"{self._path.parent}",
+                hint=f"df -h {self._path.parent}",
+                code="disk_full",
+            )
 
     def restart(self) -> None:
         """Forget what is there."""
@@ -159,9 +169,11 @@ class Part:
 def fetched(destination: Path) -> Listing | None:
     """What an earlier pull put there, as long as no file of it is missing or has another size."""
     try:
-        listing = parse_record((destination / RECORD_NAME).read_text())
-    except (OSError, UnicodeDecodeError):
+        with open(destination / RECORD_NAME, "rb") as file:
+            text = file.read(MAX_BYTES + 1)
+    except OSError:
         return None
+    listing = parse_record(text.decode(errors="replace")) if len(text) <= MAX_BYTES else None
     whole = listing is not None and all(
         _size(destination / file.path) == file.size_bytes for file in listing.files
     )

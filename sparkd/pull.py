@@ -21,19 +21,25 @@ from sparkd import blobs
 from sparkd.adapters.hub import Hub
 from sparkd.blobs import BlobStore, MismatchError, Part
 from sparkd.core import hub as hubs
+from sparkd.core.engineargs import option_value
 from sparkd.core.errors import FetchFailed, FetchInterrupted, HostError, Misconfigured
-from sparkd.core.hub import Algorithm, Digest, Listing, served
-from sparkd.core.model import HostFile, ModelSpec
+from sparkd.core.hub import Algorithm, Digest, Listing
+from sparkd.core.model import HostFile, ModelSpec, Weights
 from sparkd.core.names import Layout
 from sparkd.core.quantities import readable_size
+from sparkd.core.weightset import choose
 from sparkd.leases import Leases
 
 _AT_ONCE = 4
 """One connection rarely fills the line; more of them only anger the hub."""
 _PAUSES_S = (1.0, 2.0, 4.0, 8.0)
 """Between tries in which nothing came; what comes starts the row anew."""
-_LONGEST_PAUSE_S = 300.0
-"""A hub that wants to be left alone for longer is an error, not a wait."""
+_LONGEST_PAUSE_S = 900.0
+"""Windows of Hugging Face's limits have 300 s; a longer pause is an error, not a wait."""
+_PROGRESS_BYTES = 1 << 18
+"""A hub that breaks off sooner, again and again, gets no new row of tries."""
+_UNTOLD_BYTES = 1 << 30
+"""The most of a file whose size neither the entry nor the server tells."""
 
 
 class Watcher(Protocol):
@@ -46,6 +52,9 @@ class Watcher(Protocol):
         """So much of a file is there; less than before if it begins anew."""
 
     def retrying(self, name: str, why: str, pause_s: float) -> None: ...
+
+    def noted(self, text: str) -> None:
+        """One line on the repository: a part that is left out, or a new name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,15 +164,25 @@ class Puller:
     async def _look(self, spec: ModelSpec) -> AsyncIterator[_Job | Pulled]:
         """Each destination: what is to be done, or that it is as it should be."""
         if spec.weights is not None and spec.weights.repo is not None:
-            revision = spec.weights.revision or hubs.MAIN
-            yield await self._look_at_weights(spec.weights.path, spec.weights.repo, revision)
+            yield await self._look_at_weights(spec, spec.weights, spec.weights.repo)
         for file in spec.files:
             if file.url or file.repo:
                 yield await self._look_at_file(file)
 
-    async def _look_at_weights(self, path: Path, repo: str, revision: str) -> _Job | Pulled:
+    async def _look_at_weights(self, spec: ModelSpec, weights: Weights, repo: str) -> _Job | Pulled:
+        path, revision = weights.path, weights.revision or hubs.MAIN
         listing = await self._listing(repo, revision)
-        listing = Listing(repo=repo, commit=listing.commit, files=served(listing.files))
+        chosen = choose(
+            repo,
+            listing.files,
+            include=weights.include,
+            exclude=weights.exclude,
+            mistral_format=_wants_mistral_format(spec.args),
+        )
+        if chosen.note:
+            self.watcher.noted(f"{repo}: {chosen.note}")
+        named = listing.named
+        listing = Listing(repo=repo, commit=listing.commit, files=chosen.files)
         if not listing.files:
             raise FetchFailed(f"{repo} at {revision} has no files")
         destination = path.resolve()
@@ -187,7 +206,7 @@ class Puller:
         files = {
             file.digest: _Wanted(
                 name=file.path,
-                address=self.hub.address(repo, listing.commit, file.path),
+                address=self.hub.address(named, listing.commit, file.path),
                 digest=file.digest,
                 size_bytes=file.size_bytes,
             )
@@ -225,7 +244,7 @@ class Puller:
                 )
             wanted = _Wanted(
                 name=file.file,
-                address=self.hub.address(file.repo, listing.commit, file.file),
+                address=self.hub.address(listing.named, listing.commit, file.file),
                 digest=found.digest,
                 size_bytes=found.size_bytes,
             )
@@ -263,7 +282,7 @@ class Puller:
                         await self._receive(part, file)
                     return part.finish(file.name)
                 except FetchInterrupted as error:
-                    if part.bytes > before_bytes:
+                    if part.bytes >= before_bytes + _PROGRESS_BYTES:
                         patience = _Patience(self.watcher, file.name)
                     await patience.wait(error)
                 except MismatchError:
@@ -279,10 +298,17 @@ class Puller:
         async with self.hub.transfer(file.address, part.bytes, what=file.name) as transfer:
             if transfer.offset != part.bytes:
                 part.restart()
-            self.watcher.progressed(file.name, part.bytes, file.size_bytes)
+            total = transfer.size_bytes if file.size_bytes is None else file.size_bytes
+            limit = _UNTOLD_BYTES if total is None else total
+            if file.size_bytes is None and total is not None:
+                part.check_room(total)
+            self.watcher.progressed(file.name, part.bytes, total)
             async for chunk in transfer.chunks:
+                if part.bytes + len(chunk) > limit:
+                    part.restart()
+                    raise MismatchError(f"{file.name}: longer than {limit} bytes")
                 part.write(chunk)
-                self.watcher.progressed(file.name, part.bytes, file.size_bytes)
+                self.watcher.progressed(file.name, part.bytes, total)
         if file.size_bytes is not None and part.bytes < file.size_bytes:
             raise FetchInterrupted(
                 f"{file.name}: {part.bytes} bytes came instead of {file.size_bytes}"
@@ -292,7 +318,10 @@ class Puller:
         patience = _Patience(self.watcher, repo)
         while True:
             try:
-                return await self.hub.listing(repo, revision)
+                listing = await self.hub.listing(repo, revision)
+                if listing.named != repo:
+                    self.watcher.noted(f"{repo} is {listing.named} now; write that as its repo")
+                return listing
             except FetchInterrupted as error:
                 await patience.wait(error)
 
@@ -310,6 +339,12 @@ class _Patience:
         pause_s = max(self._pauses_s.pop(0), error.retry_after_s or 0)
         self._watcher.retrying(self._name, error.message, pause_s)
         await asyncio.sleep(pause_s)
+
+
+def _wants_mistral_format(args: Sequence[str]) -> bool:
+    """Whether vLLM reads `consolidated*.safetensors` and not the shards beside them."""
+    options = (("load-format", "load-f"), ("config-format", "config-f"))
+    return any(option_value(args, option, shortest) == "mistral" for option, shortest in options)
 
 
 def _check_space(jobs: Sequence[_Job]) -> None:

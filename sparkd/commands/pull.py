@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 _LINE_INTERVAL_S = 15.0
 _JSON_INTERVAL_S = 1.0
+_LONG_PAUSE_S = 30.0
+"""From here on the time of day says more."""
 _ENDPOINT = "HF_ENDPOINT"
 
 
@@ -128,6 +130,9 @@ class JsonLines:
     def retrying(self, name: str, why: str, pause_s: float) -> None:
         self._print(event="retrying", file=name, why=why, pause_s=pause_s)
 
+    def noted(self, text: str) -> None:
+        self._print(event="note", text=text)
+
     def _print(self, **value: object) -> None:
         print(json.dumps(value), flush=True)
 
@@ -157,6 +162,9 @@ class Lines:
     def retrying(self, name: str, why: str, pause_s: float) -> None:
         print(f"{_again(name, why, pause_s)}", file=sys.stderr)
 
+    def noted(self, text: str) -> None:
+        print(output.printable(text), file=sys.stderr)
+
 
 class Bars:
     """A bar for each file that is being fetched, and one for all."""
@@ -182,12 +190,18 @@ class Bars:
             self._progress.update(self._whole, completed=sum(self._done.values()))
 
     def retrying(self, name: str, why: str, pause_s: float) -> None:
-        self._progress.console.print(_again(name, why, pause_s), markup=False, highlight=False)
+        self.noted(_again(name, why, pause_s))
+
+    def noted(self, text: str) -> None:
+        self._progress.console.print(output.printable(text), markup=False, highlight=False)
 
 
 def _again(name: str, why: str, pause_s: float) -> str:
     when = f"in {pause_s:g} s" if pause_s else "now"
-    return output.printable(f"{name}: {why}; again {when}")
+    if pause_s >= _LONG_PAUSE_S:
+        when += f", at {time.strftime('%H:%M:%S', time.localtime(time.time() + pause_s))}"
+    told = why if why.startswith(name) else f"{name}: {why}"
+    return output.printable(f"{told}; again {when}")
 
 
 def _bars() -> Progress:

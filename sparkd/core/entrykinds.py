@@ -119,18 +119,18 @@ class WeightsChoice(Kind):
             self._read_none(at)
             return None
         inner = at.isolated()
-        values = read_keys(inner, self.keys)
+        values: dict[str, Any] = read_keys(inner, self.keys)
         at.problems.extend(inner.problems)
-        path, repo, revision = (values.get(name) for name in ("path", "repo", "revision"))
-        if not inner.problems and not path and not repo:
+        path, repo = values.get("path"), values.get("repo")
+        if inner.problems:
+            return None
+        if not path and not repo:
             at.report("neither path nor repo is given", "add repo: ORG/NAME or path: /DIRECTORY")
-        if not inner.problems and revision and not repo:
-            at.report("a revision without a repo says nothing", "add repo: ORG/NAME")
-        return Weights(
-            path=Path(str(path or str(repo).replace("/", "--"))),
-            repo=str(repo) if repo else None,
-            revision=str(revision) if revision else None,
-        )
+        for name in ("revision", "include", "exclude"):
+            if values.get(name) and not repo:
+                article = "a revision" if name == "revision" else name
+                at.report(f"{article} without a repo says nothing", "add repo: ORG/NAME")
+        return Weights(**{**values, "path": Path(path or str(repo).replace("/", "--"))})
 
     def _read_none(self, at: Place) -> None:
         text = at.scalar("none or a mapping with path or repo")

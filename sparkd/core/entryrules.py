@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from sparkd.core.engineargs import option_value
+from sparkd.core.entrytables import MAX_TOKENS
 from sparkd.core.errors import RequestError
 from sparkd.core.model import (
-    MAX_TOKENS,
     Dialect,
     Evict,
     Lifecycle,

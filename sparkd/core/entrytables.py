@@ -9,8 +9,11 @@ from __future__ import annotations
 from typing import Final
 
 from sparkd.core.entrykinds import CommandWords, Options
-from sparkd.core.keys import Count, Key, Text, table
-from sparkd.core.model import HEALTH_PATH, MAX_TOKENS
+from sparkd.core.keys import Count, Key, Text, Texts, table
+from sparkd.core.model import HEALTH_PATH
+
+MAX_TOKENS: Final = 100_000_000
+"""More than any context window has."""
 
 _ABSOLUTE_PATH = Text(
     wanted_text="an absolute path",
@@ -22,6 +25,11 @@ _REPOSITORY = Text(
     pattern=r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*",
     hint="write ORG/NAME as on the hub",
     limits_text="ORG/NAME",
+)
+_PATTERNS = Texts(
+    pattern=r"[^\n/][^\n]{0,199}",
+    item="a pattern of files",
+    limits_text='patterns such as "*Q4_K_M*"',
 )
 _TOKENS = Count(1, MAX_TOKENS)
 
@@ -52,6 +60,20 @@ WEIGHTS_KEYS: Final = table(
         ),
         doc="Which revision of the repository.",
         default="its main branch",
+    ),
+    Key(
+        name="include",
+        field="include",
+        kind=_PATTERNS,
+        doc="The files to fetch, and no others; `*` matches `/` too.",
+        default="one set of weights, with the files beside it",
+    ),
+    Key(
+        name="exclude",
+        field="exclude",
+        kind=_PATTERNS,
+        doc="Files to leave out.",
+        default="`[]`",
     ),
 )
 

@@ -163,9 +163,6 @@ class Placeholder(StrEnum):
     """With `transport: unix`, the path of the socket to listen on."""
 
 
-MAX_TOKENS: Final = 100_000_000
-"""More than any context window has."""
-
 HEALTH_PATH: Final = "/health"
 """Where vLLM and most others say that they are ready."""
 
@@ -187,6 +184,9 @@ class Weights:
     path: Path
     repo: str | None = None
     revision: str | None = None
+    include: tuple[str, ...] = ()
+    """Patterns of the files to fetch; empty for one set of weights by `weightset`."""
+    exclude: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

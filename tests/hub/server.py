@@ -38,7 +38,12 @@ class Behaviour:
     times: int = 1 << 30
     """So often."""
     status: int = 0
-    retry_after: str = ""
+    headers: dict[str, str] = field(default_factory=dict)
+    """Of a misbehaving answer, such as `retry-after` or `location`."""
+    reply: str = ""
+    """The body of a listing, whatever the repository holds."""
+    endless: bool = False
+    """A body without a length and without an end."""
     ignore_range: bool = False
     corrupt: bool = False
     """The first byte of a file is another one."""
@@ -93,8 +98,9 @@ class Handler(BaseHTTPRequestHandler):
         )
         behaviour = self.stage.misbehaviour(path)
         if behaviour.status:
-            again = {"retry-after": behaviour.retry_after} if behaviour.retry_after else {}
-            return self._send(behaviour.status, b"{}", **again)
+            return self._send(behaviour.status, b"{}", **behaviour.headers)
+        if behaviour.endless:
+            return self._send_without_end()
         if self.server.server_address[1] != self.stage.port:
             return self._send_file(self.stage.directory / path.lstrip("/"), behaviour)
         if self.stage.token and self.headers.get("authorization") != f"Bearer {self.stage.token}":
@@ -103,6 +109,11 @@ class Handler(BaseHTTPRequestHandler):
 
     def _hub(self, parts: list[str], behaviour: Behaviour) -> None:
         if parts[:2] == ["api", "models"] and parts[4:5] == ["revision"]:
+            if behaviour.reply:
+                return self._send(200, behaviour.reply.encode())
+            if parts[3].startswith("old-"):
+                target = f"/api/models/{parts[2]}/{parts[3][4:]}/revision/{parts[5]}?blobs=true"
+                return self._send(307, b"", location=target)
             directory = self.stage.directory / parts[2] / parts[3]
             known = parts[5] in ("main", commit_of(directory)) if directory.is_dir() else False
             return self._send(200, listing(directory)) if known else self._send(404, b"{}")
@@ -140,6 +151,13 @@ class Handler(BaseHTTPRequestHandler):
                 time.sleep(len(chunk) / behaviour.bytes_per_s)
         self.close_connection = self.close_connection or end < len(content)
         return None
+
+    def _send_without_end(self) -> None:
+        self.send_response(200)
+        self.send_header("transfer-encoding", "chunked")
+        self.end_headers()
+        while True:
+            self.wfile.write(b"10000\r\n" + b" " * _CHUNK_BYTES + b"\r\n")
 
     def _send(self, status: int, body: bytes, **headers: str) -> None:
         self.send_response(status)

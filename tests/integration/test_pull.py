@@ -269,7 +269,7 @@ def test_wrong_checksum_is_an_error_and_leaves_no_weights(hub: Hub) -> None:
     ("status", "said"),
     [
         (401, "wants a token (401)"),
-        (403, "does not allow it (403)"),
+        (403, "does not give access (403)"),
         (404, "not at 127.0.0.1 (404)"),
     ],
 )
@@ -287,7 +287,7 @@ def test_refusal_of_the_hub_is_said_in_one_line_with_what_to_do(
 
 @pytest.mark.parametrize(("status", "times"), [(429, 2), (500, 1)])
 def test_overloaded_hub_is_asked_again(hub: Hub, status: int, times: int) -> None:
-    hub.behave(status=status, times=times, retry_after="1" if status == 429 else "")
+    hub.behave(status=status, times=times, headers={"retry-after": "1"} if status == 429 else {})
     code, _, err = hub.pull()
     assert code == Exit.OK, err
     assert err.count("again in 1 s") >= 1
@@ -295,7 +295,7 @@ def test_overloaded_hub_is_asked_again(hub: Hub, status: int, times: int) -> Non
 
 
 def test_hub_that_wants_an_hours_pause_is_an_error_at_once(hub: Hub) -> None:
-    hub.behave(status=429, retry_after="3600")
+    hub.behave(status=429, headers={"retry-after": "3600"})
     began_s = time.monotonic()
     code, _, err = hub.pull()
     assert code == Exit.FETCH_FAILED
@@ -379,6 +379,7 @@ def test_json_is_an_object_a_line_of_which_the_last_is_the_result(hub: Hub) -> N
     code, out, err = hub.pull("small", "--json")
     assert (code, err) == (Exit.OK, "")
     events = [json.loads(line) for line in out.splitlines()]
+    assert events.pop(0)["event"] == "note"
     assert events[0] == {"event": "planned", "files": 5, "total_bytes": 6296464}
     assert {event["event"] for event in events[1:-1]} == {"progress"}
     (pulled,) = events[-1]["pulled"]
