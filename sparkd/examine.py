@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from sparkd.adapters import hostfacts
+from sparkd.adapters import hostfacts, weightfiles
 from sparkd.core.diagnosis import facts
 from sparkd.core.errors import SparkdError
 from sparkd.core.model import Config, ModelSpec, Status
@@ -62,7 +62,9 @@ async def examine(config: Config, runtime: Runtime, *, account: str, settings: P
         else None,
         paths=_paths(runtime.layout, account),
         catalog=facts.Catalog(
-            problems=len(config.problems), unreadable_weights=_unreadable_weights(config)
+            problems=len(config.problems),
+            unreadable_weights=_unreadable_weights(config),
+            misplaced_weights=_misplaced_weights(config),
         ),
         unseen=tuple(unseen),
     )
@@ -145,6 +147,15 @@ def _unreadable_weights(config: Config) -> tuple[tuple[str, str], ...]:
         for spec in config.models.values()
         if spec.weights is not None and hostfacts.is_unreadable(spec.weights.path)
     )
+
+
+def _misplaced_weights(config: Config) -> tuple[tuple[str, str, str], ...]:
+    found = (
+        (spec.model_id, weightfiles.layout_flaw(spec.weights.path))
+        for spec in config.models.values()
+        if spec.weights is not None
+    )
+    return tuple((model_id, flaw.message, flaw.hint) for model_id, flaw in found if flaw)
 
 
 def _is_startable(spec: ModelSpec) -> bool:

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sparkd.adapters import weightfiles
 from sparkd.adapters.faults import reach
 from sparkd.adapters.host import LockTable, ProcessWatch, free_port
 from sparkd.adapters.journal import NOTICE, Event, fields, killed_for_memory, last_lines
@@ -327,7 +328,16 @@ def _check_weights(spec: ModelSpec) -> None:
             else f"put them there, readable by the user sparkd: ls -l {spec.weights.path}",
             code="weights_missing",
         )
-    sealed = _sealed(spec.weights.path) if spec.weights is not None else None
+    if spec.weights is None:
+        return
+    flaw = weightfiles.layout_flaw(spec.weights.path)
+    if flaw is not None:
+        raise Misconfigured(
+            f"weights of model {spec.model_id!r}: {flaw.message}",
+            hint=flaw.hint,
+            code="weights_misplaced",
+        )
+    sealed = weightfiles.sealed_file(spec.weights.path)
     if sealed is not None:
         raise Misconfigured(
             f"weights of model {spec.model_id!r} cannot be read: {sealed}",
@@ -348,12 +358,6 @@ def _check_files(spec: ModelSpec, layout: Layout) -> None:
                 else f"put it there, readable by the user sparkd: ls -l {path}",
                 code="files_missing",
             )
-
-
-def _sealed(weights: Path) -> Path | None:
-    """A file of the weights that this user may not read; the engine's own word on it is obscure."""
-    files = weights.iterdir() if weights.is_dir() else (weights,)
-    return next((file for file in files if not os.access(file, os.R_OK)), None)
 
 
 def _readable(path: Path) -> bool:

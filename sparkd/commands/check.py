@@ -4,22 +4,41 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
 
+from sparkd.adapters.weightfiles import layout_flaw
 from sparkd.commands import catalog, identity, output
 from sparkd.commands.arguments import Options
 from sparkd.commands.exits import Exit
-from sparkd.core.model import Config
+from sparkd.core.model import Config, Problem
 from sparkd.core.quantities import count_of
 
 
 def run(options: Options) -> Exit:
     identity.read_as_sparkd()
     config = catalog.load()
+    config = replace(config, problems=(*config.problems, *_weights_problems(config)))
     if options.json:
         output.print_json(as_json(config))
     else:
         print(text(config))
     return Exit.NO if config.problems else Exit.OK
+
+
+def _weights_problems(config: Config) -> Iterator[Problem]:
+    """Weights that are on this host in a form that no container can read."""
+    for spec in config.models.values():
+        flaw = layout_flaw(spec.weights.path) if spec.weights else None
+        if flaw is not None:
+            source, _, line = spec.source.rpartition(":")
+            yield Problem(
+                source=source,
+                line=int(line),
+                path=f"models.{spec.model_id}.weights",
+                message=flaw.message,
+                hint=flaw.hint,
+            )
 
 
 def as_json(config: Config) -> dict[str, object]:

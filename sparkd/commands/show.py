@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from sparkd.adapters.memory import MemoryProbe
 from sparkd.adapters.records import Loads, Records
+from sparkd.adapters.weightfiles import WeightsFlaw, layout_flaw
 from sparkd.commands import catalog, identity, output
 from sparkd.commands.arguments import Options
 from sparkd.commands.exits import Exit
@@ -38,6 +39,8 @@ class Shown:
     loads: Loads
     weights_there: bool | None
     """None for a model without weights."""
+    weights_flaw: WeightsFlaw | None = None
+    """The reason why no container can read the weights that are there."""
 
 
 def run(options: Options) -> Exit:
@@ -71,6 +74,7 @@ def derive(spec: ModelSpec, layout: Layout, host: HostMemory, loads: Loads) -> S
         need=need,
         loads=loads,
         weights_there=spec.weights.path.is_dir() if spec.weights else None,
+        weights_flaw=layout_flaw(spec.weights.path) if spec.weights else None,
     )
 
 
@@ -188,6 +192,7 @@ def _weights(shown: Shown) -> dict[str, object] | None:
         "repo": weights.repo,
         "revision": weights.revision,
         "present": shown.weights_there,
+        "flaw": shown.weights_flaw.message if shown.weights_flaw else None,
     }
 
 
@@ -196,6 +201,8 @@ def _weights_text(shown: Shown) -> str:
     if weights is None:
         return "none"
     where = f"{weights.repo} in {weights.path}" if weights.repo else str(weights.path)
+    if shown.weights_flaw is not None:
+        return f"{where}, unusable: {shown.weights_flaw.message} ({shown.weights_flaw.hint})"
     if shown.weights_there:
         return where
     fetch = f": sudo sparkctl pull {shown.spec.model_id}" if weights.repo else ""

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import assert_never
 
+from sparkd.core.hubcache import mount_root
 from sparkd.core.model import (
     HEALTH_PATH,
     Endpoint,
@@ -189,7 +190,7 @@ def _unlabelled(spec: ModelSpec, layout: Layout, port: int | None) -> ContainerS
 
 
 def _serve_command(spec: ModelSpec) -> tuple[str, ...]:
-    served = _inside_weights(spec) if spec.weights else spec.model_id
+    served = _served_weights(spec)
     port, socket = str(INSIDE_TCP_PORT), str(INSIDE_ENDPOINT / "api.sock")
     if spec.engine is not None:
         decided = {
@@ -212,8 +213,16 @@ def _filled(word: str, decided: Mapping[Placeholder, str]) -> str:
     return word
 
 
-def _inside_weights(spec: ModelSpec) -> str:
-    return f"/models/{Names(spec.model_id).escaped}"
+def _served_weights(spec: ModelSpec) -> str:
+    """The weights as the server names them: the mounted directory, or a snapshot below it."""
+    if spec.weights is None:
+        return spec.model_id
+    below = spec.weights.path.relative_to(mount_root(spec.weights.path))
+    return str(_inside_weights(spec) / below)
+
+
+def _inside_weights(spec: ModelSpec) -> Path:
+    return Path("/models", Names(spec.model_id).escaped)
 
 
 def _environment(spec: ModelSpec) -> tuple[tuple[str, str], ...]:
@@ -252,8 +261,8 @@ def _mounts(spec: ModelSpec, layout: Layout, names: Names) -> tuple[Mount, ...]:
     if spec.evict is Evict.SLEEP:
         mounts.append(Mount(source=str(layout.inside_dir), target=str(INSIDE_CODE), read_only=True))
     if spec.weights:
-        weights = str(spec.weights.path)
-        mounts.append(Mount(source=weights, target=_inside_weights(spec), read_only=True))
+        weights, target = str(mount_root(spec.weights.path)), str(_inside_weights(spec))
+        mounts.append(Mount(source=weights, target=target, read_only=True))
     mounts.extend(
         Mount(source=str(layout.host_path(file.path)), target=file.target, read_only=True)
         for file in spec.files

@@ -173,6 +173,18 @@ BROKEN = {
     "leftover": changed("leftovers", directories=("m",)),
     "configuration": changed("catalog", problems=2),
     "weights-unreadable": changed("catalog", unreadable_weights=(("m", "/srv/m"),)),
+    "weights-misplaced": changed(
+        "catalog",
+        misplaced_weights=(
+            (
+                "m",
+                "/srv/m/a.safetensors links to /data/a, which leaves the directory, so the "
+                "container cannot follow it",
+                "copy the files in place of the links: sudo cp -rL /srv/m /srv/m.copy, and write "
+                "weights: {path: /srv/m.copy}",
+            ),
+        ),
+    ),
 }
 WARNINGS = {
     *("no-journal-group", "manager-without-group", "login-manager-lost"),

@@ -177,6 +177,8 @@ class Catalog:
     problems: int
     unreadable_weights: tuple[tuple[str, str], ...] = ()
     """Models whose weights are there and may not be read by the user sparkd, and where."""
+    misplaced_weights: tuple[tuple[str, str, str], ...] = ()
+    """Models whose containers cannot read their weights where they are, the reason, and a cure."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

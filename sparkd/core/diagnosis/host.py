@@ -198,6 +198,8 @@ def catalog_findings(catalog: Catalog) -> Findings:
             "the model is refused",
             f"sudo chmod -R a+rX {path}",
         )
+    for model_id, message, hint in catalog.misplaced_weights:
+        yield problem("weights-misplaced", f"{model_id}: {message}", "the model is refused", hint)
 
 
 def _gib(size: int) -> str:
