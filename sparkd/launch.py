@@ -44,6 +44,7 @@ from sparkd.core.model import Instance, ModelSpec, Transport
 from sparkd.core.names import GPU_LOCK_MODE, Layout, Names
 from sparkd.core.policy import excluding_program, gpu_held
 from sparkd.core.unitspec import scope_properties, timer_properties
+from sparkd.gpudevices import explained
 
 log = logging.getLogger(__name__)
 
@@ -85,6 +86,9 @@ class Launcher:
             await self.arm_load_timer(names, spec.load_timeout_s + spec.idle_timeout_s)
             reach("start-armed")
             return await self._begin(spec, names, extra_args)
+        except HostError as error:
+            await to_the_end(self.remove(names))
+            raise await explained(error, spec, self.podman) from error
         except BaseException:
             await to_the_end(self.remove(names))
             raise

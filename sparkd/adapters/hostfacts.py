@@ -12,6 +12,7 @@ import os
 import pwd
 import re
 import shutil
+import stat
 import subprocess
 import time
 from collections.abc import Iterable, Sequence
@@ -23,6 +24,8 @@ from sparkd.core.diagnosis.facts import UNLIMITED
 
 CDI_DIRECTORIES = (Path("/etc/cdi"), Path("/var/run/cdi"))
 """Where Podman looks, the later one first."""
+_CDI_MAX_BYTES = 4 << 20
+"""A host of eight GPUs needs a tenth of it."""
 _HOOK_DIRECTORIES = (Path("/usr/share/containers/oci/hooks.d"), Path("/etc/containers/oci/hooks.d"))
 _DRIVER = Path("/proc/driver/nvidia/version")
 _CGROUPS = Path("/sys/fs/cgroup")
@@ -105,7 +108,7 @@ def gpu(wanted: Iterable[str], directories: Sequence[Path] = CDI_DIRECTORIES) ->
     driver = re.search(r"\d+\.[\d.]+", _text(_DRIVER))
     said, works, persistent = _smi()
     return facts.Gpu(
-        specs=tuple(_cdi_spec(path) for path in _cdi_files(directories)),
+        specs=cdi_specs(directories),
         wanted=tuple(sorted(wanted)),
         driver=driver[0] if driver else None,
         smi=said,
@@ -117,6 +120,11 @@ def gpu(wanted: Iterable[str], directories: Sequence[Path] = CDI_DIRECTORIES) ->
             for path in sorted(directory.glob("*nvidia*.json"))
         ),
     )
+
+
+def cdi_specs(directories: Sequence[Path] = CDI_DIRECTORIES) -> tuple[facts.CdiSpec, ...]:
+    """The files that describe devices to Podman."""
+    return tuple(_cdi_spec(path) for path in _cdi_files(directories))
 
 
 def disks(paths: Iterable[Path]) -> tuple[facts.Disk, ...]:
@@ -194,16 +202,42 @@ def _cdi_files(directories: Sequence[Path]) -> list[Path]:
             continue
         except OSError:
             continue
-        found += [directory / name for name in names if name.endswith((".yaml", ".json"))]
+        named = (directory / name for name in names if name.endswith((".yaml", ".json")))
+        # Podman does not enter directories.
+        found += [path for path in named if not path.is_dir()]
     return found
 
 
-def _cdi_spec(file: Path) -> facts.CdiSpec:
+def _regular_content(file: Path) -> bytes | None:
+    """The start of a file; None for what is not a regular file, which may never end or begin."""
+    # O_NONBLOCK: opening a FIFO must not wait for its writer.
+    descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
-        text = file.read_text(errors="replace")
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return None
+        with open(descriptor, "rb", closefd=False) as opened:
+            return opened.read(_CDI_MAX_BYTES + 1)
+    finally:
+        os.close(descriptor)
+
+
+def _cdi_spec(file: Path) -> facts.CdiSpec:
+    """What a file describes."""
+    path, directory = str(file), str(file.parent)
+    try:
+        content = _regular_content(file)
+    except FileNotFoundError:
+        broken = "it is a link to a file that does not exist"
+        return facts.CdiSpec(path=path, directory=directory, broken=broken, dangling=True)
     except OSError:
-        return facts.CdiSpec(path=str(file), directory=str(file.parent), readable=False)
-    return cdi.parse(text, str(file), exists=os.path.exists)
+        return facts.CdiSpec(path=path, directory=directory, readable=False)
+    if content is None:
+        broken = "it is not a regular file"
+        return facts.CdiSpec(path=path, directory=directory, broken=broken)
+    if len(content) > _CDI_MAX_BYTES:
+        broken = f"it has more than {_CDI_MAX_BYTES >> 20} MiB"
+        return facts.CdiSpec(path=path, directory=directory, broken=broken)
+    return cdi.parse(content.decode(errors="replace"), path, exists=os.path.exists)
 
 
 def _smi() -> tuple[str | None, bool, bool | None]:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sparkd.core.containerspec import OOM_SCORE_ADJ, TMPFS, ContainerSpec
+from sparkd.core.diagnosis.cdi import concerns_cdi
 from sparkd.core.errors import HostError, Misconfigured, room_hint
 from sparkd.core.names import LABEL_ENDPOINT, LABEL_HEALTH, LABEL_MODEL, LABEL_SPEC
 
@@ -239,10 +240,10 @@ def _mapped_errors(api_socket: Path) -> Iterator[None]:
             raise _unreachable(api_socket, text) from error
         if error.status_code == 404 and "no such image" in text.lower():
             raise _no_image(text) from error
-        if "unresolvable CDI devices" in text:
+        if concerns_cdi(text):
             raise HostError(
-                f"Podman cannot resolve the GPU: {text}",
-                hint="sudo nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml",
+                f"Podman cannot give the GPU to a container: {text}",
+                hint="sudo sparkctl doctor names the file and the command that cures it",
                 code="cdi_unresolvable",
             ) from error
         full = "no space left on device" in text

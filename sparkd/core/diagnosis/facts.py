@@ -77,6 +77,8 @@ class CdiSpec:
     readable: bool = True
     broken: str = ""
     """Why it is none, in words."""
+    dangling: bool = False
+    """Whether it is a link to a file that does not exist."""
     version: str = ""
     devices: tuple[str, ...] = ()
     """As `nvidia.com/gpu=all`."""

@@ -1,18 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whether Podman finds the GPU: the descriptions that CDI has of it, and NVIDIA's driver.
 
-Podman reads a file of /etc/cdi or /var/run/cdi only if it can and if it knows its version; of two
-files in one directory that describe a device neither counts, of two in both that of /var/run/cdi.
-Whatever is wrong, it says `unresolvable CDI devices`.
+Podman skips a file of /etc/cdi or /var/run/cdi that it cannot read or whose version it does not
+know, and takes the others. Of two files in one directory that describe a device neither counts, of
+two in both that of /var/run/cdi. Whatever is wrong, it says `unresolvable CDI devices`.
 """
 
 from __future__ import annotations
 
 import re
 from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import PurePath
 
 from sparkd.core.diagnosis.facts import CdiSpec, Engine, Gpu, Version
-from sparkd.core.diagnosis.findings import Findings, problem, warning
+from sparkd.core.diagnosis.findings import Finding, Findings, Level, problem, warning
 
 ACCEPTS: tuple[tuple[Version, Version], ...] = (
     ((4, 3), (0, 5, 0)),
@@ -47,17 +50,33 @@ def accepted_version(podman: Version) -> Version | None:
     return known[-1] if known else None
 
 
+def unresolved_reason(gpu: Gpu, engine: Engine) -> Finding | None:
+    """The first reason why Podman resolves no device that models want; None if none is found."""
+    found = _spec_findings(gpu, engine)
+    return next((finding for finding in found if finding.level is Level.PROBLEM), None)
+
+
 def _spec_findings(gpu: Gpu, engine: Engine | None) -> Findings:
-    usable = []
+    wanted = set(gpu.wanted)
+    usable = [spec for spec in gpu.specs if not _skipped(spec, engine)]
+    lacking = wanted - {device for spec in usable for device in spec.devices}
+    newer: set[str] = set()
     for spec in gpu.specs:
-        bad = list(_file_findings(spec, engine))
-        yield from bad
-        if not any(finding.code != "cdi-stale" for finding in bad):
-            usable.append(spec)
-    yield from _definition_findings(usable)
-    described = {device for spec in usable for device in spec.devices}
+        if not _skipped(spec, engine):
+            if _kinds(wanted) & _kinds(spec.devices):
+                yield from _stale_findings(spec)
+            continue
+        finding = _skipped_finding(spec, engine)
+        described = set(spec.devices) if finding.code == "cdi-version" else set()
+        newer |= described
+        # Podman skips the file and takes the others, so it matters only where they lack a device.
+        needed = bool(lacking & described) if described else bool(lacking)
+        why = _UNRESOLVED if needed else "Podman skips this file; no model needs it"
+        level = Level.PROBLEM if needed else Level.WARNING
+        yield replace(finding, level=level, why=f"{why}{finding.why}")
+    yield from _definition_findings([one for one in usable if _kinds(wanted) & _kinds(one.devices)])
     for device in gpu.wanted:
-        if device not in described:
+        if device in lacking - newer:
             yield problem(
                 "cdi-missing",
                 f"no usable file in /etc/cdi or /var/run/cdi describes {device}",
@@ -66,39 +85,62 @@ def _spec_findings(gpu: Gpu, engine: Engine | None) -> Findings:
             )
 
 
-def _file_findings(spec: CdiSpec, engine: Engine | None) -> Findings:
+def _kinds(devices: Iterable[str]) -> set[str]:
+    """`nvidia.com/gpu` of `nvidia.com/gpu=all`; other vendors' files are no matter of models."""
+    return {device.partition("=")[0] for device in devices}
+
+
+def _skipped(spec: CdiSpec, engine: Engine | None) -> bool:
+    """Whether Podman leaves the file out."""
+    return not spec.readable or bool(spec.broken) or _too_new(spec, engine) is not None
+
+
+def _too_new(spec: CdiSpec, engine: Engine | None) -> Version | None:
+    """The newest version that this Podman reads, where the file has a newer one."""
+    accepted = accepted_version(engine.version) if engine is not None else None
+    return accepted if accepted is not None and _version(spec.version) > accepted else None
+
+
+def _skipped_finding(spec: CdiSpec, engine: Engine | None) -> Finding:
+    """The reason why Podman skips a file; its level and `why` are completed by the caller."""
     if not spec.readable:
-        yield problem(
+        return problem(
             "cdi-unreadable",
             f"the user sparkd may not read {spec.path}",
-            _UNRESOLVED,
+            "",
             f"sudo chmod a+rX {spec.directory} {spec.path}",
         )
-        return
-    if spec.broken:
-        yield problem(
-            "cdi-broken", f"{spec.path} is not a CDI file: {spec.broken}", _UNRESOLVED, _GENERATE
+    accepted = _too_new(spec, engine)
+    if spec.broken or engine is None or accepted is None:
+        ours = "nvidia" in PurePath(spec.path).name and not spec.dangling
+        return problem(
+            "cdi-broken",
+            f"{spec.path} is not a CDI file: {spec.broken}",
+            "",
+            f"sudo nvidia-ctk cdi generate --output={spec.path}"
+            if ours
+            else f"sudo mv {spec.path} {spec.path}.broken",
         )
-        return
-    accepted = accepted_version(engine.version) if engine is not None else None
-    if engine is not None and accepted is not None and _version(spec.version) > accepted:
-        newest = ".".join(map(str, accepted))
-        yield problem(
-            "cdi-version",
-            f"{spec.path} is of CDI version {spec.version}, Podman "
-            f"{'.'.join(map(str, engine.version))} reads up to {newest}",
-            f"{_UNRESOLVED}; version 1.19.1 of NVIDIA's toolkit writes 0.7.0",
-            "sudo apt install nvidia-container-toolkit=1.18.0-1 "
-            "nvidia-container-toolkit-base=1.18.0-1 libnvidia-container-tools=1.18.0-1 "
-            f"libnvidia-container1=1.18.0-1 && {_GENERATE}; or a newer Podman",
-        )
+    newest, version = ".".join(map(str, accepted)), ".".join(map(str, engine.version))
+    return problem(
+        "cdi-version",
+        f"Podman {version} cannot use {spec.path}: CDI {spec.version}, it reads up to {newest}",
+        "; version 1.19.1 of NVIDIA's toolkit writes 0.7.0",
+        "sudo apt install nvidia-container-toolkit=1.18.0-1 "
+        "nvidia-container-toolkit-base=1.18.0-1 libnvidia-container-tools=1.18.0-1 "
+        f"libnvidia-container1=1.18.0-1 && sudo nvidia-ctk cdi generate --output={spec.path}; "
+        "or a newer Podman",
+    )
+
+
+def _stale_findings(spec: CdiSpec) -> Findings:
     if spec.missing:
         yield problem(
             "cdi-stale",
             f"{spec.path} names {spec.missing[0]}, which is not there"
             + (f", and {len(spec.missing) - 1} more" if spec.missing[1:] else ""),
-            "it was written for another driver; starts fail when the device or file is mounted",
-            _GENERATE.replace("/etc/cdi/nvidia.yaml", spec.path),
+            "it was written for another driver; starts fail at the missing device, file or hook",
+            f"sudo nvidia-ctk cdi generate --output={spec.path}",
         )
 
 
