@@ -24,6 +24,7 @@ from sparkd.core.model import (
     Placeholder,
     Weights,
 )
+from sparkd.core.suggestions import weights_hint
 from sparkd.core.yamlnodes import Place, shorten
 
 _EMPTY = 'write "" for an empty text'
@@ -50,7 +51,7 @@ class Arguments(Kind):
         return "not what [sparkd decides](#args-that-sparkd-decides)"
 
     def read(self, at: Place) -> tuple[str, ...]:
-        return tuple(self._word(item) for item in at.items())
+        return tuple(self._word(item) for item in at.items(words=True))
 
     def _word(self, at: Place) -> str:
         word = at.scalar(hint_if_nothing=_EMPTY) or ""
@@ -135,10 +136,8 @@ class WeightsChoice(Kind):
     def _read_none(self, at: Place) -> None:
         text = at.scalar("none or a mapping with path or repo")
         if text is not None and text != "none":
-            key = "path" if text.startswith("/") else "repo"
             at.report(
-                f"wanted none or a mapping with path or repo, found {at.found}",
-                f"write weights: {{{key}: {text}}}",
+                f"wanted none or a mapping with path or repo, found {at.found}", weights_hint(text)
             )
 
 
@@ -193,7 +192,7 @@ class CommandWords(Kind):
     limits = f"with {', '.join(f'`{one}`' for one in Placeholder)}"
 
     def read(self, at: Place) -> tuple[str, ...]:
-        return tuple(self._word(item) for item in at.items())
+        return tuple(self._word(item) for item in at.items(words=True))
 
     def _word(self, at: Place) -> str:
         word = at.scalar(hint_if_nothing=_EMPTY) or ""

@@ -18,7 +18,7 @@ MAX_TOKENS: Final = 100_000_000
 _ABSOLUTE_PATH = Text(
     wanted_text="an absolute path",
     pattern=r"(?!.*/\.\.?(?:/|$))/[^\n/][^\n]*",
-    hint="start with / and leave out . and ..",
+    hint="start with / and leave out ~, . and ..",
 )
 _REPOSITORY = Text(
     wanted_text="a repository",

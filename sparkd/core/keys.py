@@ -17,6 +17,7 @@ from enum import StrEnum
 
 from sparkd.core.errors import RequestError
 from sparkd.core.quantities import format_duration, format_size, parse_duration, parse_size
+from sparkd.core.suggestions import FOREIGN_KEYS, duration_hint, size_hint
 from sparkd.core.yamlnodes import Place, shorten
 
 
@@ -71,7 +72,8 @@ def read_keys(at: Place, keys: Mapping[str, Key]) -> dict[str, object]:
     for name, child in at.entries():
         key = keys.get(name)
         if key is None:
-            child.report(f"unknown key {shorten(name)}", nearest(name, keys))
+            hint = FOREIGN_KEYS.get(name) if "image" in keys else None
+            child.report(f"unknown key {shorten(name)}", hint or nearest(name, keys))
         else:
             values[key.field] = key.kind.read(child)
     return values
@@ -107,7 +109,7 @@ class Duration(Kind):
         try:
             duration_s = parse_duration(text)
         except RequestError as error:
-            at.report(error.message, error.hint)
+            at.report(error.message, duration_hint(text, self.least_s, self.most_s))
             return None
         if not self.least_s <= duration_s <= self.most_s:
             at.report(f"{text!r} is out of range", self.limits)
@@ -141,7 +143,7 @@ class Size(Kind):
         try:
             size_bytes = parse_size(text)
         except RequestError as error:
-            at.report(error.message, error.hint)
+            at.report(error.message, size_hint(text, self.least_bytes, self.most_bytes))
             return None
         if not self.least_bytes <= size_bytes <= self.most_bytes:
             at.report(f"{text!r} is out of range", self.limits)

@@ -16,18 +16,15 @@ _DURATION = re.compile(
 _UNIT_MS = (3_600_000, 60_000, 1_000, 1)
 _SIZE = re.compile(r"([0-9]{1,15})(B|KiB|MiB|GiB|TiB)")
 _UNIT_BYTES = {"TiB": 1 << 40, "GiB": 1 << 30, "MiB": 1 << 20, "KiB": 1 << 10, "B": 1}
-_BARE = re.compile(r"[0-9]+")
-_LOOSE_SIZE = re.compile(r"([0-9]+) ?([kmgt])i?b?", re.IGNORECASE)
+_SHOWN_CHARS = 60
 
 
 def parse_duration(text: str) -> float:
     """Seconds of `90s`, `20m`, `1h30m`, `500ms`; raises RequestError."""
     match = _DURATION.fullmatch(text)
     if not text or not match:
-        bare = _BARE.fullmatch(text)
         raise RequestError(
-            f"{text!r} is not a duration",
-            hint=f"a unit is missing: {text}s" if bare else "write it like 500ms, 90s or 1h30m",
+            f"{_shown(text)} is not a duration", hint="write it like 500ms, 90s or 1h30m"
         )
     counts = (int(count or 0) for count in match.groups())
     return sum(count * ms for count, ms in zip(counts, _UNIT_MS, strict=True)) / 1000
@@ -48,13 +45,7 @@ def parse_size(text: str) -> int:
     match = _SIZE.fullmatch(text)
     if match:
         return int(match[1]) * _UNIT_BYTES[match[2]]
-    if _BARE.fullmatch(text):
-        hint = f"a unit is missing: {text}MiB"
-    elif loose := _LOOSE_SIZE.fullmatch(text):
-        hint = f"units are powers of two: {loose[1]}{loose[2].upper()}iB"
-    else:
-        hint = "write it like 512MiB or 8GiB"
-    raise RequestError(f"{text!r} is not a size", hint=hint)
+    raise RequestError(f"{_shown(text)} is not a size", hint="write it like 512MiB or 8GiB")
 
 
 def format_size(size_bytes: int) -> str:
@@ -77,3 +68,7 @@ def readable_size(size_bytes: int) -> str:
 def count_of(count: int, noun: str) -> str:
     """`1 model`, `2 models`."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]}…")

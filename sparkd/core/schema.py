@@ -19,6 +19,7 @@ from sparkd.core.keys import Key, Text, nearest, read_keys
 from sparkd.core.model import Config, ModelSpec, Problem, Settings
 from sparkd.core.names import Layout
 from sparkd.core.settingstable import SETTINGS_KEYS
+from sparkd.core.suggestions import foreign_file
 from sparkd.core.tables import MODEL_KEYS
 from sparkd.core.yamlnodes import Place, compose, shorten
 
@@ -154,6 +155,13 @@ def _read_models(file: _File, problems: list[Problem]) -> list[tuple[str, _Entry
     if top is None:
         return []
     parts = dict(top.entries())
+    if foreign := foreign_file(parts):
+        top.report(
+            f"this is {foreign}, not one of sparkd",
+            f"move it away: sudo mv {top.source} {top.source}.old; write each of its models as "
+            "models: {NAME: {image: REGISTRY/NAME:TAG, weights: {repo: ORG/NAME}, args: []}}",
+        )
+        return []
     models = parts.pop("models", None)
     family = Path(file.source.name).stem
     if place := parts.pop("family", None):

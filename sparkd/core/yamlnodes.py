@@ -24,6 +24,7 @@ from yaml.events import (
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from sparkd.core.model import Problem
+from sparkd.core.suggestions import list_hint
 
 Loader = type[yaml.SafeLoader] | type[yaml.CSafeLoader]
 
@@ -116,13 +117,17 @@ class Place:
                 found[name] = child
         return list(found.items())
 
-    def items(self) -> list[Place]:
-        """The members of a list, in order; nothing at all counts as an empty list."""
+    def items(self, *, words: bool = False) -> list[Place]:
+        """The members of a list, in order; nothing at all counts as an empty list.
+
+        `words` of a command line are separated in the hint that follows a text in its place.
+        """
         if self.node.tag == _NULL:
             return []
         if not isinstance(self.node, SequenceNode) or self.node.tag != f"{_TAG}seq":
             one = isinstance(self.node, ScalarNode) and self.node.tag in _WORDS
-            self.report_instead_of("a list", f"write [{self.node.value}]" if one else "")
+            hint = list_hint(self.node.value, words=words) if one else "write a list: [ITEM, ITEM]"
+            self.report_instead_of("a list", hint)
             return []
         return [
             self._child(node, node.start_mark.line + 1, f"[{index}]")
@@ -148,7 +153,7 @@ class Place:
     def flag(self) -> bool | None:
         if isinstance(self.node, ScalarNode) and self.node.tag == _BOOL:
             return self.node.value.lower() in _TRUE
-        self.report_instead_of("true or false")
+        self.report_instead_of("true or false", "without quotes" if self.node.tag == _STR else "")
         return None
 
     def number(self, wanted: str) -> int | None:

@@ -25,9 +25,12 @@ from sparkd.core.errors import Misconfigured, SparkdError
 from sparkd.core.forms import Form
 from sparkd.core.http1 import AnswerReader
 from sparkd.core.httprequest import ChunkedBody, Malformed, RequestHead, head_end, parse_head
-from sparkd.core.model import Config, Dialect, ModelSpec, Problem, Rewrite
+from sparkd.core.model import Config, Dialect, ModelSpec, Rewrite
 from sparkd.core.rewrite import rewrite
 from sparkd.core.schema import Source, SourceKind, parse
+
+from .clear import assert_clear
+from .outside import arguments, cdi_file, hub_listing, hub_refusal
 
 Check = Callable[[bytes], None]
 
@@ -43,14 +46,6 @@ def pieces(data: bytes) -> Iterator[bytes]:
         step = 1 + (step * 31 + data[at]) % 7
         yield data[at : at + step]
         at += step
-
-
-def assert_clear(problem: Problem | SparkdError | str) -> None:
-    """A message is one line that a person may read."""
-    text = str(problem)
-    assert text, problem
-    assert len(text.splitlines()) == 1, text
-    text.encode()
 
 
 # --- what the owner of the host writes ---
@@ -351,5 +346,6 @@ TARGETS: Final[dict[str, Check]] = {
     for check in (
         *(config, keys, rewriting, json_body, route, form, request, model_names),
         *(answer, stream, load_log, event),
+        *(hub_listing, hub_refusal, cdi_file, arguments),
     )
 }

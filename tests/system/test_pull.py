@@ -100,14 +100,14 @@ def test_what_does_not_fit_is_refused_before_a_byte_is_fetched(pulling: Host) ->
     assert pulling.sh(f"ls -A {MODELS}") == ""
 
 
-def test_disk_that_gets_full_shows_nothing_and_a_larger_one_is_filled_from_there(
+def test_file_that_does_not_fit_is_refused_by_its_told_size_and_fetched_to_a_larger_disk(
     pulling: Host,
 ) -> None:
     pulling.sh(f"mount -t tmpfs -o size=2M,uid=$(id -u sparkd) none {FILES}")
-    # How large a file at an address is nobody knows beforehand.
     full = pulling.run("sparkctl", "pull", "with-file", check=False)
     assert full.returncode == 6
-    assert full.stderr.splitlines()[-2].startswith(f"sparkctl: the disk is full: {FILES}/")
+    said = full.stderr.splitlines()[-2]
+    assert said.startswith("sparkctl: 3.0 MiB are to be fetched, 2.0 MiB are free in ")
     assert seen(pulling, FILES) == ""
     assert pulling.chat("with-file").json()["error"]["code"] == "files_missing"
     pulling.sh(f"mount -o remount,size=16M {FILES}")

@@ -31,7 +31,7 @@ def cache(host: Host) -> Iterator[Host]:
         f"mkdir -p {REPOSITORY}/blobs {SNAPSHOT}/sub {CACHE}/models--Org--Other/blobs;"
         f"echo content >{REPOSITORY}/blobs/aa; echo other >{CACHE}/models--Org--Other/blobs/cc;"
         f"ln -s ../../blobs/aa {SNAPSHOT}/config.json;"
-        f"ln -s ../../../blobs/aa {SNAPSHOT}/sub/deep.json"
+        f"ln -s ../{'../' * 2}blobs/aa {SNAPSHOT}/sub/deep.json"
     )
     yield host
     host.stop_models()

@@ -37,13 +37,6 @@ def test_what_is_not_a_duration_is_refused_with_its_value(text: str) -> None:
     assert caught.value.hint
 
 
-def test_bare_number_is_told_the_unit_it_lacks() -> None:
-    with pytest.raises(RequestError, match="a unit is missing: 20s"):
-        parse_duration("20")
-    with pytest.raises(RequestError, match="a unit is missing: 512MiB"):
-        parse_size("512")
-
-
 @pytest.mark.parametrize(
     ("text", "size_bytes"),
     [("8GiB", 8 << 30), ("512MiB", 512 << 20), ("64KiB", 64 << 10), ("2TiB", 2 << 40), ("7B", 7)],
@@ -55,10 +48,8 @@ def test_size_is_read_as_bytes(text: str, size_bytes: int) -> None:
 @pytest.mark.parametrize(
     ("text", "hint"),
     [
-        ("8GB", "8GiB"),
-        ("8g", "8GiB"),
-        ("512 MiB", "512MiB"),
-        ("1.5GiB", "write it like"),
+        ("8GB", "write it like"),
+        ("512 MiB", "write it like"),
         ("", "write it like"),
         ("many", "write it like"),
     ],
