@@ -44,7 +44,9 @@ _BY_STATUS: dict[int, type[SparkdError]] = {
 }
 _BY_CODE: dict[str, type[SparkdError]] = {
     **dict.fromkeys(("misconfigured", "model_misconfigured", "model_disabled"), Misconfigured),
-    **dict.fromkeys(("weights_missing", "files_missing", "image_missing"), Misconfigured),
+    **dict.fromkeys(
+        ("weights_missing", "weights_misplaced", "files_missing", "image_missing"), Misconfigured
+    ),
     # In a stream that has begun nothing else tells the kind.
     "busy": Busy,
     **dict.fromkeys(("unavailable", "gpu_held", "insufficient_memory"), Unavailable),
