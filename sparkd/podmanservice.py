@@ -17,7 +17,7 @@ import math
 import time
 from pathlib import Path
 
-from sparkd.adapters.journal import said_by_unit
+from sparkd.adapters.journalreader import said_by_unit
 from sparkd.adapters.podman import API_TIMEOUT_S
 from sparkd.adapters.systemd import UserManager
 from sparkd.core.errors import HostError
