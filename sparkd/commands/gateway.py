@@ -10,8 +10,9 @@ from sparkd.adapters.files import config_paths
 from sparkd.adapters.keyfiles import read_secrets
 from sparkd.commands import identity, systemunits
 from sparkd.core.errors import HostError
+from sparkd.core.integrations import KEY_VARIABLE
 
-_URL, _KEY = "SPARKD_URL", "SPARKD_API_KEY"
+_URL = "SPARKD_URL"
 
 
 def url() -> str:
@@ -39,7 +40,7 @@ def key(words: Sequence[str]) -> str:
 
     Raises NotPermittedError when this user may not read that, or Misconfigured.
     """
-    given = os.environ.get(_KEY, "").strip()
+    given = os.environ.get(KEY_VARIABLE, "").strip()
     return given or first_of_file(words)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -43,8 +44,9 @@ def add(options: Options) -> Exit:
     if options.json:
         output.print_json({"file": str(path), "key": secret, **apikeys.described(key)})
     else:
-        print(f"key {key.name} {_rights(key)}")
-        print("only its hash is kept, so this is the one time it is shown:", secret, sep="\n")
+        print(f"key {key.name} {_rights(key)}", file=sys.stderr)
+        print("only its hash is kept, so this is the one time it is shown:", file=sys.stderr)
+        print(secret)
     return Exit.OK
 
 

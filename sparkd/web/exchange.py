@@ -202,7 +202,7 @@ class Exchange:
             f"{self.operation} for model {self.model_id}: {self.reason or self.status} "
             f"in {took_s * 1000:.0f} ms",
             model=self.model_id,
-            key=self.key_name,
+            key_name=self.key_name,
             request_id=self.request_id,
             status=self.status,
             reason=self.reason,
