@@ -295,7 +295,9 @@ def _out_of_memory(spec: ModelSpec) -> StartCrashed:
     return StartCrashed(
         f"model {spec.model_id!r} was killed by the kernel while it started: "
         + (f"it used more memory than its memory_max, {limit >> 20} MiB" if limit else "no memory"),
-        hint="raise memory_max of its entry" if limit else "journalctl -k --grep='Out of memory'",
+        hint="raise memory_max of its entry"
+        if limit
+        else "sudo journalctl -k --grep='Out of memory'",
         code="killed_for_memory",
     )
 

@@ -61,7 +61,7 @@ class PodmanService:
         except TimeoutError:
             raise HostError(
                 f"Podman's service did not answer within {API_TIMEOUT_S:g} s",
-                hint=f"systemctl --user -M sparkd@ status {_SERVICE}",
+                hint=f"sudo systemctl --user -M sparkd@ status {_SERVICE}",
                 code="podman_down",
             ) from None
         if answered:
@@ -114,6 +114,6 @@ async def _cannot_start(since_at: float) -> HostError:
             break
     return HostError(
         f"Podman's service ends whenever it is started: {why:.300}",
-        hint=f"systemctl --user -M sparkd@ status {_SERVICE}",
+        hint=f"sudo systemctl --user -M sparkd@ status {_SERVICE}",
         code="podman_down",
     )

@@ -194,7 +194,7 @@ class Podman:
         except RuntimeError as error:
             raise HostError(
                 f"no thread can be made for a call of Podman: {error}",
-                hint="systemctl status sparkd shows its tasks and their limit",
+                hint="sudo systemctl status sparkd shows its tasks and their limit",
             ) from error
         try:
             return await asyncio.shield(thread)
@@ -240,7 +240,7 @@ def _mapped_errors(api_socket: Path) -> Iterator[None]:
         full = "no space left on device" in text
         raise HostError(
             f"Podman refused: {text}",
-            hint=room_hint("/var/lib/sparkd") if full else "",
+            hint=room_hint("/var/lib/sparkd") if full else "sudo sparkctl doctor",
             code="podman_error",
         ) from error
     except (requests.exceptions.RequestException, PodmanError, OSError) as error:
@@ -250,7 +250,7 @@ def _mapped_errors(api_socket: Path) -> Iterator[None]:
 def _unreachable(api_socket: Path, why: str) -> HostError:
     return HostError(
         f"cannot reach Podman at {api_socket}: {why}",
-        hint="systemctl --user -M sparkd@ status podman.socket",
+        hint="sudo systemctl --user -M sparkd@ status podman.socket",
         code="podman_down",
     )
 

@@ -93,7 +93,7 @@ def _new_key(options: Options, digest: str) -> ApiKey:
             apikeys.check_limit(limit)
     expires_at = apikeys.parse_time(options.expires) if options.expires else None
     if expires_at is not None and expires_at <= now:
-        raise RequestError(f"{options.expires} is over", hint="name a day to come")
+        raise RequestError(f"--expires {options.expires} is in the past", hint="name a later day")
     return ApiKey(
         name=options.name,
         digest=digest,
@@ -131,7 +131,9 @@ async def _locked(path: Path) -> FileLock:
         async with asyncio.timeout(_LOCK_TIMEOUT_S):
             return await FileLock.take(path, Mode.EXCLUSIVE)
     except TimeoutError:
-        raise HostError(f"somebody holds {path}", hint=f"fuser -v {path}") from None
+        raise HostError(
+            "another sparkctl is changing the keys", hint=f"try again; sudo fuser -v {path}"
+        ) from None
 
 
 def _rights(key: ApiKey) -> str:

@@ -81,7 +81,11 @@ def sparkctl(*words: str) -> subprocess.CompletedProcess[str]:
             "sudo sparkctl key rotate",
         ),
         (["key", "add", "x", "--expires", "soon"], "'soon' is no date", "write 2027-01-31"),
-        (["key", "add", "x", "--expires", "2020-01-01"], "2020-01-01 is over", "name a day"),
+        (
+            ["key", "add", "x", "--expires", "2020-01-01"],
+            "--expires 2020-01-01 is in the past",
+            "name a later day",
+        ),
         (
             ["key", "shwo"],
             "there is no command sparkctl key shwo",
