@@ -36,7 +36,8 @@ def add(options: Options) -> Exit:
     def with_it(keys: tuple[ApiKey, ...]) -> tuple[ApiKey, ...]:
         if any(one.name == key.name for one in keys):
             raise UsageError(
-                f"there is a key {key.name!r} already", hint=f"sudo sparkctl key revoke {key.name}"
+                f"there is a key {key.name!r} already",
+                hint="choose another name; sudo sparkctl key list shows all",
             )
         return (*keys, key)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -39,23 +40,27 @@ def run(options: Options) -> Exit:
         words = command(options, uid)
         if options.json:
             os.execvp(_JOURNALCTL, words)
-        _show(words)
+        if not _show(words):
+            print(f"sparkctl: the journal has no lines of {options.model}", file=sys.stderr)
     except FileNotFoundError:
         raise HostError(f"there is no {_JOURNALCTL} on this host") from None
     return Exit.OK
 
 
-def _show(words: list[str]) -> None:
-    """Print the entries as plain lines, each as soon as journalctl has it."""
+def _show(words: list[str]) -> bool:
+    """Print each entry as a plain line as soon as it is read; whether there were any."""
+    shown = False
     with subprocess.Popen(words, stdout=subprocess.PIPE) as journalctl:
         assert journalctl.stdout is not None
         try:
             for entry in journalctl.stdout:
                 text = logged(entry)
                 if text is not None:
+                    shown = True
                     print(text, end="", flush=True)
         finally:
             journalctl.terminate()
+    return shown
 
 
 def is_closed() -> bool:
