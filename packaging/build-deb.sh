@@ -15,7 +15,7 @@ deb=sparkd_${version}_all.deb
 say() { printf 'deb: %s\n' "$*" >&2; }
 
 # What the package is made of; changes elsewhere in the tree rebuild nothing.
-parts=(LICENSE README.md containerfiles docs/reference etc packaging sparkd units)
+parts=(LICENSE README.md containerfiles docs etc packaging sparkd units)
 
 list_inputs() {
     git -c safe.directory='*' ls-files -z --cached --others --exclude-standard -- "${parts[@]}" \

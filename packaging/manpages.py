@@ -18,6 +18,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+SHIPPED = "/usr/share/doc/sparkd/docs"
+"""Where the package has the documentation that no manual page is made from."""
+STANDARD = ("Environment", "Examples", "Exit status", "Files")
+"""Sections that man-pages(7) names; their headings are in capitals."""
+LINK = re.compile(r"\[((?:`[^`]*`|[^\[\]`])+)\]\(([^()\s]+)\)")
 LEADING = ("Meaning", "When", "Means", "What")
 """Headings of columns whose cells say by themselves what a row is about."""
 
@@ -91,12 +96,13 @@ def render(page: Page, markdown: str, version: str, date: str) -> str:
     synopsis = next((block for block in blocks if block[0].startswith("```")), None)
     if page.section == 1 and synopsis:
         blocks.remove(synopsis)
-        lines += [".SH SYNOPSIS", *code(synopsis)]
+        lines += [".SH SYNOPSIS", ".PD 0", *commands(synopsis), ".PD"]
     lines.append(".SH DESCRIPTION")
     for block in blocks:
         lines += render_block(block, page)
-    others = ", ".join(f"\\fB{escape(one.name)}\\fR({one.section})" for one in PAGES if one != page)
-    lines += [".SH SEE ALSO", others]
+    others = [f"\\fB{escape(one.name)}\\fR({one.section})" for one in PAGES if one != page]
+    lines += [".SH SEE ALSO", ", ".join(others) + ","]
+    lines += [f"and the other documentation in {escape(SHIPPED)}."]
     return "\n".join(lines) + "\n"
 
 
@@ -127,7 +133,8 @@ def render_block(block: list[str], page: Page) -> Iterator[str]:
         return
     if heading := re.match(r"(##+) (.*)", first):
         macro = ".SH" if heading[1] == "##" else ".SS"
-        yield f'{macro} "{inline(heading[2], page)}"'
+        title = heading[2].upper() if heading[2] in STANDARD else heading[2]
+        yield f'{macro} "{inline(title, page)}"'
     elif first.lstrip().startswith("```"):
         yield from code(block)
     elif first.startswith("|"):
@@ -139,6 +146,15 @@ def render_block(block: list[str], page: Page) -> Iterator[str]:
     else:
         yield ".PP"
         yield from prose(block, page)
+
+
+def commands(block: list[str]) -> Iterator[str]:
+    """A synopsis: one command a paragraph, wrapped between its options."""
+    for command in re.sub(r"\n +", " ", "\n".join(block[1:-1])).splitlines():
+        # A space that is not between two options or arguments does not break.
+        words = re.findall(r"\[[^\[\]]*\]|\S+", command)
+        yield ".HP 4"
+        yield " ".join(escape(word).replace(" ", "\\ ") for word in words)
 
 
 def code(block: list[str]) -> Iterator[str]:
@@ -174,31 +190,40 @@ def prose(lines: list[str], page: Page) -> Iterator[str]:
 
 
 def inline(text: str, page: Page) -> str:
-    """Code, emphasis and links of a run of text."""
+    """Code, emphasis and links of a run of text; all other brackets stay."""
+    shown, after = "", 0
+    for link in LINK.finditer(text):
+        shown += formatted(text[after : link.start()]) + formatted(link[1]) + target(link[2], page)
+        after = link.end()
+    return shown + formatted(text[after:])
+
+
+def formatted(text: str) -> str:
+    """Code and emphasis of a run of text without links."""
     parts = re.split(r"(`` .+? ``|`[^`]+`)", text)
     shown = ""
     for index, part in enumerate(parts):
         if index % 2:
             shown += f"\\fB{escape(part.strip('`').strip())}\\fR"
         else:
-            # A link may have code for its text, which was cut out: its two halves are in two parts.
-            plain = re.sub(r"\]\(([^)]*)\)", lambda link: target(link[1], page), escape(part))
-            plain = re.sub(r"\[(?!\])", "", plain)
-            plain = re.sub(r"\*\*(.+?)\*\*", r"\\fB\1\\fR", plain)
+            plain = re.sub(r"\*\*(.+?)\*\*", r"\\fB\1\\fR", escape(part))
             shown += re.sub(r"(?<![\w*])\*([^\s*][^*]*)\*(?!\w)", r"\\fI\1\\fR", plain)
     return shown
 
 
 def target(link: str, page: Page) -> str:
-    """What is said of a link's end: the page that it leads to, or the address."""
-    link = link.replace("\\-", "-")
+    """The end of a link: the manual page, or the file of the package, or the address."""
     if re.match("https?:", link):
         return f" <{escape(link)}>"
-    source = Path(link.partition("#")[0]).name
+    place = link.partition("#")[0]
+    if not place:
+        return ""
+    path = (ROOT / "docs/reference" / place).resolve()
     for other in PAGES:
-        if other.source == source and other != page:
-            return f" (\\fB{escape(other.name)}\\fR({other.section}))"
-    return ""
+        if path == ROOT / "docs/reference" / other.source:
+            return f" (\\fB{escape(other.name)}\\fR({other.section}))" if other != page else ""
+    docs = ROOT / "docs"
+    return f" ({escape(f'{SHIPPED}/{path.relative_to(docs)}')})" if docs in path.parents else ""
 
 
 def escape(text: str) -> str:
@@ -211,7 +236,8 @@ def guarded(line: str) -> str:
 
 
 def main() -> None:
-    version = re.search(r'"(.*)"', (ROOT / "sparkd/_version.py").read_text(encoding="utf-8"))
+    source = (ROOT / "sparkd/_version.py").read_text(encoding="utf-8")
+    version = re.search(r'^__version__ = "(.+)"$', source, re.MULTILINE)
     assert version is not None
     # Of the changelog's last entry, as dpkg-buildpackage says it: the same pages at any time.
     built = datetime.fromtimestamp(int(os.environ["SOURCE_DATE_EPOCH"]), UTC)

@@ -277,7 +277,7 @@ def _sockets(listen: str | None) -> list[socket.socket]:
     if not found:
         raise HostError(
             f"systemd passed no socket named {_SOCKET_NAME!r}",
-            hint="systemctl start sparkd.socket, or give --listen 127.0.0.1:8009",
+            hint="sudo systemctl start sparkd.socket, or give --listen 127.0.0.1:8009",
         )
     return found
 

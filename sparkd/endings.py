@@ -1,45 +1,42 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tells when a running model ended without anybody of sparkd having stopped it.
+"""Watches the process of each running model, so that its end is told at once (`deaths`).
 
-The kernel says when its process is gone; who stops a model in order holds its transition lock
-until all of it is gone, and tells that himself. The daemon watches, because it stays as long as
-models are resident; nothing depends on it.
+The gateway watches because it runs as long as models do. Nothing depends on it: an idle pass, a
+stop or the next start tells of an end that no gateway saw.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import time
 from dataclasses import dataclass, field
 
-from sparkd.adapters.host import LockTable, ProcessWatch
-from sparkd.adapters.journal import Event, fields
-from sparkd.adapters.podman import Podman
-from sparkd.core.errors import HostError
+from sparkd.adapters.host import ProcessWatch
+from sparkd.core.errors import UpstreamLost
 from sparkd.core.model import Instance
-from sparkd.core.names import Layout, Names
-from sparkd.core.session import EndReason
-from sparkd.sessions import Sessions
+from sparkd.deaths import Deaths
 
-log = logging.getLogger(__name__)
-
-_RECORD_PAUSE_S = 0.5
-"""What conmon takes at most, as a rule, to record an exit that the kernel has told us."""
+_DEATH_NOTICE_S = 1.0
+"""A process that breaks an answer off by its death ends within this time, or it did not die."""
+_TELLING_S = 12.0
+"""How long a client waits for the reason: the record of the exit, and readings of the journal."""
+_FRESH_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
 class Endings:
-    layout: Layout
-    podman: Podman
-    sessions: Sessions
+    deaths: Deaths
     _watches: dict[int, asyncio.Task[None]] = field(default_factory=dict)
+    _runs: dict[str, tuple[asyncio.Event, asyncio.Task[None]]] = field(default_factory=dict)
+    """The last run of each model: set once its process has ended, and done once that was told."""
 
     def watch(self, instance: Instance) -> None:
-        """Told of every model that became ready or was found; one process is watched once."""
+        """Call for every model that became ready or was found; one process is watched once."""
         if instance.pid not in self._watches:
-            task = asyncio.create_task(self._wait(instance))
+            ended = asyncio.Event()
+            task = asyncio.create_task(self._wait(instance, ended))
+            self._runs[instance.model_id] = ended, task
             self._watches[instance.pid] = task
             task.add_done_callback(lambda _: self._watches.pop(instance.pid, None))
 
@@ -48,34 +45,29 @@ class Endings:
             task.cancel()
         await asyncio.gather(*self._watches.values(), return_exceptions=True)
 
-    async def _wait(self, instance: Instance) -> None:
-        names = Names(instance.model_id)
+    async def explain(self, model_id: str, error: UpstreamLost) -> None:
+        """Add to the error of a broken answer why the model died, if it did."""
+        run = self._runs.get(model_id)
+        if run is None:
+            return
+        ended, told = run
+        try:
+            async with asyncio.timeout(_DEATH_NOTICE_S):
+                await ended.wait()
+        except TimeoutError:
+            return
+        await asyncio.wait({told}, timeout=_TELLING_S)
+        death = self.deaths.last.get(model_id)
+        if death is not None and time.monotonic() - death.at_s < _FRESH_S:
+            error.discreet = f"{error.message}; {death.discreet}"
+            error.message = f"{error.message}; {death.message}"
+
+    async def _wait(self, instance: Instance, ended: asyncio.Event) -> None:
         with contextlib.suppress(ProcessLookupError):
             watch = ProcessWatch(instance.pid)
             try:
                 await watch.ended()
             finally:
                 watch.close()
-        lock = self.layout.transition_lock(names)
-        if LockTable.read().held(lock, exclusive_only=True):
-            return
-        ended_at = time.time()
-        self.sessions.end(instance.model_id, EndReason.ENDED, ended_at=ended_at)
-        log.warning(
-            "model %s ended without having been stopped",
-            instance.model_id,
-            extra=fields(
-                Event.MODEL_ENDED,
-                model=instance.model_id,
-                exit_code=await self._exit_code(names),
-                duration_ms=round((time.monotonic() - instance.started_s) * 1000),
-            ),
-        )
-
-    async def _exit_code(self, names: Names) -> int | None:
-        await asyncio.sleep(_RECORD_PAUSE_S)
-        with contextlib.suppress(HostError):
-            reading = await self.podman.inspect(names.container)
-            if reading is not None and reading.dead:
-                return reading.exit_code
-        return None
+        ended.set()
+        await self.deaths.tell(instance.model_id)

@@ -12,6 +12,7 @@ from sparkd.adapters.records import Records
 from sparkd.core.model import Config, Lifecycle, ModelSpec, World
 from sparkd.core.names import Names
 from sparkd.core.session import EndReason
+from sparkd.deaths import Deaths
 from sparkd.launch import Launcher, to_the_end
 from sparkd.leases import Leases, StopRight
 from sparkd.sessions import Sessions
@@ -27,6 +28,7 @@ class Evictor:
     records: Records
     sessions: Sessions
     sleep: Sleep
+    deaths: Deaths
 
     async def right(self, model_id: str, *, own: bool, drain: bool) -> StopRight | FileLock | None:
         """Both locks of a victim; one in use is drained, one that is not must not have become so.
@@ -67,6 +69,7 @@ class Evictor:
         container_id = reading.instance.container_id if reading and reading.instance else None
         reason = EndReason.EVICTED if wanted else EndReason.RECONFIGURED
         why = f"to make room for {wanted}" if wanted else "because its configuration changed"
+        await self.deaths.tell(model_id)
         self.sessions.sample(model_id, stopping=reason)
         # Half stopped it would serve nobody and tell nothing.
         await to_the_end(self.launcher.stop(Names(model_id), container_id, grace_s))

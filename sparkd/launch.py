@@ -26,12 +26,14 @@ from typing import Any
 from sparkd.adapters import weightfiles
 from sparkd.adapters.faults import reach
 from sparkd.adapters.host import LockTable, ProcessWatch, free_port
-from sparkd.adapters.journal import NOTICE, Event, fields, killed_for_memory, last_lines
-from sparkd.adapters.podman import ContainerReading, Podman
+from sparkd.adapters.journal import NOTICE, Event, fields
+from sparkd.adapters.journalreader import killed_for_memory
+from sparkd.adapters.podman import Podman
 from sparkd.adapters.systemd import UnitActive, UserManager
 from sparkd.adapters.trees import remove_tree
 from sparkd.adapters.upstream import Upstream
 from sparkd.core.containerspec import EXIT_GPU_TAKEN, container_spec, endpoint_of, spec_hash
+from sparkd.core.enginetext import exit_words
 from sparkd.core.errors import (
     HostError,
     Misconfigured,
@@ -44,6 +46,7 @@ from sparkd.core.model import Instance, ModelSpec, Transport
 from sparkd.core.names import GPU_LOCK_MODE, Layout, Names
 from sparkd.core.policy import excluding_program, gpu_held
 from sparkd.core.unitspec import scope_properties, timer_properties
+from sparkd.deaths import recorded_exit, said
 from sparkd.gpudevices import explained
 
 log = logging.getLogger(__name__)
@@ -51,9 +54,6 @@ log = logging.getLogger(__name__)
 _HEALTH_PAUSES_S = (0.02, 0.2)
 """At first and at most; between, a tenth of the time waited so far, so a short load is not made
 longer by the asking, nor is a long one asked more often than it is worth."""
-_EXIT_RECORD_TIMEOUT_S = 2.0
-"""How long conmon may take to record an exit that the kernel has already told us."""
-_EXIT_RECORD_PAUSE_S = 0.05
 _SCOPE_GONE_TIMEOUT_S = 2.0
 _ADOPTION_PATIENCE_S = 15.0
 """A model found running long after its start still gets this long to say that it is healthy."""
@@ -124,13 +124,16 @@ class Launcher:
             started_s=time.monotonic(),
         )
 
-    async def wait_ready(self, spec: ModelSpec, instance: Instance, *, adopted: bool) -> None:
+    async def wait_ready(
+        self, spec: ModelSpec, instance: Instance, *, adopted: bool, served: bool = False
+    ) -> None:
         """Wait until the started model is healthy.
 
         Raises StartCrashed as soon as its process ends, StartTimedOut at its load timeout,
         LaneTaken or GpuHeld when it found the GPU taken; then only the dead container is left.
         When cancelled, a start of ours is taken back and nothing is left; a model that somebody
-        else started (`adopted`) goes on, and its timers look after it.
+        else started (`adopted`) goes on, and its timers look after it. The end of one that
+        `served` before is no failed start: `deaths` tells of it.
         """
         names = Names(spec.model_id)
         remaining_s = instance.started_s + spec.load_timeout_s - time.monotonic()
@@ -141,7 +144,8 @@ class Launcher:
             await self._give_up(spec, instance, names)
             slow = StartTimedOut(
                 f"model {spec.model_id!r} was not healthy within its load timeout of "
-                f"{spec.load_timeout_s:g} s" + await _said(instance.container_id),
+                f"{spec.load_timeout_s:g} s"
+                + await said(instance.container_id, instance.started_at),
                 hint=f"sudo sparkctl logs {spec.model_id}; raise load_timeout if it needs longer",
             )
             _log_failed(spec, slow)
@@ -151,7 +155,7 @@ class Launcher:
                 await to_the_end(self.stop(names, instance.container_id, spec.stop_grace_s))
             raise
         if not healthy:
-            raise await self._crashed(spec, instance, names)
+            raise await self._crashed(spec, instance, names, served=served)
 
     async def stop(self, names: Names, container_id: str | None, grace_s: float) -> None:
         """End the model whatever state it is in, and remove all that belonged to it.
@@ -236,19 +240,23 @@ class Launcher:
         await self._end_processes(names, instance.container_id, spec.stop_grace_s)
         await self.remove_all_but_container(names)
 
-    async def _crashed(self, spec: ModelSpec, instance: Instance, names: Names) -> SparkdError:
+    async def _crashed(
+        self, spec: ModelSpec, instance: Instance, names: Names, *, served: bool
+    ) -> SparkdError:
         """The error that tells why a start ended by itself; only the dead container is left."""
-        reading = await self._recorded_exit(instance.container_id)
+        reading = await recorded_exit(self.podman, instance.container_id)
         await self._give_up(spec, instance, names)
+        if served:
+            return StartCrashed(f"model {spec.model_id!r} died while it served")
         if reading is not None and reading.exit_code == EXIT_GPU_TAKEN:
             return self._gpu_taken(spec)
         if await killed_for_memory(names.scope, instance.started_at):
             error = _out_of_memory(spec)
         else:
-            exit_code = "an unknown code" if reading is None else f"code {reading.exit_code}"
+            exit_code = "an unknown code" if reading is None else exit_words(reading.exit_code)
             error = StartCrashed(
                 f"model {spec.model_id!r} exited with {exit_code} while it started"
-                + await _said(instance.container_id),
+                + await said(instance.container_id, instance.started_at),
                 hint=f"sudo sparkctl logs {spec.model_id}",
             )
         _log_failed(spec, error)
@@ -261,15 +269,6 @@ class Launcher:
             return gpu_held(spec.model_id, foreign)
         # Another model has it, or somebody who is gone by now: look again.
         return LaneTaken(f"model {spec.model_id!r} found the GPU taken")
-
-    async def _recorded_exit(self, container_id: str) -> ContainerReading | None:
-        deadline = time.monotonic() + _EXIT_RECORD_TIMEOUT_S
-        while time.monotonic() < deadline:
-            reading = await self.podman.inspect(container_id)
-            if reading is None or reading.dead:
-                return reading
-            await asyncio.sleep(_EXIT_RECORD_PAUSE_S)
-        return None
 
 
 async def _healthy_or_ended(instance: Instance) -> bool:
@@ -301,7 +300,9 @@ def _out_of_memory(spec: ModelSpec) -> StartCrashed:
     return StartCrashed(
         f"model {spec.model_id!r} was killed by the kernel while it started: "
         + (f"it used more memory than its memory_max, {limit >> 20} MiB" if limit else "no memory"),
-        hint="raise memory_max of its entry" if limit else "journalctl -k --grep='Out of memory'",
+        hint="raise memory_max of its entry"
+        if limit
+        else "sudo journalctl -k --grep='Out of memory'",
         code="killed_for_memory",
     )
 
@@ -309,12 +310,6 @@ def _out_of_memory(spec: ModelSpec) -> StartCrashed:
 def _log_failed(spec: ModelSpec, error: SparkdError) -> None:
     extra = fields(Event.MODEL_FAILED, model=spec.model_id, reason=error.code)
     log.error("%s", error.message, extra=extra)
-
-
-async def _said(container_id: str) -> str:
-    """The last lines of a model's log, as the end of an error message."""
-    lines = await last_lines(container_id, count=8)
-    return "; its last words: " + " | ".join(lines) if lines else ""
 
 
 def check_sources(spec: ModelSpec, layout: Layout) -> None:

@@ -223,7 +223,8 @@ def _state(runtime: Runtime, readings: Readings, model_id: str) -> str:
         return "busy" if used else "ready"
     if entry is not None and entry.waiters:
         return "queued" if entry.task is None else "starting"
-    return "backing-off" if runtime.records.failure(model_id) else "stopped"
+    failure = runtime.records.failure(model_id)
+    return "backing-off" if failure is not None and failure.count else "stopped"
 
 
 def _of_host(runtime: Runtime, readings: Readings) -> Iterator[Samples]:

@@ -17,7 +17,7 @@ import math
 import time
 from pathlib import Path
 
-from sparkd.adapters.journal import said_by_unit
+from sparkd.adapters.journalreader import said_by_unit
 from sparkd.adapters.podman import API_TIMEOUT_S
 from sparkd.adapters.systemd import UserManager
 from sparkd.core.errors import HostError
@@ -61,7 +61,7 @@ class PodmanService:
         except TimeoutError:
             raise HostError(
                 f"Podman's service did not answer within {API_TIMEOUT_S:g} s",
-                hint=f"systemctl --user -M sparkd@ status {_SERVICE}",
+                hint=f"sudo systemctl --user -M sparkd@ status {_SERVICE}",
                 code="podman_down",
             ) from None
         if answered:
@@ -114,6 +114,6 @@ async def _cannot_start(since_at: float) -> HostError:
             break
     return HostError(
         f"Podman's service ends whenever it is started: {why:.300}",
-        hint=f"systemctl --user -M sparkd@ status {_SERVICE}",
+        hint=f"sudo systemctl --user -M sparkd@ status {_SERVICE}",
         code="podman_down",
     )

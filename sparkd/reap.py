@@ -21,6 +21,7 @@ from sparkd.adapters.systemd import UserManager
 from sparkd.core.model import Config, ModelSpec
 from sparkd.core.names import SCOPE_PATTERN, Names, model_of_scope, unescape
 from sparkd.core.session import EndReason
+from sparkd.deaths import Deaths
 from sparkd.launch import Launcher
 from sparkd.leases import Leases
 from sparkd.sessions import Sessions
@@ -45,6 +46,7 @@ class Reaper:
     launcher: Launcher
     sessions: Sessions
     records: Records
+    deaths: Deaths
 
     async def idle_pass(self, config: Config, model_id: str) -> Outcome:
         """One pass. Raises HostError when systemd or Podman cannot be asked."""
@@ -63,6 +65,7 @@ class Reaper:
                 return Outcome.GONE
             remaining_s = self._deadline_s(spec, config, names, container) - time.monotonic()
             idle = remaining_s <= 0
+            await self.deaths.tell(model_id)
             self.sessions.sample(model_id, stopping=EndReason.IDLE if idle else None)
             if not idle:
                 # A pinned model is asked about all the same: a reload may unpin it.
@@ -122,10 +125,9 @@ class Reaper:
         return last_used_s + (spec.idle_timeout_s if spec else settings.idle_timeout_s)
 
     async def _tidy(self, names: Names, container: ContainerReading | None) -> None:
-        """Remove what a start or a crash left, but not a dead container that tells why."""
-        ended_at = container.finished_at if container is not None and container.dead else 0.0
-        self.sessions.end(names.model_id, EndReason.ENDED, ended_at=ended_at or 0.0)
-        if container is not None and container.tells_why:
+        """Tell of a death, and remove its remains except a dead container that tells why."""
+        await self.deaths.tell(names.model_id)
+        if container is not None and await self.deaths.worth_keeping(names.model_id, container):
             await self.launcher.remove_all_but_container(names)
         else:
             await self.launcher.remove(names)

@@ -12,6 +12,7 @@ from sparkd.adapters.podman import Podman
 from sparkd.adapters.records import Records
 from sparkd.adapters.systemd import UserManager
 from sparkd.core.names import Layout
+from sparkd.deaths import Deaths
 from sparkd.endings import Endings
 from sparkd.ensure import Ensurer
 from sparkd.eviction import Evictor
@@ -63,17 +64,16 @@ def build() -> Runtime:
     layout = Layout.of(os.environ)
     leases = Leases(layout)
     systemd = UserManager(user_dir / "bus")
-    api_socket = user_dir / "podman" / "podman.sock"
-    podman = Podman(api_socket, PodmanService(api_socket, systemd).answering)
+    podman = _podman(user_dir / "podman" / "podman.sock", systemd)
     launcher = Launcher(layout, systemd, podman)
     records = Records(layout)
     world = WorldReader(layout, leases, systemd, podman, records)
     probe = MemoryProbe.from_environment()
     views = ViewMaker(layout, probe, records)
-    loads = LoadWatch()
     sessions = Sessions(layout)
     sleep = Sleep(records, probe)
-    evictor = Evictor(leases, launcher, records, sessions, sleep)
+    deaths = Deaths(podman, sessions, records)
+    evictor = Evictor(leases, launcher, records, sessions, sleep, deaths)
     starter = Starter(
         layout=layout,
         leases=leases,
@@ -82,10 +82,11 @@ def build() -> Runtime:
         views=views,
         probe=probe,
         records=records,
-        loads=loads,
+        loads=LoadWatch(),
         sessions=sessions,
         evictor=evictor,
         sleep=sleep,
+        deaths=deaths,
     )
     scheduler = Scheduler(leases, world, views, starter)
     return Runtime(
@@ -98,12 +99,16 @@ def build() -> Runtime:
         views=views,
         records=records,
         sessions=sessions,
-        loads=loads,
-        endings=Endings(layout, podman, sessions),
+        loads=starter.loads,
+        endings=Endings(deaths),
         scheduler=scheduler,
         starter=starter,
         evictor=evictor,
         ensurer=Ensurer(layout, leases, scheduler, records),
-        reaper=Reaper(leases, systemd, podman, launcher, sessions, records),
-        stopper=Stopper(leases, systemd, podman, launcher, records, sessions),
+        reaper=Reaper(leases, systemd, podman, launcher, sessions, records, deaths),
+        stopper=Stopper(leases, systemd, podman, launcher, records, sessions, deaths),
     )
+
+
+def _podman(api_socket: Path, systemd: UserManager) -> Podman:
+    return Podman(api_socket, PodmanService(api_socket, systemd).answering)

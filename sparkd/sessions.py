@@ -71,11 +71,29 @@ class Sessions:
             seen = replace(session.sampled(own_bytes, time.time()), stopping=stopping)
             remember(self._running_file(model_id), kept(seen))
 
-    def end(self, model_id: str, reason: EndReason, *, ended_at: float | None = None) -> None:
-        """It has ended, now if not said otherwise; nothing when it had no session."""
+    def open_session(self, model_id: str) -> Session | None:
+        """The session that nobody has ended yet; its process may be gone."""
+        return self._running(model_id)
+
+    def alive(self, session: Session) -> bool:
+        """Whether the process of a session runs."""
+        return _alive(session)
+
+    def was_stopped(self, model_id: str, container_id: str) -> bool:
+        """Whether sparkd stopped this container, or had begun to."""
+        session = self._running(model_id)
+        if session is not None and session.container_id == container_id:
+            return session.stopping is not None
+        totals = self._totals(model_id)
+        if totals.last_container_id != container_id or not totals.recent:
+            return False
+        return totals.recent[-1].get("reason") != EndReason.ENDED
+
+    def end(self, model_id: str, reason: EndReason, *, ended_at: float | None = None) -> bool:
+        """End the open session, now unless given; whether it was this call that ended it."""
         session = self._running(model_id)
         if session is None:
-            return
+            return False
         ended = replace(
             session,
             reason=_reason(session) if reason is EndReason.ENDED else reason,
@@ -83,9 +101,12 @@ class Sessions:
         )
         remember(self._totals_file(model_id), kept(added(self._totals(model_id), ended)))
         try:
-            self._running_file(model_id).unlink(missing_ok=True)
+            self._running_file(model_id).unlink()
+        except FileNotFoundError:
+            return False
         except OSError as error:
             log.warning("cannot end the session of %s: %s", model_id, error)
+        return True
 
     def standing(self, model_id: str) -> Standing | None:
         """All that is known of the model; None when it never ran. Changes nothing."""

@@ -25,6 +25,7 @@ from sparkd.core.errors import StartCrashed, StartFailed
 from sparkd.core.model import Config, Instance, Lifecycle, ModelSpec, Settings, World
 from sparkd.core.names import COMEBACK_SERVICE, Layout, Names
 from sparkd.core.session import EndReason
+from sparkd.deaths import Deaths
 from sparkd.eviction import Evictor
 from sparkd.guard import LoadGuard, recovered
 from sparkd.launch import LaneTaken, Launcher, to_the_end
@@ -51,6 +52,7 @@ class Starter:
     sessions: Sessions
     evictor: Evictor
     sleep: Sleep
+    deaths: Deaths
 
     async def bring_up(
         self,
@@ -93,8 +95,15 @@ class Starter:
             return await self._wake(settings, spec, instance)
         try:
             async with self.loads.watching(instance, tell=False):
-                await self.launcher.wait_ready(spec, instance, adopted=True)
+                served = self.sessions.open_session(spec.model_id)
+                await self.launcher.wait_ready(
+                    spec,
+                    instance,
+                    adopted=True,
+                    served=served is not None and served.container_id == instance.container_id,
+                )
         except (LaneTaken, StartCrashed):
+            await self.deaths.tell(spec.model_id)
             # It was on its way out, or its start failed unseen: a start of our own tells.
             return None
         await self._settle(spec, instance)
@@ -149,6 +158,8 @@ class Starter:
         return await self._load(spec, instance, guard)
 
     async def _begin(self, spec: ModelSpec, arguments: tuple[str, ...]) -> Instance:
+        # A start removes the container of the last run, which tells how that ended.
+        await self.deaths.tell(spec.model_id)
         try:
             return await self.launcher.begin(spec, arguments)
         except BaseException:

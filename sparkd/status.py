@@ -79,7 +79,8 @@ def state_word(runtime: Runtime, reading: ModelReading, entry: Entry | None) -> 
         return str(reading.state)
     if entry is not None and entry.waiters:
         return "queued" if entry.task is None else "starting"
-    if runtime.records.failure(reading.model_id) is not None:
+    failure = runtime.records.failure(reading.model_id)
+    if failure is not None and failure.count:
         return "backing-off"
     return str(reading.state)
 

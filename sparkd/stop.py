@@ -21,6 +21,7 @@ from sparkd.adapters.systemd import UserManager
 from sparkd.core.model import Config
 from sparkd.core.names import Names
 from sparkd.core.session import EndReason
+from sparkd.deaths import Deaths
 from sparkd.launch import Launcher
 from sparkd.leases import Leases
 from sparkd.sessions import Sessions
@@ -40,6 +41,7 @@ class Stopper:
     launcher: Launcher
     records: Records
     sessions: Sessions
+    deaths: Deaths
 
     async def stop(self, config: Config, model_id: str, *, drain: bool) -> bool:
         """Stop the model, after its running requests when `drain`; whether there was anything.
@@ -61,6 +63,7 @@ class Stopper:
                 transition, broke_off = await self._seize(names, grace_s)
                 locks.enter_context(transition)
                 locks.enter_context(self.leases.try_drained(names) or contextlib.nullcontext())
+            await self.deaths.tell(model_id)
             self.sessions.sample(model_id, stopping=EndReason.ASKED)
             ran = await self._end(names, grace_s, broke_off=broke_off)
             self.sessions.end(model_id, EndReason.ASKED if ran else EndReason.ENDED)
@@ -89,8 +92,9 @@ class Stopper:
             container_id = container.container_id if container else None
             await self.launcher.stop(names, container_id, grace_s)
             return True
-        if container is not None and container.tells_why and not broke_off:
-            # It ended earlier; why stays to be read.
+        kept = container is not None and not broke_off
+        if kept and container and await self.deaths.worth_keeping(names.model_id, container):
+            # It ended earlier, and tells why.
             await self.launcher.remove_all_but_container(names)
         else:
             await self.launcher.remove(names)

@@ -160,7 +160,11 @@ class ViewMaker:
 
     def _setback(self, spec: ModelSpec) -> Setback | None:
         failure = self.records.failure(spec.model_id)
-        if failure is None or failure.spec_hash != spec_hash(spec, self.layout):
+        if (
+            failure is None
+            or not failure.count
+            or failure.spec_hash != spec_hash(spec, self.layout)
+        ):
             return None
         until_s = backoff.until(failure.at_s, failure.count)
         return Setback(until=until_s, error=refusal(spec.model_id, failure))

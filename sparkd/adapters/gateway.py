@@ -117,7 +117,7 @@ class Gateway:
             )
         return HostError(
             f"the gateway at {self._url} broke off: {type(error).__name__}",
-            hint="journalctl -u sparkd -n 20",
+            hint="sudo journalctl -u sparkd -n 20",
             code="gateway_down",
         )
 

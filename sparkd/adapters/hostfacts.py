@@ -73,15 +73,36 @@ def manager(uid: int) -> facts.Manager:
     group = said.get("ControlGroup", ("",))[0]
     limits = _text(Path("/proc", pid, "limits"))
     locked = re.search(r"^Max locked memory +\S+ +(\S+)", limits, re.MULTILINE)
-    groups = re.search(r"^Groups:(.*)$", _text(Path("/proc", pid, "status")), re.MULTILINE)
     asked = said.get("LimitMEMLOCK", ("",))[0]
     return facts.Manager(
         state=said.get("ActiveState", ("unknown",))[0],
-        reads_journal=str(_journal_gid()) in groups[1].split() if groups else None,
+        reads_journal=_has_group(pid, _journal_gid()),
         controllers=_controllers(_CGROUPS / group.lstrip("/")) if group else None,
         locked_memory_bytes=_limit(locked[1]) if locked else None,
         asked_memory_bytes=_limit(asked) if asked else None,
         login_lost=_login_lost(),
+    )
+
+
+def sandboxed() -> bool:
+    """Whether we run within sparkd.service, which has a /dev and a map of groups of its own."""
+    return _text(Path("/proc/self/cgroup")).strip().endswith("/sparkd.service")
+
+
+def _has_group(pid: str, gid: int | None) -> bool | None:
+    """Whether a process has a group; None when that cannot be known from here."""
+    groups = re.search(r"^Groups:(.*)$", _text(Path("/proc", pid, "status")), re.MULTILINE)
+    if groups is None or gid is None or not maps_group(_text(Path("/proc/self/gid_map")), gid):
+        return None
+    return str(gid) in groups[1].split()
+
+
+def maps_group(gid_map: str, gid: int) -> bool:
+    """Whether a user namespace shows a group as it is; others all read as 65534 there."""
+    ranges = (line.split() for line in gid_map.splitlines())
+    return any(
+        first == outer and int(first) <= gid < int(first) + int(count)
+        for first, outer, count in ranges
     )
 
 
@@ -237,7 +258,12 @@ def _cdi_spec(file: Path) -> facts.CdiSpec:
     if len(content) > _CDI_MAX_BYTES:
         broken = f"it has more than {_CDI_MAX_BYTES >> 20} MiB"
         return facts.CdiSpec(path=path, directory=directory, broken=broken)
-    return cdi.parse(content.decode(errors="replace"), path, exists=os.path.exists)
+    return cdi.parse(content.decode(errors="replace"), path, exists=_exists)
+
+
+def _exists(place: str) -> bool:
+    """Whether a path of the host is there. Of its devices a sandbox shows a few only."""
+    return os.path.exists(place) or (place.startswith("/dev/") and sandboxed())
 
 
 def _smi() -> tuple[str | None, bool, bool | None]:

@@ -8,8 +8,6 @@ what looks like a key as the last line of defence.
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import functools
 import logging
 import os
@@ -25,9 +23,6 @@ _KEY = re.compile(r"\b(sk-|bearer )[A-Za-z0-9._~+/=-]{6,}", re.IGNORECASE)
 _PRIORITY = {logging.CRITICAL: 2, logging.ERROR: 3, logging.WARNING: 4, logging.INFO: 6}
 NOTICE = 25
 """Between INFO and WARNING: the state of a model changed (syslog's notice)."""
-_READING_TIMEOUT_S = 3.0
-_UNIT_OOM = "fe6faa94e7774663a0da52717891d8ef"
-"""SD_MESSAGE_UNIT_OUT_OF_MEMORY of sd-messages.h."""
 
 
 class Event(Enum):
@@ -220,45 +215,3 @@ def set_level(level: int) -> None:
     logging.getLogger().setLevel(level)
     log = logging.getLogger(__name__)
     log.log(NOTICE, "the log level is %s now", logging.getLevelName(level).lower())
-
-
-async def last_lines(container_id: str, count: int = 20) -> list[str]:
-    """The last lines that a container's processes wrote, oldest first; empty when unreadable."""
-    # Podman logs its own events under the same id; only conmon carries the output. Any user may
-    # write that id, and call his program conmon; whose it is, is journald's own word.
-    matches = (f"CONTAINER_ID_FULL={container_id}", "_COMM=conmon", f"_UID={os.getuid()}")
-    return await _lines(f"--lines={count}", *matches)
-
-
-async def killed_for_memory(unit: str, since: float) -> bool:
-    """Whether the kernel has killed a process of a user unit for memory since that wall time.
-
-    systemd says so when it looks at the unit's control group, which is gone soon after.
-    """
-    matches = (f"USER_UNIT={unit}", f"MESSAGE_ID={_UNIT_OOM}", f"_UID={os.getuid()}")
-    return bool(await _lines(f"--since=@{since:.0f}", *matches))
-
-
-async def said_by_unit(unit: str, since: float, count: int = 1000) -> list[str]:
-    """What the processes of a user unit have printed since that wall time, oldest first, and after
-    that what the manager warns of it."""
-    of_unit = (f"--lines={count}", f"--since=@{since:.0f}", f"_UID={os.getuid()}")
-    printed = await _lines(*of_unit, f"_SYSTEMD_USER_UNIT={unit}")
-    return printed + await _lines(*of_unit, "--priority=warning", f"USER_UNIT={unit}")
-
-
-async def _lines(*arguments: str) -> list[str]:
-    process = await asyncio.create_subprocess_exec(
-        *("journalctl", "--quiet", "--output=cat", *arguments),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL,
-    )
-    try:
-        async with asyncio.timeout(_READING_TIMEOUT_S):
-            output, _ = await process.communicate()
-    except TimeoutError:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        return []
-    lines = (line.rstrip() for line in output.decode(errors="replace").splitlines())
-    return [line for line in lines if line]

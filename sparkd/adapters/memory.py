@@ -51,7 +51,10 @@ class MemoryProbe:
         if self.discrete is None:
             self.discrete = gpu is not None
         elif self.discrete and gpu is None:
-            raise HostError("nvidia-smi does not tell the GPU's memory any more", hint="nvidia-smi")
+            raise HostError(
+                "nvidia-smi no longer reports the memory of the GPU",
+                hint="nvidia-smi; after an update of the driver: sudo reboot",
+            )
         if gpu is not None:
             total, available = gpu
             return HostMemory(

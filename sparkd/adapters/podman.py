@@ -20,7 +20,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sparkd.core.containerspec import OOM_SCORE_ADJ, TMPFS, ContainerSpec
+from sparkd.core.containerspec import OOM_SCORE_ADJ, TMPFS, ContainerSpec, with_image
 from sparkd.core.diagnosis.cdi import concerns_cdi
 from sparkd.core.errors import HostError, Misconfigured, room_hint
 from sparkd.core.names import LABEL_ENDPOINT, LABEL_HEALTH, LABEL_MODEL, LABEL_SPEC
@@ -54,10 +54,6 @@ class Info:
     storage_driver: str
 
 
-_ENDED_AS_ASKED = (0, 130, 143)
-"""Exit codes of a server that was told to stop, by SIGINT or SIGTERM: nothing to be read there."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContainerReading:
     """One of our containers as Podman sees it."""
@@ -67,6 +63,7 @@ class ContainerReading:
     status: str
     """created, initialized, running, exited, ...; see the module's warning."""
     pid: int
+    conmon_pid: int
     exit_code: int
     oom_killed: bool
     started_at: float
@@ -81,11 +78,6 @@ class ContainerReading:
     def dead(self) -> bool:
         """Whether its payload has ended and the end is recorded."""
         return self.status in ("exited", "stopped")
-
-    @property
-    def tells_why(self) -> bool:
-        """Whether it is dead of itself, so that it is kept for its exit code and its last words."""
-        return self.dead and self.exit_code not in _ENDED_AS_ASKED
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +195,7 @@ class Podman:
         except RuntimeError as error:
             raise HostError(
                 f"no thread can be made for a call of Podman: {error}",
-                hint="systemctl status sparkd shows its tasks and their limit",
+                hint="sudo systemctl status sparkd shows its tasks and their limit",
             ) from error
         try:
             return await asyncio.shield(thread)
@@ -249,7 +241,7 @@ def _mapped_errors(api_socket: Path) -> Iterator[None]:
         full = "no space left on device" in text
         raise HostError(
             f"Podman refused: {text}",
-            hint=room_hint("/var/lib/sparkd") if full else "",
+            hint=room_hint("/var/lib/sparkd") if full else "sudo sparkctl doctor",
             code="podman_error",
         ) from error
     except (requests.exceptions.RequestException, PodmanError, OSError) as error:
@@ -259,7 +251,7 @@ def _mapped_errors(api_socket: Path) -> Iterator[None]:
 def _unreachable(api_socket: Path, why: str) -> HostError:
     return HostError(
         f"cannot reach Podman at {api_socket}: {why}",
-        hint="systemctl --user -M sparkd@ status podman.socket",
+        hint="sudo systemctl --user -M sparkd@ status podman.socket",
         code="podman_down",
     )
 
@@ -307,7 +299,7 @@ def _create(client: PodmanClient, spec: ContainerSpec) -> str:
         "stop_signal": spec.stop_signal,
         "stop_timeout": spec.stop_timeout_s,
         "labels": dict(spec.labels),
-        "environment": dict(spec.environment),
+        "environment": with_image(spec, _image_variables(client, spec) if spec.python_path else {}),
         "log_config": {"Type": spec.log_driver},
         "ulimits": [
             {"Name": limit.name, "Soft": limit.soft, "Hard": limit.hard} for limit in spec.ulimits
@@ -338,6 +330,12 @@ def _create(client: PodmanClient, spec: ContainerSpec) -> str:
     return str(container.id)
 
 
+def _image_variables(client: PodmanClient, spec: ContainerSpec) -> dict[str, str]:
+    """The variables that an image sets. Raises ImageNotFound."""
+    config = client.images.get(spec.image).attrs.get("Config") or {}
+    return dict(str(one).partition("=")[::2] for one in config.get("Env") or ())
+
+
 def _reading(attrs: dict[str, Any]) -> ContainerReading:
     state = attrs["State"]
     labels = attrs["Config"].get("Labels") or {}
@@ -346,6 +344,7 @@ def _reading(attrs: dict[str, Any]) -> ContainerReading:
         name=str(attrs["Name"]),
         status=str(state["Status"]),
         pid=int(state.get("Pid") or 0),
+        conmon_pid=int(state.get("ConmonPid") or 0),
         exit_code=int(state.get("ExitCode") or 0),
         oom_killed=bool(state.get("OOMKilled")),
         started_at=_timestamp(state.get("StartedAt")),

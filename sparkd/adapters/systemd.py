@@ -37,7 +37,7 @@ _CONNECT_PAUSE_S = 0.25
 _COLLECT_PATIENCE_S = 3.0
 _COLLECT_PAUSE_S = 0.05
 _JOB_HINT = (
-    "journalctl _UID=$(id -u sparkd) -n 50 tells why; where a process could not be moved: "
+    "sudo journalctl _UID=$(id -u sparkd) -n 50 tells why; where a process could not be moved: "
     "sudo systemctl restart user@$(id -u sparkd)"
 )
 """The latter was once seen after the bus of the system had been restarted."""
@@ -55,7 +55,7 @@ class SystemdCallError(HostError):
     """systemd refused a call; `name` is the D-Bus error name."""
 
     def __init__(self, name: str, message: str) -> None:
-        hint = "journalctl _UID=$(id -u sparkd) -n 50"
+        hint = "sudo journalctl _UID=$(id -u sparkd) -n 50"
         super().__init__(message, hint=hint, code="systemd_error")
         self.name = name
 
@@ -257,14 +257,17 @@ async def _send(bus: MessageBus, message: Message) -> list[Any]:
             reply = await bus.call(message)
     except (OSError, EOFError, TimeoutError) as error:
         raise HostError(
-            f"systemd did not answer {message.member}: {error!r}", code="user_manager_down"
+            f"the user manager of sparkd did not answer {message.member}: {error!r}",
+            hint="sudo sparkctl doctor",
+            code="user_manager_down",
         ) from error
     if reply is None:
         raise HostError(f"systemd gave no reply to {message.member}", code="user_manager_down")
     if reply.message_type is MessageType.ERROR:
         text = reply.body[0] if reply.body else "no text"
         raise SystemdCallError(
-            reply.error_name or "", f"systemd refused {message.member} {message.body[:1]}: {text}"
+            reply.error_name or "",
+            f"the user manager of sparkd refused {message.member} {message.body[:1]}: {text}",
         )
     return reply.body
 
@@ -298,7 +301,10 @@ async def _job(
                 removed.clear()
                 await removed.wait()
     except TimeoutError as error:
-        raise HostError(f"{member} of {body[0]} did not end in time") from error
+        raise HostError(
+            f"{member} of {body[0]} did not end within {timeout_s + _JOB_SLACK_S:g} s",
+            hint=_JOB_HINT,
+        ) from error
     finally:
         gone.cancel()
     if results[job] != "done":

@@ -17,6 +17,8 @@ from sparkd.core.names import model_of_scope
 _PROC = Path("/proc")
 _CGROUPS = Path("/sys/fs/cgroup")
 _TICKS = os.sysconf("SC_CLK_TCK")
+_ENDED = ("Z", "X", "x")
+"""The states of proc_pid_stat(5) of a process that has ended."""
 _START_FIELD = 19
 """Of what follows the command in /proc/PID/stat, as `starttime` is its field 22."""
 
@@ -43,9 +45,14 @@ def usage(pid: int) -> Usage:
 
 
 def start_of(pid: int) -> int | None:
-    """When the process started, in clock ticks since the boot; None when there is none."""
+    """When the process started, in clock ticks since the boot; None when none runs.
+
+    A process that has ended and was not waited for yet does not run: conmon waits for its payload
+    only once it has passed on all output.
+    """
     with contextlib.suppress(OSError, ValueError, IndexError):
-        return int(_stat(pid)[_START_FIELD])
+        stat = _stat(pid)
+        return None if stat[0] in _ENDED else int(stat[_START_FIELD])
     return None
 
 

@@ -8,6 +8,7 @@ import pwd
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 
+from sparkd.adapters import listeners
 from sparkd.adapters.files import config_paths
 from sparkd.adapters.keyfiles import read_keys, read_secrets
 from sparkd.commands import catalog, identity, output, systemunits
@@ -23,12 +24,15 @@ from sparkd.core.quantities import count_of
 
 def run(options: Options) -> Exit:
     stranger: SparkdError | None = None
+    # Only root sees whose program listens on the port, and this is no longer root after the next.
+    port = _port()
     try:
         identity.act_as_sparkd(options.words)
     except SparkdError as error:
         stranger = error
     config = catalog.load()
-    facts = _with_port(_everybodys(config) if stranger else _everything(config))
+    facts = _everybodys(config) if stranger else _everything(config)
+    facts = replace(facts, port=replace(port, key_error=_key_error()))
     found = diagnose(facts)
     if options.json:
         output.print_json(as_json(found, facts.unseen))
@@ -93,15 +97,15 @@ def _account() -> str:
     return identity.ACCOUNT
 
 
-def _with_port(facts: Facts) -> Facts:
+def _port() -> Port:
     socket, _ = systemunits.read()
-    port = Port(
+    free = socket.state in ("active", systemunits.UNKNOWN)
+    return Port(
         socket_state=socket.state,
         enabled=socket.enabled,
         listen=socket.listen,
-        key_error=_key_error(),
+        holders=() if free else listeners.at(socket.listen),
     )
-    return replace(facts, port=port)
 
 
 def _key_error() -> tuple[str, str] | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from datetime import datetime
 
@@ -32,11 +33,15 @@ def run(options: Options) -> Exit:
     if is_closed():
         raise identity.needs_root("this user may not read the journal", options.words)
     try:
+        shown = False
         for happening in _read(command(options, uid)):
+            shown = True
             line = json.dumps(as_json(happening)) if options.json else text(happening)
             print(line, flush=options.follow)
     except FileNotFoundError:
         raise HostError("there is no journalctl on this host") from None
+    if not shown:
+        print("sparkctl: the journal has no such events", file=sys.stderr)
     return Exit.OK
 
 

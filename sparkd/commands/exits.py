@@ -29,7 +29,11 @@ class Exit(IntEnum):
     """The exit codes; the text is what the documentation says of each."""
 
     OK = 0, "done, or the answer is yes"
-    NO = 1, "the answer is no: `check` or `doctor` found problems, `smoke` or `soak` failed"
+    NO = (
+        1,
+        "the answer is no: `check` or `doctor` found problems, `smoke` or `soak` failed, "
+        "or `status` found that sparkd.socket failed",
+    )
     USAGE = 2, "the command line is wrong"
     NOT_FOUND = 3, "there is no such model, key or recipe"
     START_FAILED = 4, "the model did not start"

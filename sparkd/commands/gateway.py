@@ -9,13 +9,30 @@ from collections.abc import Sequence
 from sparkd.adapters.files import config_paths
 from sparkd.adapters.keyfiles import read_secrets
 from sparkd.commands import identity, systemunits
+from sparkd.core.errors import HostError
+from sparkd.core.integrations import KEY_VARIABLE
 
-_URL, _KEY = "SPARKD_URL", "SPARKD_API_KEY"
+_URL = "SPARKD_URL"
 
 
 def url() -> str:
-    """`SPARKD_URL`, or where sparkd.socket of this host listens."""
-    return os.environ.get(_URL, "").rstrip("/") or systemunits.url_of(systemunits.read()[0])
+    """`SPARKD_URL`, or where sparkd.socket of this host listens.
+
+    Raises HostError when it does not listen: another program may have its port, and would get the
+    key.
+    """
+    given = os.environ.get(_URL, "").rstrip("/")
+    if given:
+        return given
+    socket, _ = systemunits.read()
+    address = systemunits.url_of(socket)
+    if socket.state != "active":
+        raise HostError(
+            f"sparkd.socket is {socket.state}, so no key is sent to {address}",
+            hint="sudo sparkctl doctor tells why; for another address set SPARKD_URL",
+            code="gateway_down",
+        )
+    return address
 
 
 def key(words: Sequence[str]) -> str:
@@ -23,7 +40,7 @@ def key(words: Sequence[str]) -> str:
 
     Raises NotPermittedError when this user may not read that, or Misconfigured.
     """
-    given = os.environ.get(_KEY, "").strip()
+    given = os.environ.get(KEY_VARIABLE, "").strip()
     return given or first_of_file(words)
 
 

@@ -10,6 +10,7 @@ import grp
 import os
 import secrets
 import subprocess
+import sys
 from pathlib import Path
 
 from sparkd.adapters.files import config_paths, write_atomically
@@ -40,8 +41,9 @@ def show(options: Options) -> Exit:
     if options.json:
         output.print_json({"file": str(path), "keys": list(keys)})
     else:
-        print(f"{count_of(len(keys), 'API key')} in {path}; clients send one as")
-        print("Authorization: Bearer KEY, or as x-api-key: KEY", *keys, sep="\n")
+        _explain(f"{count_of(len(keys), 'API key')} in {path}; clients send one as")
+        _explain("Authorization: Bearer KEY, or as x-api-key: KEY")
+        print(*keys, sep="\n")
     return Exit.OK
 
 
@@ -55,9 +57,15 @@ def rotate(options: Options) -> Exit:
     if options.json:
         output.print_json({"file": str(path), "keys": [key], "daemon_restarts": restarts})
     else:
-        print(f"a new API key is in {path}; those that were in it are no longer valid")
-        print(_RESTARTS if restarts else _AT_ONCE, key, sep="\n")
+        _explain(f"a new API key is in {path}; those that were in it are no longer valid")
+        _explain(_RESTARTS if restarts else _AT_ONCE)
+        print(key)
     return Exit.OK
+
+
+def _explain(text: str) -> None:
+    """Print prose to stderr: stdout is for keys alone, which shells put into variables."""
+    print(text, file=sys.stderr)
 
 
 def make_key() -> str:

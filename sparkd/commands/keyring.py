@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -35,7 +36,8 @@ def add(options: Options) -> Exit:
     def with_it(keys: tuple[ApiKey, ...]) -> tuple[ApiKey, ...]:
         if any(one.name == key.name for one in keys):
             raise UsageError(
-                f"there is a key {key.name!r} already", hint=f"sudo sparkctl key revoke {key.name}"
+                f"there is a key {key.name!r} already",
+                hint="choose another name; sudo sparkctl key list shows all",
             )
         return (*keys, key)
 
@@ -43,8 +45,9 @@ def add(options: Options) -> Exit:
     if options.json:
         output.print_json({"file": str(path), "key": secret, **apikeys.described(key)})
     else:
-        print(f"key {key.name} {_rights(key)}")
-        print("only its hash is kept, so this is the one time it is shown:", secret, sep="\n")
+        print(f"key {key.name} {_rights(key)}", file=sys.stderr)
+        print("only its hash is kept, so this is the one time it is shown:", file=sys.stderr)
+        print(secret)
     return Exit.OK
 
 
@@ -91,7 +94,7 @@ def _new_key(options: Options, digest: str) -> ApiKey:
             apikeys.check_limit(limit)
     expires_at = apikeys.parse_time(options.expires) if options.expires else None
     if expires_at is not None and expires_at <= now:
-        raise RequestError(f"{options.expires} is over", hint="name a day to come")
+        raise RequestError(f"--expires {options.expires} is in the past", hint="name a later day")
     return ApiKey(
         name=options.name,
         digest=digest,
@@ -129,7 +132,9 @@ async def _locked(path: Path) -> FileLock:
         async with asyncio.timeout(_LOCK_TIMEOUT_S):
             return await FileLock.take(path, Mode.EXCLUSIVE)
     except TimeoutError:
-        raise HostError(f"somebody holds {path}", hint=f"fuser -v {path}") from None
+        raise HostError(
+            "another sparkctl is changing the keys", hint=f"try again; sudo fuser -v {path}"
+        ) from None
 
 
 def _rights(key: ApiKey) -> str:

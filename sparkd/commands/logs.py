@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`sparkctl logs`: hands over to journalctl, asked for what one model's processes printed.
+"""`sparkctl logs`: reads what one model's processes printed from the journal, as plain lines.
 
 What a model prints is written by the conmon of its container, under the container's name, which
 every run of the model has; so the journal knows it long after container and model are gone. Needs
@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
-from sparkd.adapters.journalreader import model_output
+from sparkd.adapters.journalreader import logged, model_log, model_output
 from sparkd.commands import catalog, identity
 from sparkd.commands.arguments import Options
 from sparkd.commands.exits import Exit
@@ -36,9 +37,30 @@ def run(options: Options) -> Exit:
     try:
         if options.model not in known and not _is_in_journal(options.model, uid):
             raise catalog.unknown(options.model, known)
-        os.execvp(_JOURNALCTL, command(options, uid))
+        words = command(options, uid)
+        if options.json:
+            os.execvp(_JOURNALCTL, words)
+        if not _show(words):
+            print(f"sparkctl: the journal has no lines of {options.model}", file=sys.stderr)
     except FileNotFoundError:
         raise HostError(f"there is no {_JOURNALCTL} on this host") from None
+    return Exit.OK
+
+
+def _show(words: list[str]) -> bool:
+    """Print each entry as a plain line as soon as it is read; whether there were any."""
+    shown = False
+    with subprocess.Popen(words, stdout=subprocess.PIPE) as journalctl:
+        assert journalctl.stdout is not None
+        try:
+            for entry in journalctl.stdout:
+                text = logged(entry)
+                if text is not None:
+                    shown = True
+                    print(text, end="", flush=True)
+        finally:
+            journalctl.terminate()
+    return shown
 
 
 def is_closed() -> bool:
@@ -52,13 +74,14 @@ def command(options: Options, uid: int) -> list[str]:
     lines = options.lines
     if lines is None and options.follow:
         lines = _FOLLOW_LINES
-    words = [_JOURNALCTL, "--quiet", "--no-hostname"]
-    words.append("--output=json" if options.json else "--output=short-iso")
+    words = [_JOURNALCTL, "--quiet", "--no-pager"]
     if lines is not None:
         words.append(f"--lines={lines}")
     if options.follow:
         words.append("--follow")
-    return [*words, *model_output(options.model, uid)]
+    if options.json:
+        return [*words, "--output=json", *model_output(options.model, uid)]
+    return [*words, *model_log(options.model, uid)]
 
 
 def _is_in_journal(model_id: str, uid: int) -> bool:

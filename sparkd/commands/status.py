@@ -60,7 +60,7 @@ def run(options: Options) -> Exit:
         print(text(overview, time.time()))
     if error is not None:
         output.print_error(states_unknown(error))
-    return Exit.OK
+    return Exit.NO if socket.state == "failed" else Exit.OK
 
 
 def as_json(overview: Overview) -> dict[str, object]:
@@ -112,7 +112,9 @@ def _socket_text(socket: SystemUnit) -> str:
     if socket.state == "active":
         parts.append(f"listens on {' and '.join(socket.listen)}")
     elif socket.state == "inactive":
-        parts.append("start it with: systemctl enable --now sparkd.socket")
+        parts.append("start it with: sudo systemctl enable --now sparkd.socket")
+    elif socket.state == "failed":
+        parts.append("sudo sparkctl doctor tells why")
     return ", ".join(part for part in parts if part != UNKNOWN) or UNKNOWN
 
 

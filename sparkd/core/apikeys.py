@@ -160,12 +160,12 @@ def parse_time(text: str) -> float:
 
 def _parse_key(entry: object, where: str) -> ApiKey:
     if not isinstance(entry, dict):
-        raise Misconfigured(f"{where} is no object", hint=_HINT)
+        raise Misconfigured(f"{where} must be an object", hint=_HINT)
     values: dict[str, Any] = dict(entry)
     try:
         for name in values:
             if name not in (*_FIELDS, *_TIMES):
-                raise RequestError(f"{name[:80]!r} is nothing that a key has")
+                raise RequestError(f"{name[:80]!r} is an unknown field")
         key = ApiKey(
             name=_text(values, "name"),
             digest=_text(values, "sha256"),
@@ -192,7 +192,7 @@ def _parse_key(entry: object, where: str) -> ApiKey:
 def _text(values: Mapping[str, Any], name: str) -> str:
     value = values.get(name)
     if not isinstance(value, str):
-        raise RequestError(f"{name} is missing, or no text")
+        raise RequestError(f"{name!r} must be a string")
     return value
 
 

@@ -89,6 +89,7 @@ class ContainerSpec:
     image: str
     command: tuple[str, ...]
     environment: tuple[tuple[str, str], ...]
+    """Replaces variables of the same name that the image sets."""
     labels: tuple[tuple[str, str], ...]
     mounts: tuple[Mount, ...]
     devices: tuple[str, ...]
@@ -101,6 +102,9 @@ class ContainerSpec:
     log_driver: str
     """Where what it prints goes: to the journal, or nowhere."""
     seccomp_profile: str
+    python_path: str = ""
+    """Goes before the PYTHONPATH of the environment, or else before that of the image, which the
+    image may need to find its engine."""
 
 
 def spec_hash(spec: ModelSpec, layout: Layout) -> str:
@@ -186,6 +190,7 @@ def _unlabelled(spec: ModelSpec, layout: Layout, port: int | None) -> ContainerS
         stop_timeout_s=max(1, round(spec.stop_grace_s)),
         log_driver="journald" if spec.log_output else "none",
         seccomp_profile=str(SECCOMP_PROFILE),
+        python_path=str(INSIDE_CODE) if spec.evict is Evict.SLEEP else "",
     )
 
 
@@ -243,10 +248,16 @@ def _environment(spec: ModelSpec) -> tuple[tuple[str, str], ...]:
     if not spec.network:
         # Without a network vLLM finds no address of its own to bind its workers' channel to.
         decided["VLLM_HOST_IP"] = "127.0.0.1"
-    env = {**decided, **dict(spec.env)}
-    if spec.evict is Evict.SLEEP:
-        env["PYTHONPATH"] = ":".join(filter(None, (str(INSIDE_CODE), env.get("PYTHONPATH"))))
-    return tuple(sorted(env.items()))
+    return tuple(sorted({**decided, **dict(spec.env)}.items()))
+
+
+def with_image(spec: ContainerSpec, image: Mapping[str, str]) -> dict[str, str]:
+    """The container's own variables, where the image sets `image`."""
+    env = dict(spec.environment)
+    if spec.python_path:
+        search = (spec.python_path, env.get("PYTHONPATH", image.get("PYTHONPATH")))
+        env["PYTHONPATH"] = ":".join(filter(None, search))
+    return env
 
 
 def _mounts(spec: ModelSpec, layout: Layout, names: Names) -> tuple[Mount, ...]:
@@ -277,5 +288,6 @@ def _ulimits(spec: ModelSpec) -> tuple[Ulimit, ...]:
 
 
 def _hash(spec: ContainerSpec) -> str:
-    canonical = json.dumps(asdict(spec), sort_keys=True, separators=(",", ":"))
+    told = {name: value for name, value in asdict(spec).items() if name != "python_path" or value}
+    canonical = json.dumps(told, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:12]

@@ -44,12 +44,12 @@ def parse(line: bytes) -> Happening | None:
     if not (isinstance(name, str) and _NAME.fullmatch(name)):
         return None
     values = {
-        key: _value(key, _text(raw))
+        key: _value(key, field_text(raw))
         for field, raw in entry.items()
         if field.startswith(_PREFIX)
         and (key := field.removeprefix(_PREFIX).lower()) not in ("event", "at")
     }
-    return Happening(at_us=int(at), name=name, text=_text(entry.get("MESSAGE")), values=values)
+    return Happening(at_us=int(at), name=name, text=field_text(entry.get("MESSAGE")), values=values)
 
 
 def as_json(happening: Happening) -> dict[str, object]:
@@ -72,9 +72,9 @@ def _value(key: str, text: str) -> str | int:
     return int(text) if key in _NUMBERS and _NUMBER.fullmatch(text) else text
 
 
-def _text(raw: object) -> str:
-    """A field's value; journalctl writes what is not plain text as a list of bytes, what stands
-    twice as a list of values."""
+def field_text(raw: object) -> str:
+    """A field's value. journalctl writes text that is not plain as a list of bytes, and a repeated
+    field as a list of values."""
     if isinstance(raw, list) and raw and not isinstance(raw[-1], int):
         raw = raw[-1]
     if isinstance(raw, list):

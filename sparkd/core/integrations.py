@@ -18,7 +18,7 @@ import yaml
 from sparkd.core.clients import Offer, is_offered, offer
 from sparkd.core.model import Client, Dialect, Lifecycle, ModelSpec, Status
 
-KEY_VARIABLE = "SPARKD_KEY"
+KEY_VARIABLE = "SPARKD_API_KEY"
 """Where clients that can read a variable of the environment look for the key."""
 KEY_PLACEHOLDER = "PASTE-THE-KEY-HERE"
 _PROVIDER = "sparkd"

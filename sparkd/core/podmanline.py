@@ -11,7 +11,13 @@ import json
 import re
 from collections.abc import Iterator
 
-from sparkd.core.containerspec import INSIDE_TCP_PORT, OOM_SCORE_ADJ, TMPFS, ContainerSpec
+from sparkd.core.containerspec import (
+    INSIDE_TCP_PORT,
+    OOM_SCORE_ADJ,
+    TMPFS,
+    ContainerSpec,
+    with_image,
+)
 
 _SECRET = re.compile(r"TOKEN|KEY|SECRET|PASSWORD|CREDENTIAL")
 
@@ -23,7 +29,7 @@ def podman_create(spec: ContainerSpec) -> tuple[str, ...]:
 
 def public_environment(spec: ContainerSpec) -> dict[str, str]:
     """The variables of the container, those that may be secrets without their values."""
-    return {name: _public(name, value) for name, value in spec.environment}
+    return {name: _public(name, value) for name, value in sorted(with_image(spec, {}).items())}
 
 
 def _options(spec: ContainerSpec) -> Iterator[str]:

@@ -228,8 +228,9 @@ MODEL_KEYS: Final = table(
         name="status",
         field="status",
         kind=Choice(Status),
-        doc="How far it has been proven: validated in long runs; experimental; manual, served and "
-        "not offered to clients; disabled, listed and refused.",
+        doc="How far it has been proven: validated in the setup that the catalog came from, before "
+        "sparkd; experimental; manual, served and not offered to clients; disabled, listed and "
+        "refused.",
     ),
     Key(
         name="reason",

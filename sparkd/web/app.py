@@ -104,7 +104,7 @@ def _as_ours(request: Request, exception: Exception) -> SparkdError:
     log.error("bug: %s while answering a request\n%s", type(exception).__name__, frames)
     return SparkdError(
         f"sparkd failed with an internal {type(exception).__name__}",
-        hint="journalctl -u sparkd shows where",
+        hint="sudo journalctl -u sparkd shows where",
     )
 
 

@@ -9,6 +9,7 @@ after that is told as an error event of the client's dialect.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from time import monotonic
 
 from sanic import HTTPResponse, Request
@@ -42,6 +43,10 @@ _BODY_SLOWEST_BYTES_S = 4096
 _ERROR_BODY_LIMIT = 64 << 10
 """How much of an engine's own error is passed on inside an event."""
 _EVENT_STREAM = "text/event-stream"
+
+
+Explain = Callable[[str, UpstreamLost], Awaitable[None]]
+"""Adds to the error of a broken answer why its model died."""
 
 
 class Exchange:
@@ -119,7 +124,7 @@ class Exchange:
             await self._respond(200, Header(kind))
         await self._send(comment(_told(progress)))
 
-    async def relay(self, answer: Answer) -> None:
+    async def relay(self, answer: Answer, explain: Explain) -> None:
         """Pass the answer on as it comes; one that breaks off ends the client's with an error."""
         streams = answer.content_type.startswith(_EVENT_STREAM)
         if self._response is not None and not streams:
@@ -142,6 +147,7 @@ class Exchange:
         try:
             await (self._pour_to_mark(answer, sink, first) if streams else answer.pour(sink))
         except UpstreamLost as error:
+            await explain(self.model_id, error)
             self.failed(error)
             if not streams:
                 # Only a broken connection tells that a body of known kind is not whole.
@@ -196,7 +202,7 @@ class Exchange:
             f"{self.operation} for model {self.model_id}: {self.reason or self.status} "
             f"in {took_s * 1000:.0f} ms",
             model=self.model_id,
-            key=self.key_name,
+            key_name=self.key_name,
             request_id=self.request_id,
             status=self.status,
             reason=self.reason,

@@ -17,7 +17,7 @@ from sanic import Request, Sanic
 from sanic.compat import Header
 from sanic.response import BaseHTTPResponse
 
-from sparkd.adapters.journalreader import follow, model_output, read
+from sparkd.adapters.journalreader import follow, logged, model_log, read
 from sparkd.core import auth, routing
 from sparkd.core.auth import Access
 from sparkd.core.errors import RequestError
@@ -43,8 +43,8 @@ async def show_log(request: Request, model_id: str) -> None:
     spec = routing.lookup(context.config, unquote(model_id))
     auth.require_model(key_of(request), spec.model_id)
     following = request.args.get("follow", "0") not in ("0", "false")
-    arguments = ["--output=short-iso", "--no-hostname", f"--lines={_lines(request)}"]
-    source = (follow if following else read)(*arguments, *model_output(spec.model_id))
+    arguments = (f"--lines={_lines(request)}", *model_log(spec.model_id))
+    source = (follow if following else read)(*arguments)
     headers = Header([("cache-control", "no-cache"), (HEADER, request_id(request))])
     response = await request.respond(headers=headers, content_type="text/plain; charset=utf-8")
     ended = asyncio.ensure_future(context.leaving.wait())
@@ -74,8 +74,10 @@ async def _copy(
                 await asyncio.gather(coming, return_exceptions=True)
         if line is None:
             return
+        if (text := logged(line)) is None:
+            continue
         async with asyncio.timeout(_STALL_S):
-            await response.send(line)
+            await response.send(text.encode(errors="replace"))
 
 
 def _lines(request: Request) -> int:

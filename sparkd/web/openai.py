@@ -17,7 +17,7 @@ from sanic import HTTPResponse, Request, Sanic
 from sparkd.core import auth, routing
 from sparkd.core.auth import Access
 from sparkd.core.cards import card
-from sparkd.core.errors import SparkdError
+from sparkd.core.errors import SparkdError, UpstreamLost
 from sparkd.core.forms import Form
 from sparkd.core.model import ModelSpec, Status
 from sparkd.core.rewrite import rewrite
@@ -76,6 +76,8 @@ async def infer(request: Request, rest: str) -> None:
             finally:
                 meter.leave()
         except SparkdError as error:
+            if isinstance(error, UpstreamLost):
+                await context.runtime.endings.explain(exchange.model_id, error)
             if not await exchange.fail(error):
                 raise
         except asyncio.CancelledError:
@@ -110,7 +112,7 @@ async def _infer(context: Context, request: Request, exchange: Exchange) -> None
     told = (exchange.granted, exchange.notice if streams else None)
     with context.traffic.flight(spec.model_id, len(out)):
         async with await context.proxy.answer(config, spec, outgoing, *told) as answer:
-            await exchange.relay(answer)
+            await exchange.relay(answer, context.runtime.endings.explain)
             await context.sampler.sample(spec.model_id)
 
 

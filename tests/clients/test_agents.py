@@ -97,7 +97,7 @@ def agent(trixie: Host, key: str, request: pytest.FixtureRequest, tmp_path: Path
     home.mkdir()
     project.mkdir()
     path = f"{installed.node_modules()}/.bin:{os.environ['PATH']}"
-    env = environment(home, PATH=path, SPARKD_KEY=key, TERM="dumb")
+    env = environment(home, PATH=path, SPARKD_API_KEY=key, TERM="dumb")
     return Agent(host=trixie, name=request.param, home=home, project=project, env=env)
 
 
@@ -124,7 +124,7 @@ def test_agent_waits_through_a_cold_start_and_works_with_its_tools(
 
 @long
 def test_agent_says_that_the_key_is_wrong(warm: Host, agent: Agent) -> None:
-    agent.env["SPARKD_KEY"] = "sk-wrong"
+    agent.env["SPARKD_API_KEY"] = "sk-wrong"
     agent.configure(BASE_URL)
     assert "the API key is not one of this server's" in agent.run("hello there")
 

@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from sparkd._version import __version__
+
 ROOT = Path(__file__).resolve().parents[2]
 CACHE = Path(os.environ.get("SPARKD_CACHE", Path.home() / ".cache/sparkd"))
 
@@ -86,10 +88,40 @@ def test_manual_pages_read_without_a_warning_and_say_what_they_are(unpacked: Pat
         # So groff names what it complains of.
         assert "<standard input>" not in text
         assert "](" not in text, "a link came through as Markdown"
+        lines = text.rstrip().splitlines()
+        assert re.fullmatch(
+            rf"sparkd {re.escape(__version__)} +\d{{4}}-\d\d-\d\d +\S+\(\d\)", lines[-1]
+        )
+        assert text.count("[") == text.count("]"), page
+        assert max(map(len, lines[: lines.index("DESCRIPTION")])) <= 80
+        for place in re.findall(r"/usr/share/doc/sparkd/docs/[\w./-]*\w", text):
+            assert (unpacked / place.lstrip("/")).exists(), place
         for heading in ("NAME", "DESCRIPTION", "SEE ALSO"):
             assert f"\n{heading}\n" in text
         # What whatis(1) knows is the line that it can read out of the page.
         assert "nothing appropriate" not in output("lexgrog", page)
+
+
+def test_manual_page_of_the_command_has_the_usual_sections_and_whole_headings(
+    unpacked: Path,
+) -> None:
+    page = unpacked / "usr/share/man/man1/sparkctl.1.gz"
+    text = output("man", "-l", page, LC_ALL="C.UTF-8", MANWIDTH="80")
+    for heading in ("SYNOPSIS", "EXIT STATUS", "ENVIRONMENT", "FILES", "EXAMPLES"):
+        assert f"\n{heading}\n" in text
+    assert "\nstop [--now] MODEL\n" in text
+    assert "SPARKD_API_KEY" in text
+
+
+def test_documentation_is_in_the_package_and_its_links_work_there(unpacked: Path) -> None:
+    base = unpacked / "usr/share/doc/sparkd"
+    pages = list(base.rglob("*.md"))
+    assert {"README.md", "install.md", "troubleshooting.md", "security.md"} <= {
+        p.name for p in pages
+    }
+    for page in pages:
+        for place in re.findall(r"\]\(([^()\s#]+)", page.read_text()):
+            assert ":" in place or (page.parent / place).exists(), (page.name, place)
 
 
 def test_same_sources_make_the_same_bytes_elsewhere_later_and_under_another_umask(

@@ -189,3 +189,52 @@ def test_a_manager_that_is_down_is_found_and_started_by_what_is_said(host: Host)
     fix = doctor(host)["manager-down"]["fix"]
     host.run(*shlex.split(in_a_shell_of_root(fix)))
     host.wait_until(lambda: doctor(host) == {}, "Podman answers again")
+
+
+def as_root(host: Host) -> list[dict[str, Any]]:
+    """The findings of root's own diagnosis."""
+    found: list[dict[str, Any]] = json.loads(
+        host.run("sparkctl", "doctor", "--json", check=False).stdout
+    )["findings"]
+    return found
+
+
+def test_gateway_finds_what_root_finds(host: Host) -> None:
+    seen = {
+        one["code"]
+        for one in json.loads(host.run("sparkctl", "doctor", "--json", check=False).stdout)[
+            "findings"
+        ]
+    }
+    told = {one["code"] for one in host.request("GET", "/doctor").json()["findings"]}
+    # The limits of the manager's processes are read by root and their user only.
+    assert told <= seen
+    assert seen - told <= {"memlock-limited"}
+
+
+def test_program_on_the_port_is_named_and_gets_no_key(host: Host) -> None:
+    host.run("systemctl", "stop", "sparkd.socket", "sparkd.service")
+    listen = "import socket, time; s = socket.create_server(('127.0.0.1', 8009)); time.sleep(600)"
+    host.run("systemd-run", "--quiet", "--unit=taker", "python3", "-c", listen)
+    try:
+        host.wait_until(lambda: "8009" in host.sh("ss -ltn"), "the port is taken")
+        assert host.run("systemctl", "start", "sparkd.socket", check=False).returncode != 0
+        (found,) = [
+            one
+            for one in json.loads(host.run("sparkctl", "doctor", "--json", check=False).stdout)[
+                "findings"
+            ]
+            if one["code"] in ("port-taken", "socket-down")
+        ]
+        pid = host.sh("systemctl show -P MainPID taker").strip()
+        assert f"pid {pid} (python3)" in found["what"]
+        refused = host.run("sparkctl", "run", "fake-b", "hello", check=False)
+        assert refused.returncode == 6
+        assert "no key is sent" in refused.stderr
+        status = host.run("sparkctl", "status", check=False)
+        assert status.returncode == 1
+        assert "sparkctl doctor" in status.stdout
+    finally:
+        host.run("systemctl", "stop", "taker")
+    host.sh(found["fix"].partition("then: ")[2].replace("sudo ", ""))
+    assert host.run("sparkctl", "run", "fake-b", "hello").stdout.strip() == "echo: hello"

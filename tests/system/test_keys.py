@@ -145,7 +145,7 @@ def test_journal_has_the_name_of_the_key_with_each_request(served: Host) -> None
     ask(served, "")
     served.wait_for_requests()
     entries = served.journal("SPARKD_EVENT=request", since=cursor)
-    assert [entry["SPARKD_KEY"] for entry in entries] == ["named", "api-key"]
+    assert [entry["SPARKD_KEY_NAME"] for entry in entries] == ["named", "api-key"]
 
 
 def test_address_that_guesses_is_stopped_and_keys_in_use_there_go_on(served: Host) -> None:

@@ -322,9 +322,9 @@ container, scope = sys.argv[1:]
 async def heard():
     told = journalreader.read(*journalreader.container_output(container))
     print(json.dumps({
-        "last lines": await journal.last_lines(container),
+        "last lines": await journalreader.last_lines(container),
         "output": [line.decode() async for line in told],
-        "killed for memory": await journal.killed_for_memory(scope, 0),
+        "killed for memory": await journalreader.killed_for_memory(scope, 0),
     }))
 asyncio.run(heard())
 """

@@ -81,7 +81,11 @@ def sparkctl(*words: str) -> subprocess.CompletedProcess[str]:
             "sudo sparkctl key rotate",
         ),
         (["key", "add", "x", "--expires", "soon"], "'soon' is no date", "write 2027-01-31"),
-        (["key", "add", "x", "--expires", "2020-01-01"], "2020-01-01 is over", "name a day"),
+        (
+            ["key", "add", "x", "--expires", "2020-01-01"],
+            "--expires 2020-01-01 is in the past",
+            "name a later day",
+        ),
         (
             ["key", "shwo"],
             "there is no command sparkctl key shwo",
@@ -273,16 +277,16 @@ def test_broken_entry_is_named_as_the_reason_why_it_cannot_start(
     assert f"{path}:1: models.a.image: " in capsys.readouterr().err
 
 
-def test_key_show_prints_a_key_alone_on_the_last_line(
+def test_key_show_prints_keys_alone_to_stdout(
     config_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = config_dir / "api-key"
     path.touch(mode=0o600)
     path.write_text("# for the laptop\nsk-one\n\nsk-two\n")
     assert cli.main(["key", "show"]) == Exit.OK
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith(f"2 API keys in {path}")
-    assert lines[-2:] == ["sk-one", "sk-two"]
+    said = capsys.readouterr()
+    assert said.out == "sk-one\nsk-two\n"
+    assert said.err.startswith(f"2 API keys in {path}")
     cli.main(["key", "show", "--json"])
     assert json.loads(capsys.readouterr().out) == {"file": str(path), "keys": ["sk-one", "sk-two"]}
 
@@ -293,7 +297,7 @@ def test_key_rotate_replaces_the_file_and_prints_the_new_key_last(
     path = config_dir / "api-key"
     path.write_text("sk-old\n")
     assert cli.main(["key", "rotate"]) == Exit.OK
-    first = capsys.readouterr().out.splitlines()[-1]
+    first = capsys.readouterr().out.removesuffix("\n")
     assert path.read_text() == f"{first}\n"
     assert path.stat().st_mode & 0o7777 == 0o640
     cli.main(["key", "rotate", "--json"])

@@ -101,7 +101,7 @@ def test_list_of_a_broken_file_says_where_it_is_broken(
     (etc / "keys.json").write_text('{"keys": [{}]}')
     for words in (["list"], ["add", "x"], ["revoke", "x"]):
         assert cli.main(["key", *words]) == Exit.CONFIGURATION
-        assert "keys.json: key 1: name is missing" in capsys.readouterr().err
+        assert "keys.json: key 1: 'name' must be a string" in capsys.readouterr().err
     assert (etc / "keys.json").read_text() == '{"keys": [{}]}'
 
 

@@ -313,7 +313,11 @@ def test_stop_of_a_stopped_model_reads_like_a_success() -> None:
 def test_logs_asks_for_what_the_models_conmon_wrote_in_any_run() -> None:
     words = logs.command(parse(["logs", "org/big-2.5"]), 996)
     assert words[0] == "journalctl"
-    assert words[-3:] == ["CONTAINER_NAME=sparkd-model-org_2fbig-2.5", "_UID=996", "_COMM=conmon"]
+    end = words.index("+")
+    wanted = ["CONTAINER_NAME=sparkd-model-org_2fbig-2.5", "_UID=996", "_COMM=conmon"]
+    assert words[end - 3 : end] == wanted
+    assert words[-1] == "OBJECT_SYSTEMD_UNIT=user@996.service", "or lines that journald dropped"
+    assert {"--output=json", "--all"} <= set(words), "a progress bar is no text to journalctl"
     assert not any(word.startswith("--lines") for word in words)
 
 

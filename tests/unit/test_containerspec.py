@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparkd.core.containerspec import (
+    INSIDE_CODE,
     ContainerSpec,
     Mount,
     container_spec,
@@ -20,6 +21,7 @@ from sparkd.core.containerspec import (
     lock_command,
     parse_endpoint,
     spec_hash,
+    with_image,
 )
 from sparkd.core.model import (
     Client,
@@ -302,3 +304,14 @@ sockets = st.lists(segments, min_size=1).map(lambda parts: Path("/").joinpath(*p
 )
 def test_endpoint_comes_back_from_its_label(endpoint: Endpoint) -> None:
     assert parse_endpoint(str(endpoint)) == endpoint
+
+
+def test_sleeper_searches_our_code_first_and_then_where_its_image_says() -> None:
+    sleeper = container(replace(PLAIN, evict=Evict.SLEEP))
+    image = {"PYTHONPATH": "/opt/engine:/opt/more", "HOME": "/root"}
+    assert "PYTHONPATH" not in dict(sleeper.environment)
+    assert with_image(sleeper, image)["PYTHONPATH"] == f"{INSIDE_CODE}:/opt/engine:/opt/more"
+    assert with_image(sleeper, {})["PYTHONPATH"] == str(INSIDE_CODE)
+    own = container(replace(PLAIN, evict=Evict.SLEEP, env=(("PYTHONPATH", "/mine"),)))
+    assert with_image(own, image)["PYTHONPATH"] == f"{INSIDE_CODE}:/mine", "the entry decides"
+    assert "PYTHONPATH" not in with_image(container(PLAIN), image), "the image keeps its own"

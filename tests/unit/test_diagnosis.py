@@ -7,11 +7,14 @@ Run as a program, this writes the document that lists them anew.
 from __future__ import annotations
 
 import ast
+import os
+import socket
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from sparkd.adapters import hostfacts, listeners
 from sparkd.commands import doctor
 from sparkd.commands.exits import Exit
 from sparkd.core.diagnosis.diagnose import diagnose
@@ -164,6 +167,7 @@ BROKEN = {
     "clock-wrong": changed("clock", now=10.0),
     "clock-unsynchronised": changed("clock", synchronised=False),
     "socket-down": changed("port", socket_state="failed"),
+    "port-taken": changed("port", socket_state="failed", holders=("pid 7 (node)",)),
     "socket-not-enabled": changed("port", enabled="disabled"),
     "no-key": changed("port", key_error=("API key file holds no key", "sudo sparkctl key rotate")),
     "port-open": changed("port", listen=("127.0.0.1:8009", "0.0.0.0:8009")),
@@ -337,3 +341,20 @@ def test_doctor_says_what_why_and_how_and_what_it_did_not_see() -> None:
 
 if __name__ == "__main__":
     DOCUMENT.write_text(documented())
+
+
+def test_group_that_a_user_namespace_does_not_map_is_not_judged() -> None:
+    whole = "         0          0 4294967295\n"
+    private = "         0          0          1\n       996        996          1\n"
+    assert hostfacts.maps_group(whole, 999)
+    assert hostfacts.maps_group(private, 996)
+    assert not hostfacts.maps_group(private, 999)
+    assert not hostfacts.maps_group("         0     100000      65536\n", 999)
+
+
+def test_program_that_listens_is_named_with_its_pid() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        (holder,) = listeners.at((f"127.0.0.1:{port}", "/run/x.sock"))
+        assert holder.startswith(f"pid {os.getpid()} (")
+    assert listeners.at((f"127.0.0.1:{port}",)) == ()

@@ -113,10 +113,10 @@ def test_versions_of_clients_are_those_that_the_tests_take() -> None:
 
 
 def code_of(document: Path) -> Iterator[str]:
-    """Lines of code blocks, without what is said beside them, and words of code in sentences."""
+    """Lines of code blocks, and words of code in sentences."""
     text = document.read_text()
     for block in re.findall(r"^```.*?\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
-        yield from (re.split(r" {3,}", line)[0] for line in block.splitlines())
+        yield from (line for line in block.splitlines() if not line.startswith("#"))
     yield from re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
 
 
@@ -137,6 +137,38 @@ def test_command_lines_that_are_shown_are_understood(document: Path) -> None:
         assert words[0] in _COMMANDS, words
         if len(words) > (2 if words[0] == "key" else 1):
             parse(words)
+
+
+PROGRAMS = r"(?:sudo|sparkctl|journalctl|systemctl|flock|curl|tests/host/host|python3|podman|make)"
+
+
+def pasted(document: Path) -> Iterator[str]:
+    """Each command of the code blocks, its continued lines joined."""
+    fenced = re.compile(r"^ *```(?:bash|sh)?\n(.*?)^ *```", re.DOTALL | re.MULTILINE)
+    for block in fenced.findall(document.read_text()):
+        for line in re.sub(r" *\\\n *", " ", block).splitlines():
+            if re.match(rf" *(?:\$ )?{PROGRAMS} ", line):
+                yield line.strip()
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_commands_can_be_pasted_whole(document: Path) -> None:
+    for line in pasted(document):
+        if line.count("'") % 2:
+            continue  # Its quoted argument goes on in the next lines.
+        words = shlex.split(line)
+        assert "#" not in words, line
+        command = line.removeprefix("sudo ").split(" -- ")[0]
+        assert not re.search(r"\S {3,}[A-Za-z]", command), f"prose behind a command: {line}"
+        if document.name != "cli.md" and re.match(r"(?:sudo )?sparkctl [a-z]", line):
+            ours = re.split(r" [|&;>] ?|; ", line)[0]
+            parse(shlex.split(ours.removeprefix("sudo ").removeprefix("sparkctl ")))
+
+
+def test_examples_of_curl_work_with_that_of_older_distributions() -> None:
+    asked = [line for document in DOCUMENTS for line in pasted(document) if "curl " in line]
+    assert len(asked) >= 10
+    assert [line for line in asked if " --json" in line] == []
 
 
 EVERYBODY = {"check", "doctor", "integrate", "models", "show", "status"}

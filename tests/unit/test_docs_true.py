@@ -15,6 +15,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from sparkd.adapters.journal import Event
+from sparkd.commands import gateway
+from sparkd.core import integrations
 from sparkd.core.errors import Busy, SparkdError
 from sparkd.scheduler import _BUSY_HINTS
 
@@ -256,3 +258,10 @@ def test_targets_of_make_that_are_named_exist(document: Path) -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     named = re.findall(r"(?:`|^|&& )make ([a-z-]+)", document.read_text(), re.MULTILINE)
     assert set(named) <= targets
+
+
+def test_variable_of_the_key_has_one_name_everywhere() -> None:
+    stray = re.compile(r"SPARKD_KEY\b|\$KEY\b|\bKEY=\$")
+    found = {path.name: stray.findall(path.read_text()) for path in DOCUMENTS}
+    assert {name: names for name, names in found.items() if names} == {}
+    assert integrations.KEY_VARIABLE == gateway.KEY_VARIABLE == "SPARKD_API_KEY"

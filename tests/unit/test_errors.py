@@ -10,6 +10,8 @@ import pytest
 from sparkd.core import errors
 from sparkd.core.errors import NotFound, SparkdError, StartTimedOut
 
+from .sources import PATHS
+
 CLASSES = [
     value
     for value in vars(errors).values()
@@ -45,3 +47,9 @@ def test_instance_may_have_a_finer_code_than_its_class() -> None:
     assert (error.param, error.retry_after_s) == ("model", 7)
     assert NotFound("x").code == "not_found"
     assert StartTimedOut("x").retry_after_s is None
+
+
+def test_hints_that_need_root_say_sudo() -> None:
+    bare = re.compile(r'hint=f?"(?:journalctl|systemctl)[^"]*')
+    found = {path.name: bare.findall(path.read_text()) for path in PATHS}
+    assert {name: hints for name, hints in found.items() if hints} == {}

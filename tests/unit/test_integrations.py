@@ -136,7 +136,7 @@ def test_opencode_is_told_limits_abilities_and_sampling_of_each_model() -> None:
 
 
 def test_opencode_reads_the_key_from_the_environment() -> None:
-    assert opencode()["provider"]["sparkd"]["options"]["apiKey"] == "{env:SPARKD_KEY}"
+    assert opencode()["provider"]["sparkd"]["options"]["apiKey"] == "{env:SPARKD_API_KEY}"
 
 
 def test_a_model_whose_window_nobody_knows_is_told_without_limits() -> None:
@@ -197,7 +197,7 @@ def test_the_key_is_written_down_only_when_it_is_given(target: Target) -> None:
     assert KEY not in without
     assert KEY in with_key
     assert KEY_PLACEHOLDER not in with_key
-    assert "SPARKD_KEY" not in with_key
+    assert "SPARKD_API_KEY" not in with_key
 
 
 @pytest.mark.parametrize(

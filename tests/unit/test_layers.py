@@ -11,7 +11,7 @@ import pytest
 from .sources import PATHS, module_name, tree
 
 LOOKS_AND_ACTS = """
-blobs endings ensure events eviction examine garbage gpudevices guard housekeeping launch
+blobs deaths endings ensure events eviction examine garbage gpudevices guard housekeeping launch
 leases loadwatch metrics podmanservice proxy pull queue reap runtime sampling scheduler sessions
 sleep starter statistics status stop top view world
 """

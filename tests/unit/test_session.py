@@ -219,3 +219,10 @@ def test_usage_of_this_process_is_not_nothing() -> None:
     assert ours.processes == 1
     assert usage.start_of(os.getpid()) == usage.start_of(os.getpid()) is not None
     assert usage.usage(2**22 + 1).processes == 0
+
+
+def test_process_that_ended_and_was_not_waited_for_does_not_run() -> None:
+    process = subprocess.Popen(["true"])
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    assert usage.start_of(process.pid) is None
+    process.wait()

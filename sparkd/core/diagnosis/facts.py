@@ -146,6 +146,8 @@ class Port:
     listen: tuple[str, ...]
     key_error: tuple[str, str] | None = None
     """What is wrong with the key file, and the command that mends it."""
+    holders: tuple[str, ...] = ()
+    """The programs outside sparkd that listen where the socket should, as far as they are seen."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -103,7 +103,15 @@ def clock_findings(clock: Clock) -> Findings:
 
 
 def port_findings(port: Port) -> Findings:
-    if port.socket_state not in ("active", "unknown"):
+    if port.socket_state != "active" and port.holders:
+        yield problem(
+            "port-taken",
+            f"sparkd.socket is {port.socket_state}: its port belongs to {port.holders[0]}",
+            "systemd cannot listen there, and clients send prompts and keys to the other program",
+            "stop that program (sudo ss -ltnp shows it), then: "
+            "sudo systemctl enable sparkd.socket && sudo systemctl restart sparkd.socket",
+        )
+    elif port.socket_state not in ("active", "unknown"):
         yield problem(
             "socket-down",
             f"sparkd.socket is {port.socket_state}",
