@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sparkd.core import body as bodies
 from sparkd.core import routing
 from sparkd.core.errors import RequestError
 from sparkd.core.model import Dialect, ModelSpec, Rewrite
@@ -192,16 +193,16 @@ def test_body_that_needs_nothing_is_the_very_same(
 
 def test_body_that_needs_nothing_goes_upstream_byte_for_byte() -> None:
     raw = b' {"model":"m","messages":[{"role":"user","content":"\\u00e4"}],\n "seed":1.50}'
-    body = routing.parse_body(raw)
+    body = bodies.parse_body(raw)
     same = rewrite(model(Rewrite.ROLE_ALTERNATION, Rewrite.STRIP_TOOLS), Dialect.CHAT, body)
-    assert routing.upstream_body(raw, body, "m", same) is raw
+    assert bodies.upstream_body(raw, body, "m", same) is raw
 
 
 def test_changed_body_keeps_the_bytes_of_what_no_rule_touched() -> None:
     raw = b'{"model":"m", "messages":[ {"role":"user", "content":"\\u00e4"} ], "seed":1.50}'
-    body = routing.parse_body(raw)
+    body = bodies.parse_body(raw)
     spec = model(Rewrite.CAP_TOKENS, max_model_len=8192)
-    sent = routing.upstream_body(raw, body, "m", rewrite(spec, Dialect.CHAT, body))
+    sent = bodies.upstream_body(raw, body, "m", rewrite(spec, Dialect.CHAT, body))
     messages = b'[ {"role":"user", "content":"\\u00e4"} ]'
     tail = b',"seed":1.50,"max_tokens":6852,"max_completion_tokens":6852}'
     assert sent == b'{"model":"m","messages":' + messages + tail
@@ -211,8 +212,8 @@ def test_numbers_in_a_rebuilt_field_keep_their_text() -> None:
     schema = b'{"type":"object","properties":{"a":{"type":"number","minimum":1.0,"maximum":1e400}}}'
     raw = b'{"model":"m","messages":[{"role":"user","content":"a"}],"tools":[{"function":{"name":'
     raw += b'"f","parameters":' + schema + b"}}]}"
-    body = routing.parse_body(raw)
-    sent = routing.upstream_body(
+    body = bodies.parse_body(raw)
+    sent = bodies.upstream_body(
         raw, body, "m", rewrite(model(Rewrite.STRICT_TOOL_WORDING), Dialect.CHAT, body)
     )
     assert b'"minimum":1.0,"maximum":1e400' in sent
@@ -411,7 +412,7 @@ def test_whole_number_in_any_notation_is_set_in_both_fields(field: str, value: o
     ("value", "expected"), [("1e400", 6873), ("-1e400", 6873), ("0", 6873), ("1e3", 1000)]
 )
 def test_number_beyond_any_float_is_capped(value: str, expected: int) -> None:
-    body = routing.parse_body(f'{{"messages": [], "max_tokens": {value}}}'.encode())
+    body = bodies.parse_body(f'{{"messages": [], "max_tokens": {value}}}'.encode())
     found = rewrite(model(Rewrite.CAP_TOKENS, max_model_len=8192), Dialect.CHAT, body)
     assert found["max_tokens"] == expected
 
@@ -632,12 +633,12 @@ def test_what_is_sent_upstream_reads_as_what_was_made(
     spec: ModelSpec, body: dict[str, Any]
 ) -> None:
     raw = json.dumps(body).replace("Infinity", "1e999").encode()
-    source = routing.parse_body(raw)
+    source = bodies.parse_body(raw)
     changed = rewritten_or_refused(spec, Dialect.CHAT, source)
     if changed is None:
         return
-    sent = routing.upstream_body(raw, source, "m", changed)
-    assert exact(routing.parse_body(sent)) == exact({**changed, "model": "m"})
+    sent = bodies.upstream_body(raw, source, "m", changed)
+    assert exact(bodies.parse_body(sent)) == exact({**changed, "model": "m"})
 
 
 def parts_in(messages: list[dict[str, Any]]) -> list[Any]:
@@ -706,5 +707,5 @@ def test_rebuilt_field_that_is_nested_too_deeply_is_refused() -> None:
     for _ in range(5000):
         deep = [deep]
     with pytest.raises(RequestError, match="nested too deeply") as caught:
-        routing.upstream_body(b"", {"model": "m", "a": deep}, "n")
+        bodies.upstream_body(b"", {"model": "m", "a": deep}, "n")
     assert caught.value.code == "invalid_json"

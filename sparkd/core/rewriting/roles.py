@@ -93,7 +93,7 @@ class _Turn:
             and all(self._fits(key, value) for key, value in message.items())
         )
 
-    def _fits(self, key: str, value: Any) -> bool:
+    def _fits(self, key: str, value: object) -> bool:
         before = self._fields.get(key)
         if key == "content" or before is None or value is None:
             return True
@@ -120,7 +120,7 @@ class _Turn:
         return {**self._fields, **{key: _one_of(key, all_) for key, all_ in self._values.items()}}
 
 
-def _one_of(key: str, values: list[Any]) -> Any:
+def _one_of(key: str, values: list[Any]) -> object:
     """The values of one field as one value."""
     if key == "content" or (key in _TEXT_FIELDS and isinstance(values[0], str)):
         return joined(values)
