@@ -104,9 +104,10 @@ def _spec(*rules: Rewrite) -> ModelSpec:
     return read.models["m"]
 
 
-_UNLIKE = {Rewrite.STRIP_TOOLS: Rewrite.FORCE_TOOLS, Rewrite.FORCE_TOOLS: Rewrite.STRIP_TOOLS}
+_UNLIKE = (Rewrite.STRIP_TOOLS, Rewrite.FORCE_TOOLS)
 SPECS: Final = tuple(
-    _spec(*(rule for rule in Rewrite if rule is not without)) for without in _UNLIKE.values()
+    _spec(*(rule for rule in Rewrite if rule not in without))
+    for without in zip(_UNLIKE, (Rewrite.CAP_TOKENS, Rewrite.CAP_TOKENS_BY_ESTIMATE), strict=True)
 )
 
 
