@@ -21,6 +21,8 @@ KEYS_MAX = 512
 _SPACE = re.compile(r"[ \t\n\r]*")
 _KEY = re.compile(r'[ \t\n\r]*"([^"\\\x00-\x1f]*)"[ \t\n\r]*:[ \t\n\r]*')
 """A key as nearly all are, without an escape, and what stands around it before its value."""
+_NUMBERS = re.compile(r"[-+0-9.eE, \t\n\r]{1,4096}")
+"""Part of a list of numbers, which is read at once: prompts may be thousands of token ids."""
 _NEXT = re.compile(r"[ \t\n\r]*([,}])")
 
 
@@ -140,7 +142,14 @@ def _read_list(text: str, at: int) -> tuple[list[Any], int]:
     if text.startswith("]", first):
         return members, first + 1
     while True:
-        member, at = _DECODER.raw_decode(text, _skip(text, at + 1))
+        at = _skip(text, at + 1)
+        run = _NUMBERS.match(text, at)
+        comma = text.rfind(",", at, run.end()) if run else -1
+        if comma > at:
+            members += _DECODER.raw_decode(f"[{text[at:comma]}]")[0]
+            at = comma
+            continue
+        member, at = _DECODER.raw_decode(text, at)
         members.append(member)
         at = _skip(text, at)
         if text.startswith("]", at):
