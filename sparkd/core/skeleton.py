@@ -23,7 +23,7 @@ from sparkd.core.spliced import Payload, Raw, Spliced
 LONG_BYTES: Final = 1024
 """A longer string is cut out."""
 SKELETON_BYTES: Final = 8 << 20
-VALUES: Final = 250_000
+VALUES: Final = 500_000
 CONTAINERS: Final = 100_000
 """Lists and objects; each costs up to 300 bytes of memory."""
 
