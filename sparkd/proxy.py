@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from sparkd.adapters.upstream import Answer, ConnectFailed, Upstream
 from sparkd.core.httprequest import connection_options
 from sparkd.core.model import Config, Endpoint, ModelSpec
+from sparkd.core.spliced import Payload
 from sparkd.ensure import Ensurer
 from sparkd.leases import UseLease
 from sparkd.queue import Grant, OnWait
@@ -57,7 +58,7 @@ class Outgoing:
     method: str
     path: str
     headers: Mapping[str, str]
-    body: bytes
+    body: Payload
 
 
 class Lent:

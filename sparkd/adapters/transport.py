@@ -21,6 +21,7 @@ from typing import Protocol, cast
 import httpx
 
 from sparkd.core.http1 import AnswerReader, request_head
+from sparkd.core.spliced import Payload
 
 _HELD_BYTES = 64 * 1024
 """The most to read at once; while more waits for a slow reader, nothing is read."""
@@ -54,7 +55,7 @@ class Exchange(httpx.AsyncByteStream):
         self._waiter: asyncio.Future[None] | None = None
         self._put: Callable[[bytes], bool] | None = None
 
-    async def ask(self, first: bytes, body: bytes, *, sent: int) -> None:
+    async def ask(self, first: bytes, body: Payload, *, sent: int) -> None:
         """Send the request and return when the head of the answer is there.
 
         `first` is its head with the first piece of its body; so much of that was sent already.
@@ -68,7 +69,7 @@ class Exchange(httpx.AsyncByteStream):
             if self._connection is not None and self._connection.full:
                 await self._changed(self._timeout.write, httpx.WriteTimeout)
             elif given < len(body) and not self._link.is_closing():
-                self._link.write(memoryview(body)[given : given + _WRITE_BYTES])
+                self._link.write(body[given : given + _WRITE_BYTES])
                 given += _WRITE_BYTES
             else:
                 await self._changed(self._timeout.read, httpx.ReadTimeout)
@@ -272,7 +273,7 @@ class LocalTransport(httpx.AsyncBaseTransport):
         method: str,
         target: str,
         headers: Iterable[tuple[str, str]],
-        body: bytes,
+        body: Payload,
         timeout: httpx.Timeout,
     ) -> Exchange:
         """Send a request; returns when the head of its answer is there. Close what it returns.

@@ -15,6 +15,7 @@ import httpx
 from sparkd.adapters.transport import Exchange, LocalTransport, Sink
 from sparkd.core.errors import UpstreamLost
 from sparkd.core.model import Endpoint
+from sparkd.core.spliced import Payload
 
 _CONNECT_TIMEOUT_S = 5.0
 """A local server accepts at once; a full listen queue is the only reason to wait."""
@@ -117,7 +118,7 @@ class Upstream:
         return response.status_code == httpx.codes.OK
 
     async def send(
-        self, method: str, target: str, headers: Mapping[str, str], body: bytes
+        self, method: str, target: str, headers: Mapping[str, str], body: Payload
     ) -> Answer:
         """Send a request; returns when the answer's head is there.
 

@@ -67,20 +67,25 @@ def _with_context_window(spec: ModelSpec, place: Place) -> ModelSpec:
     return spec
 
 
+_CAPS = frozenset({Rewrite.CAP_TOKENS, Rewrite.CAP_TOKENS_BY_ESTIMATE})
+
+
 def _check_rewriting(spec: ModelSpec, place: Place) -> None:
     """Rules that need something else, or that undo each other, are mistakes."""
-    capped, window, buffer = (
-        Rewrite.CAP_TOKENS in spec.rewrite,
-        spec.max_model_len,
-        spec.context_buffer_tokens,
-    )
-    if capped and window is None:
-        place.report("cap_tokens needs the context window", "add max_model_len: TOKENS")
-    if buffer is not None and not capped:
-        place.report("context_buffer without cap_tokens says nothing", "rewrite: [cap_tokens]")
+    rules, window, buffer = set(spec.rewrite), spec.max_model_len, spec.context_buffer_tokens
+    caps = [rule for rule in spec.rewrite if rule in _CAPS]
+    if caps and window is None:
+        place.report(f"{caps[0]} needs the context window", "add max_model_len: TOKENS")
+    if len(caps) > 1:
+        place.report("cap_tokens and cap_tokens_by_estimate are two ways", "keep one of the two")
+    if buffer is not None and Rewrite.CAP_TOKENS_BY_ESTIMATE not in rules:
+        place.report(
+            "context_buffer without cap_tokens_by_estimate says nothing",
+            "leave it out; cap_tokens needs no buffer",
+        )
     if buffer is not None and window is not None and buffer >= window:
         place.report(f"context_buffer {buffer} leaves nothing of {window} tokens", "make it less")
-    if {Rewrite.STRIP_TOOLS, Rewrite.FORCE_TOOLS} <= set(spec.rewrite):
+    if {Rewrite.STRIP_TOOLS, Rewrite.FORCE_TOOLS} <= rules:
         place.report("strip_tools and force_tools undo each other", "keep one of the two")
 
 

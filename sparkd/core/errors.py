@@ -13,6 +13,8 @@ docs/reference/errors.md; `web.render` turns an error into the body of the clien
     │   ├── NotFound          404  no such model, path or running instance
     │   │   └── Disabled      404  a model that the catalog has switched off
     │   ├── BodyTooLarge      413  the body is over the limit
+    │   │   └── BodyTooComplex
+    │   │                     413  parsing it would take too much memory
     │   ├── UnknownEncoding   415  the body is compressed
     │   └── TooManyRequests   429  the key, or its address, asks more than it may
     ├── Unavailable           503  right request, not now
@@ -108,6 +110,10 @@ class Disabled(NotFound):
 class BodyTooLarge(RequestError):
     code = "body_too_large"
     http_status = 413
+
+
+class BodyTooComplex(BodyTooLarge):
+    code = "body_too_complex"
 
 
 class UnknownEncoding(RequestError):

@@ -13,12 +13,16 @@ import json
 import re
 from typing import Any, Never
 
+from sparkd.core.spliced import Raw
+
 KEYS_MAX = 512
 """Bodies with more keys than any API knows are read by the C parser alone, and written anew."""
 
 _SPACE = re.compile(r"[ \t\n\r]*")
 _KEY = re.compile(r'[ \t\n\r]*"([^"\\\x00-\x1f]*)"[ \t\n\r]*:[ \t\n\r]*')
 """A key as nearly all are, without an escape, and what stands around it before its value."""
+_NUMBERS = re.compile(r"[-+0-9.eE, \t\n\r]{1,4096}")
+"""Part of a list of numbers, which is read at once: prompts may be thousands of token ids."""
 _NEXT = re.compile(r"[ \t\n\r]*([,}])")
 
 
@@ -51,14 +55,17 @@ class Written(dict[str, Any]):
         return self._source[slice(*span)]
 
 
-def parse(raw: bytes) -> object:
+def parse(raw: Raw, *, yielding: bool = False) -> object:
     """The value of a JSON text in UTF-8. Raises ValueError, or RecursionError when too deep.
 
-    Of a key that stands twice the last one holds, as for the engines behind.
+    Of a key that stands twice the last one holds, as for the engines behind. With `yielding`
+    other threads run between the members of outer lists, at a small cost.
     """
     text = raw.decode()
     start = _skip(text, 1 if text.startswith("\ufeff") else 0)
-    found = _read_object(text, start + 1) if text.startswith("{", start) else None
+    found = (
+        _read_object(text, start + 1, yielding=yielding) if text.startswith("{", start) else None
+    )
     value: object
     value, end = found or _DECODER.raw_decode(text, start)
     end = _skip(text, end)
@@ -104,7 +111,7 @@ def _write(value: object, out: list[str]) -> None:
         out.append(value.text if isinstance(value, ExactFloat) else _scalar(value))
 
 
-def _read_object(text: str, at: int) -> tuple[Written, int] | None:
+def _read_object(text: str, at: int, *, yielding: bool) -> tuple[Written, int] | None:
     """The object whose first key or closing brace is next, and where it ends.
 
     None when it has too many keys for a loop in Python.
@@ -116,7 +123,8 @@ def _read_object(text: str, at: int) -> tuple[Written, int] | None:
     while len(body) < KEYS_MAX:
         plain = _KEY.match(text, at)
         key, start = (plain[1], plain.end()) if plain is not None else _read_key(text, at)
-        value, at = _DECODER.raw_decode(text, start)
+        listed = yielding and text.startswith("[", start)
+        value, at = (_read_list if listed else _DECODER.raw_decode)(text, start)
         body.put(key, value, (start, at))
         following = _NEXT.match(text, at)
         if following is None:
@@ -125,6 +133,29 @@ def _read_object(text: str, at: int) -> tuple[Written, int] | None:
         if following[1] == "}":
             return body, at
     return None
+
+
+def _read_list(text: str, at: int) -> tuple[list[Any], int]:
+    """The list that begins here, read member by member, and where it ends."""
+    members: list[Any] = []
+    first = _skip(text, at + 1)
+    if text.startswith("]", first):
+        return members, first + 1
+    while True:
+        at = _skip(text, at + 1)
+        run = _NUMBERS.match(text, at)
+        comma = text.rfind(",", at, run.end()) if run else -1
+        if comma > at:
+            members += _DECODER.raw_decode(f"[{text[at:comma]}]")[0]
+            at = comma
+            continue
+        member, at = _DECODER.raw_decode(text, at)
+        members.append(member)
+        at = _skip(text, at)
+        if text.startswith("]", at):
+            return members, at + 1
+        if not text.startswith(",", at):
+            raise json.JSONDecodeError("Expecting ',' or ']'", text, at)
 
 
 def _read_key(text: str, at: int) -> tuple[str, int]:

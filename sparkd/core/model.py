@@ -101,6 +101,7 @@ class Rewrite(StrEnum):
     STRIP_TOOLS = "strip_tools"
     FORCE_TOOLS = "force_tools"
     CAP_TOKENS = "cap_tokens"
+    CAP_TOKENS_BY_ESTIMATE = "cap_tokens_by_estimate"
     THINKING_FLAG = "thinking_flag"
     BINARY_REASONING_EFFORT = "binary_reasoning_effort"
     DEFAULT_NON_THINKING = "default_non_thinking"
@@ -211,7 +212,7 @@ class ModelSpec:
     """Context window in tokens."""
     rewrite: tuple[Rewrite, ...] = ()
     context_buffer_tokens: int | None = None
-    """What `cap_tokens` leaves free; None for a share of the context window."""
+    """What `cap_tokens_by_estimate` leaves free; None for a share of the context window."""
     transport: Transport = Transport.UNIX
     network: bool = False
     """Whether the container gets a network of its own (pasta) instead of none."""

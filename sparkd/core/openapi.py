@@ -22,7 +22,7 @@ ERRORS = {
     401: "There is no API key, or a wrong one.",
     403: "The key may not do this.",
     404: "No such model or path; or the catalog has the model switched off.",
-    413: "The body is over `body_limit`.",
+    413: "The body is over `body_limit`, or has too many values.",
     415: "The body is compressed.",
     429: "Another model is in use and the wait was too long, or the key asks more than it may.",
     500: "The host refused something, or sparkd has a defect.",

@@ -31,6 +31,7 @@ RULES: Final[Mapping[Rewrite, tuple[frozenset[Dialect], Rule]]] = {
     Rewrite.STRIP_TOOLS: (_WITH_TOOLS, tools.strip),
     Rewrite.FORCE_TOOLS: (_WITH_TOOLS, tools.force),
     Rewrite.CAP_TOKENS: (_GENERATING, caps.cap),
+    Rewrite.CAP_TOKENS_BY_ESTIMATE: (_GENERATING, caps.cap_by_estimate),
     Rewrite.THINKING_FLAG: (_CHAT, thinking.move_flag),
     Rewrite.BINARY_REASONING_EFFORT: (_CHAT, thinking.reduce_effort),
     # Last: it fills in what neither the client nor the rules before have said.

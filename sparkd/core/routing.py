@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote
 
-from sparkd.core import jsontext
 from sparkd.core.errors import Disabled, Misconfigured, NotFound, RequestError
 from sparkd.core.model import Config, Dialect, ModelSpec, Status
 
@@ -87,26 +86,6 @@ def route(path: str) -> Route:
         hint=f"POST /v1/{{{','.join(OPERATIONS)}}} or GET /v1/models",
         code="unknown_path",
     )
-
-
-def parse_body(raw: bytes) -> dict[str, Any]:
-    """The JSON object of a body. Raises RequestError."""
-    try:
-        body = jsontext.parse(raw)
-    except (ValueError, RecursionError) as error:
-        reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise RequestError(
-            f"the body is not JSON: {reason}",
-            hint="send a JSON object with a 'model'",
-            code="invalid_json",
-        ) from None
-    if not isinstance(body, dict):
-        raise RequestError(
-            f"the body is a JSON {type(body).__name__}, not an object",
-            hint="send a JSON object with a 'model'",
-            code="invalid_json",
-        )
-    return body
 
 
 def model_of(route: Route, body: dict[str, Any]) -> str:
@@ -189,26 +168,3 @@ def find(config: Config, model_id: str, dialect: Dialect) -> ModelSpec:
             code="dialect_unsupported",
         )
     return spec
-
-
-def upstream_body(
-    raw: bytes,
-    body: dict[str, Any],
-    model_id: str,
-    rewritten: dict[str, Any] | None = None,
-) -> bytes:
-    """The body for the engine: as it came, unless it was rewritten or the path named the model.
-
-    Raises RequestError when what was changed is nested too deeply.
-    """
-    changed = body if rewritten is None else rewritten
-    if changed.get("model") != model_id:
-        changed = {**changed, "model": model_id}
-    if changed is body:
-        return raw
-    try:
-        return jsontext.write(changed, body)
-    except RecursionError:
-        raise RequestError(
-            "the body is nested too deeply", hint="send a flatter one", code="invalid_json"
-        ) from None

@@ -142,7 +142,7 @@ MODEL_KEYS: Final = table(
         name="context_buffer",
         field="context_buffer_tokens",
         kind=Count(0, 100_000_000),
-        doc="How many tokens of the context window `cap_tokens` leaves free.",
+        doc="How many tokens of the context window `cap_tokens_by_estimate` leaves free.",
         default="a tenth of `max_model_len`, at least 512",
     ),
     Key(

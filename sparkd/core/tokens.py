@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from sparkd.core.model import Dialect
+from sparkd.core.skeleton import hidden_chars
 
 CHARS_PER_TOKEN: Final = 4
 TEMPLATE_TOKENS: Final = 500
@@ -72,6 +73,9 @@ def of_json(value: object) -> int:
 
 
 def _weight(text: str) -> int:
+    # A mark stands for a long string that was cut out of a large body.
+    if hidden := hidden_chars(text):
+        return hidden
     # Strings know whether they are ASCII; only others are encoded to be measured.
     if text.isascii():
         return len(text)

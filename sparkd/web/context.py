@@ -17,6 +17,7 @@ from sparkd.events import EventFeed
 from sparkd.proxy import Proxy
 from sparkd.runtime import Runtime
 from sparkd.sampling import Sampler
+from sparkd.web.preparer import Preparer
 from sparkd.web.strangers import Strangers
 from sparkd.web.turns import Turns
 
@@ -71,6 +72,7 @@ class Context:
     strangers: Strangers = field(default_factory=Strangers)
     doctor: Doctor = field(default_factory=Doctor)
     turns: Turns = field(default_factory=Turns)
+    preparer: Preparer = field(default_factory=Preparer)
     traffic: Traffic = field(default_factory=Traffic)
     open_requests: OpenRequests = field(default_factory=OpenRequests)
     events: EventFeed = field(default_factory=EventFeed)

@@ -28,6 +28,7 @@ from sparkd.core.errors import (
 )
 from sparkd.core.model import LogRequests
 from sparkd.core.quota import Meter
+from sparkd.core.spliced import Raw
 from sparkd.core.sse import EndMark, comment
 from sparkd.core.traffic import Passage, Traffic
 from sparkd.proxy import response_headers
@@ -71,7 +72,7 @@ class Exchange:
         self.complete = False
         """Whether the client was sent all of its answer, whatever it does afterwards."""
 
-    async def read_body(self, limit_bytes: int) -> bytes:
+    async def read_body(self, limit_bytes: int) -> Raw:
         """The whole body. Raises BodyTooLarge, UnknownEncoding, or RequestError when it stalls."""
         encoding = self._request.headers.get("content-encoding", "identity")
         if encoding.lower() != "identity":
@@ -82,24 +83,24 @@ class Exchange:
         announced = self._request.headers.get("content-length", "")
         if announced.isdigit() and int(announced) > limit_bytes:
             raise _too_large(int(announced), limit_bytes)
-        parts: list[bytes] = []
-        size = 0
+        body: Raw = b""
         began_s = monotonic()
         try:
             while True:
                 part = await self._read_part()
-                if monotonic() - began_s > _BODY_STALL_S + size / _BODY_SLOWEST_BYTES_S:
+                if monotonic() - began_s > _BODY_STALL_S + len(body) / _BODY_SLOWEST_BYTES_S:
                     raise TimeoutError
                 if not part:
-                    return b"".join(parts)
-                size += len(part)
-                if size > limit_bytes:
-                    raise _too_large(size, limit_bytes)
-                parts.append(part)
+                    return body
+                if len(body) + len(part) > limit_bytes:
+                    raise _too_large(len(body) + len(part), limit_bytes)
+                # It grows in place: joining parts at the end would stop the loop.
+                body = bytearray(body) if isinstance(body, bytes) and body else body
+                body += part
         except TimeoutError:
             self._wire.give_up_body()
             raise RequestError(
-                f"the body stopped or crept: {size} bytes in {monotonic() - began_s:.0f} s",
+                f"the body stopped or crept: {len(body)} bytes in {monotonic() - began_s:.0f} s",
                 hint="send it again; look for a proxy that cuts requests",
                 code="body_stalled",
             ) from None

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import secrets
 import time
+from functools import partial
 from typing import Any
 from urllib.parse import unquote
 
@@ -16,11 +18,10 @@ from sanic import HTTPResponse, Request, Sanic
 
 from sparkd.core import auth, routing
 from sparkd.core.auth import Access
+from sparkd.core.body import prepare, prepare_form
 from sparkd.core.cards import card
 from sparkd.core.errors import SparkdError, UpstreamLost
-from sparkd.core.forms import Form
 from sparkd.core.model import ModelSpec, Status
-from sparkd.core.rewrite import rewrite
 from sparkd.proxy import Outgoing, request_headers
 from sparkd.status import states
 from sparkd.web.admission import admitted, key_of
@@ -95,22 +96,19 @@ async def _infer(context: Context, request: Request, exchange: Exchange) -> None
     exchange.operation = route.name
     raw = await exchange.read_body(config.settings.body_limit_bytes)
     headers = request_headers(request.headers, exchange.request_id)
+    choose = partial(_asked, context, request, exchange, route)
     if operation.form:
-        form = Form(raw, headers.get("content-type", ""))
-        named = {"model": form.text("model")}
-        spec = _asked(context, request, exchange, route, named)
-        streams = form.text("stream") == "true"
-        out = form.with_text("model", spec.model_id)
+        kind = headers.get("content-type", "")
+        prepared = await context.preparer.run(len(raw), prepare_form, raw, kind, choose)
     else:
-        body = routing.parse_body(raw)
-        spec = _asked(context, request, exchange, route, body)
-        streams = body.get("stream") is True
-        rewritten = rewrite(spec, operation.dialect, body) if operation.rewritten else body
-        out = routing.upstream_body(raw, body, spec.model_id, rewritten)
+        dialect = operation.dialect if operation.rewritten else None
+        nonce = secrets.token_hex(16)
+        prepared = await context.preparer.run(len(raw), prepare, raw, nonce, choose, dialect)
         headers = _json_headers(headers)
-    outgoing = Outgoing(method="POST", path=operation.upstream_path, headers=headers, body=out)
-    told = (exchange.granted, exchange.notice if streams else None)
-    with context.traffic.flight(spec.model_id, len(out)):
+    spec, body = prepared.spec, prepared.payload
+    outgoing = Outgoing(method="POST", path=operation.upstream_path, headers=headers, body=body)
+    told = (exchange.granted, exchange.notice if prepared.streams else None)
+    with context.traffic.flight(spec.model_id, len(body)):
         async with await context.proxy.answer(config, spec, outgoing, *told) as answer:
             await exchange.relay(answer, context.runtime.endings.explain)
             await context.sampler.sample(spec.model_id)

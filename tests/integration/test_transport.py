@@ -23,6 +23,7 @@ import pytest
 from sparkd.adapters import transport as transport_module
 from sparkd.adapters.transport import Exchange, LocalTransport
 from sparkd.core.http1 import AnswerReader
+from sparkd.core.spliced import Payload, Spliced
 
 from .peers import (
     CHUNKED,
@@ -84,7 +85,7 @@ def sockets() -> int:
 
 async def ask(
     transport: LocalTransport,
-    body: bytes = b"{}",
+    body: Payload = b"{}",
     *,
     method: str = "POST",
     timeout: httpx.Timeout = FOREVER,
@@ -268,8 +269,9 @@ async def test_body_of_any_size_arrives_whole(
 ) -> None:
     server = await serve(always(HELLO))
     body = os.urandom(size)
-    for _ in range(2):
-        assert await rest(await ask(transport, body)) == b"hello"
+    pieces = [body[at : at + 100_001] for at in range(0, size, 100_001)]
+    for sent in (body, Spliced(pieces)):
+        assert await rest(await ask(transport, sent)) == b"hello"
     assert [request.split(b"\r\n\r\n", 1)[1] for request in server.requests] == [body, body]
     assert len(server.peers) == 1
 

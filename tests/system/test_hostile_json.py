@@ -16,6 +16,8 @@ from sparkd.core.routing import OPERATIONS
 
 from .hosts import SETTINGS, Host, answer_of, client
 
+LEFT_OUT = (Rewrite.STRIP_TOOLS, Rewrite.CAP_TOKENS_BY_ESTIMATE)
+"""An entry cannot have these beside their opposites."""
 MODEL = "hostile"
 ENTRY = f"""\
 models:
@@ -28,7 +30,7 @@ models:
     max_model_len: 8192
     shm_size: 64MiB
     dialects: [chat, completions, responses, messages, embeddings]
-    rewrite: [{", ".join(rule for rule in Rewrite if rule is not Rewrite.STRIP_TOOLS)}]
+    rewrite: [{", ".join(rule for rule in Rewrite if rule not in LEFT_OUT)}]
 """
 """A model with every rule of rewriting that can be had together, so that each meets it all."""
 ANSWER_S = 30.0

@@ -238,7 +238,7 @@ def corrected(model_id: str, record: Record) -> Record:
         values, name = (record[one["field"]], one["item"]) if "item" in one else (record, "")
         name = name or one["field"]
         assert values.get(name) == one["before"], one
-        if one["here"] is None:
+        if one["here"] is None and "item" in one:
             del values[name]
         else:
             values[name] = one["here"]

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import tracemalloc
 
 import httpx
 import pytest
@@ -32,9 +33,9 @@ def test_form_of_the_wanted_model_keeps_every_byte() -> None:
 
 def test_other_model_is_put_in_place_and_all_around_it_stays() -> None:
     raw = FILE + MODEL + END
-    put = Form(raw, KIND).with_text("model", "org/w")
+    put = bytes(Form(raw, KIND).with_text("model", "org/w"))
     assert put == raw.replace(b"whisper", b"org/w")
-    added = Form(FILE + END, KIND).with_text("model", "w")
+    added = bytes(Form(FILE + END, KIND).with_text("model", "w"))
     assert added.endswith(FILE + END)
     assert Form(added, KIND).text("model") == "w"
 
@@ -67,7 +68,9 @@ def test_other_kinds_of_bodies_are_refused(kind: str) -> None:
 
 @pytest.mark.parametrize(
     "kind",
-    ["multipart/form-data; boundary=b", 'multipart/form-data; boundary="b"',
+    ["multipart/form-data; boundary=b", "multipart/form-data; boundary=b;",
+     "multipart/form-data ; boundary=b ; ",
+     'multipart/form-data; boundary="b"',
      "Multipart/Form-Data;charset=utf-8;Boundary=b"],
 )  # fmt: skip
 def test_boundary_is_found_however_it_is_written(kind: str) -> None:
@@ -77,7 +80,7 @@ def test_boundary_is_found_however_it_is_written(kind: str) -> None:
 @pytest.mark.parametrize(
     "raw",
     [
-        *(b"", b"--b", b"--b\r\n", b"x" + FILE + END, FILE, FILE[:-2] + END),
+        *(b"", b"--b", b"--b\r\n", b"x" + FILE + END, b"\n" + FILE + END, FILE, FILE[:-2] + END),
         FILE.replace(b'name="file"', b"x=1") + END,
         FILE.replace(b"form-data", b"attachment") + END,
         FILE.replace(b'name="file"', b'name="file"; name="model"') + END,
@@ -101,3 +104,49 @@ def test_field_that_stands_twice_is_refused() -> None:
 def test_any_bytes_are_a_form_or_refused(raw: bytes) -> None:
     with contextlib.suppress(RequestError):
         Form(b"--b\r\n" + raw, KIND).text("model")
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"\r\n" + FILE + MODEL + END,
+        b"a preamble\r\nof lines\r\n" + FILE + MODEL + END,
+        (FILE + MODEL + END).replace(b"--b\r\n", b"--b \t \r\n"),
+        FILE + MODEL + b"--b-- \t\r\nan epilogue\r\n--b\r\n",
+        FILE + MODEL + b"--b--",
+        FILE + MODEL + b"--b--  ",
+    ],
+)
+def test_body_that_the_grammar_of_mime_allows_is_a_form(raw: bytes) -> None:
+    form = Form(raw, KIND)
+    assert form.text("model") == "whisper"
+    for value in ("whisper", "org/w"):
+        sent = bytes(form.with_text("model", value))
+        assert sent.startswith(FILE + MODEL.replace(b"whisper", value.encode()) + b"--b--")
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"words --b\r\n" + FILE + END,
+        (FILE + END).replace(b"--b\r\n", b"--b x\r\n"),
+        (FILE + END).replace(b"--b\r\n", b"--b" + b" " * 10_000 + b"\r\n"),
+        FILE + MODEL + b"--b--x\r\n",
+        FILE.replace(b"\x00", b"\r\n--bx") + END,
+        MODEL.replace(b"whisper", b"w" * 2_000) + END,
+    ],
+)
+def test_body_that_readers_take_for_different_forms_is_refused(raw: bytes) -> None:
+    with pytest.raises(RequestError, match="not a form"):
+        Form(raw, KIND).with_text("model", "m")
+
+
+def test_file_of_a_changed_form_is_not_copied() -> None:
+    raw = FILE.replace(b"\x00", bytes(3 << 20)) + MODEL + END
+    tracemalloc.start()
+    try:
+        sent = Form(raw, KIND).with_text("model", "org/w")
+        assert tracemalloc.get_traced_memory()[1] < 1 << 18
+    finally:
+        tracemalloc.stop()
+    assert bytes(sent) == raw.replace(b"whisper", b"org/w")

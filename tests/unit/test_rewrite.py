@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sparkd.core import body as bodies
 from sparkd.core import routing
 from sparkd.core.errors import RequestError
 from sparkd.core.model import Dialect, ModelSpec, Rewrite
@@ -121,7 +122,7 @@ def test_reference_has_an_example_of_every_rule_under_its_own_heading() -> None:
 
 
 def test_reference_says_which_requests_each_rule_touches() -> None:
-    heads, *lines = re.findall(r"^\| (.*) \|$", DOCUMENT.read_text(), re.MULTILINE)[:10]
+    heads, *lines = re.findall(r"^\| (.*) \|$", DOCUMENT.read_text(), re.MULTILINE)[:11]
     paths = heads.split(" | ")[1:]
     for line, (rule, (dialects, _)) in zip(lines, RULES.items(), strict=True):
         name, *cells = [cell.strip() for cell in line.split("|")]
@@ -192,16 +193,16 @@ def test_body_that_needs_nothing_is_the_very_same(
 
 def test_body_that_needs_nothing_goes_upstream_byte_for_byte() -> None:
     raw = b' {"model":"m","messages":[{"role":"user","content":"\\u00e4"}],\n "seed":1.50}'
-    body = routing.parse_body(raw)
+    body = bodies.parse_body(raw)
     same = rewrite(model(Rewrite.ROLE_ALTERNATION, Rewrite.STRIP_TOOLS), Dialect.CHAT, body)
-    assert routing.upstream_body(raw, body, "m", same) is raw
+    assert bodies.upstream_body(raw, body, "m", same) is raw
 
 
 def test_changed_body_keeps_the_bytes_of_what_no_rule_touched() -> None:
     raw = b'{"model":"m", "messages":[ {"role":"user", "content":"\\u00e4"} ], "seed":1.50}'
-    body = routing.parse_body(raw)
-    spec = model(Rewrite.CAP_TOKENS, max_model_len=8192)
-    sent = routing.upstream_body(raw, body, "m", rewrite(spec, Dialect.CHAT, body))
+    body = bodies.parse_body(raw)
+    spec = model(Rewrite.CAP_TOKENS_BY_ESTIMATE, max_model_len=8192)
+    sent = bodies.upstream_body(raw, body, "m", rewrite(spec, Dialect.CHAT, body))
     messages = b'[ {"role":"user", "content":"\\u00e4"} ]'
     tail = b',"seed":1.50,"max_tokens":6852,"max_completion_tokens":6852}'
     assert sent == b'{"model":"m","messages":' + messages + tail
@@ -211,8 +212,8 @@ def test_numbers_in_a_rebuilt_field_keep_their_text() -> None:
     schema = b'{"type":"object","properties":{"a":{"type":"number","minimum":1.0,"maximum":1e400}}}'
     raw = b'{"model":"m","messages":[{"role":"user","content":"a"}],"tools":[{"function":{"name":'
     raw += b'"f","parameters":' + schema + b"}}]}"
-    body = routing.parse_body(raw)
-    sent = routing.upstream_body(
+    body = bodies.parse_body(raw)
+    sent = bodies.upstream_body(
         raw, body, "m", rewrite(model(Rewrite.STRICT_TOOL_WORDING), Dialect.CHAT, body)
     )
     assert b'"minimum":1.0,"maximum":1e400' in sent
@@ -408,12 +409,12 @@ def test_whole_number_in_any_notation_is_set_in_both_fields(field: str, value: o
 
 
 @pytest.mark.parametrize(
-    ("value", "expected"), [("1e400", 6873), ("-1e400", 6873), ("0", 6873), ("1e3", 1000)]
+    ("value", "expected"), [("1e400", 8192), ("-1e400", None), ("0", None), ("1e3", 1000)]
 )
-def test_number_beyond_any_float_is_capped(value: str, expected: int) -> None:
-    body = routing.parse_body(f'{{"messages": [], "max_tokens": {value}}}'.encode())
+def test_number_beyond_any_float_is_capped(value: str, expected: int | None) -> None:
+    body = bodies.parse_body(f'{{"messages": [], "max_tokens": {value}}}'.encode())
     found = rewrite(model(Rewrite.CAP_TOKENS, max_model_len=8192), Dialect.CHAT, body)
-    assert found["max_tokens"] == expected
+    assert found.get("max_tokens") == expected
 
 
 @pytest.mark.parametrize(
@@ -452,9 +453,9 @@ def test_number_that_is_not_whole_is_refused(
 
 
 def test_buffer_of_the_entry_is_left_free() -> None:
-    spec = model(Rewrite.CAP_TOKENS, max_model_len=262144, context_buffer_tokens=4096)
+    spec = model(Rewrite.CAP_TOKENS_BY_ESTIMATE, max_model_len=262144, context_buffer_tokens=4096)
     assert chat(spec, messages=[])["max_tokens"] == 262144 - 500 - 4096
-    none = model(Rewrite.CAP_TOKENS, max_model_len=8192, context_buffer_tokens=0)
+    none = model(Rewrite.CAP_TOKENS_BY_ESTIMATE, max_model_len=8192, context_buffer_tokens=0)
     assert chat(none, messages=[])["max_tokens"] == 8192 - 500
 
 
@@ -464,7 +465,27 @@ def test_without_a_known_window_nothing_is_capped() -> None:
 
 
 def test_window_that_is_smaller_than_the_buffer_leaves_one_token() -> None:
-    assert chat(model(Rewrite.CAP_TOKENS, max_model_len=100), messages=[])["max_tokens"] == 1
+    assert (
+        chat(model(Rewrite.CAP_TOKENS_BY_ESTIMATE, max_model_len=100), messages=[])["max_tokens"]
+        == 1
+    )
+
+
+@pytest.mark.parametrize("prompt", ["Слово и ещё слово. " * 400, "{" * 30_000, "a"])
+def test_engine_decides_what_a_prompt_leaves_of_the_window(prompt: str) -> None:
+    spec = model(Rewrite.CAP_TOKENS, max_model_len=8192)
+    body = {"messages": [{"role": "user", "content": prompt}], "max_completion_tokens": 4000}
+    assert chat(spec, **body)["max_tokens"] == 4000
+    del body["max_completion_tokens"]
+    assert "max_tokens" not in chat(spec, **body)
+
+
+def test_estimate_counts_long_strings_of_a_large_body() -> None:
+    raw = json.dumps({"messages": [{"role": "user", "content": "abcd" * 20_000}]}).encode()
+    spec = model(Rewrite.CAP_TOKENS_BY_ESTIMATE, max_model_len=65536, context_buffer_tokens=0)
+    made = bodies.prepare(raw, "0f" * 16, lambda _fields: spec, Dialect.CHAT)
+    sent = bodies.parse_body(bytes(made.payload))
+    assert sent["max_tokens"] == 65536 - 500 - 20 - 20_000
 
 
 KWARGS = "chat_template_kwargs"
@@ -610,7 +631,7 @@ def rewritten_or_refused(
         return rewrite(spec, dialect, body)
     except RequestError as error:
         refusal = error.message
-    assert Rewrite.CAP_TOKENS in spec.rewrite
+    assert {Rewrite.CAP_TOKENS, Rewrite.CAP_TOKENS_BY_ESTIMATE} & set(spec.rewrite)
     assert "not a whole number" in refusal
     return None
 
@@ -632,12 +653,12 @@ def test_what_is_sent_upstream_reads_as_what_was_made(
     spec: ModelSpec, body: dict[str, Any]
 ) -> None:
     raw = json.dumps(body).replace("Infinity", "1e999").encode()
-    source = routing.parse_body(raw)
+    source = bodies.parse_body(raw)
     changed = rewritten_or_refused(spec, Dialect.CHAT, source)
     if changed is None:
         return
-    sent = routing.upstream_body(raw, source, "m", changed)
-    assert exact(routing.parse_body(sent)) == exact({**changed, "model": "m"})
+    sent = bodies.upstream_body(raw, source, "m", changed)
+    assert exact(bodies.parse_body(sent)) == exact({**changed, "model": "m"})
 
 
 def parts_in(messages: list[dict[str, Any]]) -> list[Any]:
@@ -706,5 +727,5 @@ def test_rebuilt_field_that_is_nested_too_deeply_is_refused() -> None:
     for _ in range(5000):
         deep = [deep]
     with pytest.raises(RequestError, match="nested too deeply") as caught:
-        routing.upstream_body(b"", {"model": "m", "a": deep}, "n")
+        bodies.upstream_body(b"", {"model": "m", "a": deep}, "n")
     assert caught.value.code == "invalid_json"

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sparkd.core import body as bodies
 from sparkd.core import routing
 from sparkd.core.errors import Disabled, Misconfigured, NotFound, RequestError
 from sparkd.core.model import Config, Dialect, ModelSpec, Problem, Settings, Status
@@ -84,21 +85,21 @@ def test_only_listed_operations_ever_reach_an_engine(rest: str) -> None:
 )
 def test_body_that_is_not_json_is_refused(raw: bytes) -> None:
     with pytest.raises(RequestError, match="not JSON") as caught:
-        routing.parse_body(raw)
+        bodies.parse_body(raw)
     assert caught.value.code == "invalid_json"
 
 
 @pytest.mark.parametrize("raw", [b"[]", b'"m"', b"1", b"null", b"true"])
 def test_body_that_is_no_object_is_refused(raw: bytes) -> None:
     with pytest.raises(RequestError, match="not an object"):
-        routing.parse_body(raw)
+        bodies.parse_body(raw)
 
 
 @given(st.binary())
 def test_any_bytes_are_an_object_or_refused_in_one_line_without_their_content(raw: bytes) -> None:
     refusal = ""
     try:
-        assert isinstance(routing.parse_body(raw), dict)
+        assert isinstance(bodies.parse_body(raw), dict)
     except RequestError as error:
         refusal = str(error)
     assert "\n" not in refusal
@@ -107,7 +108,7 @@ def test_any_bytes_are_an_object_or_refused_in_one_line_without_their_content(ra
 
 def test_refusal_of_a_body_does_not_quote_it() -> None:
     with pytest.raises(RequestError) as caught:
-        routing.parse_body(b'{"messages": "planted-words')
+        bodies.parse_body(b'{"messages": "planted-words')
     assert "planted" not in str(caught.value)
 
 
@@ -164,29 +165,29 @@ def test_model_that_lacks_a_dialect_says_which_it_has() -> None:
 
 def test_body_that_names_the_model_is_forwarded_as_it_came() -> None:
     raw = b' {"model":"m", "x": 1.0e3,\n"y":"\\u00e4", "x": 1e400} '
-    assert routing.upstream_body(raw, routing.parse_body(raw), "m") is raw
+    assert bodies.upstream_body(raw, bodies.parse_body(raw), "m") is raw
 
 
 @pytest.mark.parametrize("body", [{"a": "ä\ud800"}, {"model": "other", "a": [1, None]}])
 def test_body_of_a_path_that_names_the_model_gets_that_name(body: dict[str, Any]) -> None:
     raw = json.dumps(body).encode()
-    assert json.loads(routing.upstream_body(raw, body, "m")) == {**body, "model": "m"}
+    assert json.loads(bodies.upstream_body(raw, body, "m")) == {**body, "model": "m"}
 
 
 def test_body_of_a_path_that_names_the_model_keeps_every_other_byte() -> None:
     raw = b'{"model":"other", "seed":1.0e3, "messages":[ "\\u00e4" ]}'
-    sent = routing.upstream_body(raw, routing.parse_body(raw), "m")
+    sent = bodies.upstream_body(raw, bodies.parse_body(raw), "m")
     assert sent == b'{"model":"m","seed":1.0e3,"messages":[ "\\u00e4" ]}'
 
 
 def test_rewritten_body_is_sent_under_the_name_of_the_model() -> None:
     raw = b'{"seed":1.0e3}'
-    body = routing.parse_body(raw)
-    assert routing.upstream_body(raw, body, "m", {**body, "a": 1}) == (
+    body = bodies.parse_body(raw)
+    assert bodies.upstream_body(raw, body, "m", {**body, "a": 1}) == (
         b'{"seed":1.0e3,"a":1,"model":"m"}'
     )
-    named = routing.parse_body(b'{"model":"m"}')
-    assert routing.upstream_body(raw, named, "m", named) is raw
+    named = bodies.parse_body(b'{"model":"m"}')
+    assert bodies.upstream_body(raw, named, "m", named) is raw
 
 
 def test_rules_of_rewriting_apply_to_all_but_texts_and_tokens_as_they_are() -> None:

@@ -400,7 +400,7 @@ def test_every_key_of_an_entry_arrives_in_its_unit() -> None:
         "env: {B: 2, A: yes, NO: 'x'}\n"
         "dialects: [embeddings, score]\n"
         "max_model_len: 131_072\n"
-        "rewrite: [cap_tokens, text_content]\n"
+        "rewrite: [cap_tokens_by_estimate, text_content]\n"
         "context_buffer: 4096\n"
         "transport: tcp\n"
         "network: on\n"
@@ -443,7 +443,7 @@ def test_every_key_of_an_entry_arrives_in_its_unit() -> None:
         ),
         dialects=(Dialect.EMBEDDINGS, Dialect.SCORE),
         max_model_len=131072,
-        rewrite=(Rewrite.CAP_TOKENS, Rewrite.TEXT_CONTENT),
+        rewrite=(Rewrite.CAP_TOKENS_BY_ESTIMATE, Rewrite.TEXT_CONTENT),
         context_buffer_tokens=4096,
         transport=Transport.TCP,
         network=True,
@@ -639,10 +639,16 @@ def test_image_without_registry_or_with_odd_name_is_refused(image: str) -> None:
         ("rewrite: strip_tools", ".rewrite", "wanted a list", "write [strip_tools]"),
         ("rewrite: [strip_tools, force_tools]", "", "undo each other", "keep one"),
         ("rewrite: [cap_tokens]", "", "needs the context window", "add max_model_len"),
-        ("context_buffer: 5", "", "without cap_tokens says nothing", "rewrite: [cap_tokens]"),
+        ("context_buffer: 5", "", "without cap_tokens_by_estimate says nothing", "leave it out"),
+        (
+            "max_model_len: 4096\nrewrite: [cap_tokens, cap_tokens_by_estimate]",
+            "",
+            "are two ways",
+            "keep one of the two",
+        ),
         ("context_buffer: -1", ".context_buffer", "'-1' is out of range", "0 to 100000000"),
         (
-            "rewrite: [cap_tokens]\nmax_model_len: 4096\ncontext_buffer: 4096",
+            "rewrite: [cap_tokens_by_estimate]\nmax_model_len: 4096\ncontext_buffer: 4096",
             "",
             "context_buffer 4096 leaves nothing of 4096 tokens",
             "make it less",

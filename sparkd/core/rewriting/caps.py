@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`cap_tokens`: no answer is asked for that the context window cannot hold.
+"""`cap_tokens` and `cap_tokens_by_estimate`: no more tokens asked for than an engine takes.
 
-Owns the token fields of a request. An engine refuses a request whose prompt and `max_tokens` do
-not fit together, and many clients send a fixed `max_tokens`; here the number is lowered instead.
+Owns the token fields of a request. Many clients send a fixed `max_tokens`, which an engine refuses
+when it is larger than the context window; here the number is lowered instead.
 """
 
 from __future__ import annotations
@@ -28,27 +28,52 @@ _FIELD: Final = {
 
 
 def cap(spec: ModelSpec, dialect: Dialect, body: dict[str, Any]) -> dict[str, Any]:
-    """The body with no more tokens asked for than fit. Raises RequestError."""
+    """The body with at most the context window asked for. Raises RequestError.
+
+    Engines lower such a number to what the prompt leaves free, and refuse a larger one.
+    """
+    if spec.max_model_len is None:
+        return body
+    if dialect is not Dialect.CHAT:
+        return _lowered(body, _FIELD[dialect], spec.max_model_len)
+    asked = _asked_in_chat(body)
+    if asked is not None and asked >= 1:
+        return _set_in_chat(body, min(asked, spec.max_model_len))
+    # Without a number an engine uses what is free.
+    given = {key for key in _CHAT_FIELDS if body.get(key) is not None}
+    return {key: value for key, value in body.items() if key not in given} if given else body
+
+
+def cap_by_estimate(spec: ModelSpec, dialect: Dialect, body: dict[str, Any]) -> dict[str, Any]:
+    """The body with no more tokens asked for than an estimated prompt leaves free.
+
+    For engines that refuse a prompt and a number that do not fit together. Raises RequestError.
+    """
     if spec.max_model_len is None:
         return body
     most = _room(spec.max_model_len, _buffer(spec), tokens.of_prompt(dialect, body))
-    if dialect is Dialect.CHAT:
-        return _cap_chat(body, most)
-    field = _FIELD[dialect]
-    # What is missing or senseless stays so: here the engine has a default or an answer of its own.
+    if dialect is not Dialect.CHAT:
+        return _lowered(body, _FIELD[dialect], most)
+    asked = _asked_in_chat(body)
+    return _set_in_chat(body, most if asked is None or asked < 1 else min(asked, most))
+
+
+def _lowered(body: dict[str, Any], field: str, most: int) -> dict[str, Any]:
+    # A missing or negative number stays: the engine has a default or an answer for it.
     asked = _number(body, field)
     return body if asked is None or asked <= most else {**body, field: most}
 
 
-def _cap_chat(body: dict[str, Any], most: int) -> dict[str, Any]:
+def _asked_in_chat(body: dict[str, Any]) -> int | None:
+    numbers = (_number(body, field) for field in _CHAT_FIELDS)
+    return next((number for number in numbers if number is not None), None)
+
+
+def _set_in_chat(body: dict[str, Any], number: int) -> dict[str, Any]:
     """Sets both fields: engines of one kind or another read only one of them."""
-    asked = next(
-        (number for field in _CHAT_FIELDS if (number := _number(body, field)) is not None), None
-    )
-    result = most if asked is None or asked < 1 else min(asked, most)
-    if all(type(body.get(field)) is int and body[field] == result for field in _CHAT_FIELDS):
+    if all(type(body.get(field)) is int and body[field] == number for field in _CHAT_FIELDS):
         return body
-    return {**body, **dict.fromkeys(reversed(_CHAT_FIELDS), result)}
+    return {**body, **dict.fromkeys(reversed(_CHAT_FIELDS), number)}
 
 
 def _room(max_model_len: int, buffer: int, prompt: int) -> int:

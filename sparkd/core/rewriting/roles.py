@@ -7,6 +7,7 @@ one only if everything in them has a place there, and results of tools stay as t
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import Any
 
 from sparkd.core.model import Dialect, ModelSpec
@@ -53,41 +54,77 @@ def _with_system_first(messages: list[Message]) -> list[Message]:
     media = [part for part in parts if not is_text(part)]
     heading: Content = f"{SYSTEM_HEADING}\n{text}" if text else ""
     if media:
-        heading = joined(heading, media)
+        heading = joined((heading, media))
     return [{"role": "user", "content": heading}, *turns] if heading else turns
 
 
 def _merged(messages: list[Message]) -> list[Message]:
-    merged: list[Message] = []
+    turns: list[_Turn] = []
     for message in messages:
-        both = _one_of(merged[-1], message) if merged else None
-        if both is None:
-            merged.append(message)
+        if turns and turns[-1].takes(message):
+            turns[-1].add(message)
         else:
-            merged[-1] = both
-    return merged
+            turns.append(_Turn(message))
+    return [turn.message() for turn in turns]
 
 
-def _one_of(first: Message, second: Message) -> Message | None:
-    """One message that says all that the two say; None if that cannot be."""
-    if first["role"] != second["role"] or first["role"] not in FILLERS:
-        return None
-    both = dict(first)
-    for key, value in second.items():
-        before = both.get(key)
-        if key == "content":
-            both[key] = joined(before, value)
-        elif before is None or value is None:
-            both[key] = value if before is None else before
-        elif isinstance(before, list) and isinstance(value, list):
-            both[key] = [*before, *value]
-        elif not isinstance(before, str) or not isinstance(value, str):
-            return None
-        elif key in _TEXT_FIELDS:
-            both[key] = joined(before, value)
-        elif before != value:
-            return None
-    return both
+class _Turn:
+    """Consecutive messages of one role on their way to one message.
+
+    Keeps the values of a field apart until the end: joining them one by one would copy the first
+    as often as others follow.
+    """
+
+    __slots__ = ("_fields", "_first", "_values")
+
+    def __init__(self, first: Message) -> None:
+        self._first = first
+        self._fields: Message = first
+        """Of each field a value that is not None, as far as there is one."""
+        self._values: dict[str, list[Any]] = {}
+        """All values of the fields that two messages or more have."""
+
+    def takes(self, message: Message) -> bool:
+        """Whether one message can hold all that the turn and this message say."""
+        role = message["role"]
+        return (
+            role == self._first["role"]
+            and role in FILLERS
+            and all(self._fits(key, value) for key, value in message.items())
+        )
+
+    def _fits(self, key: str, value: object) -> bool:
+        before = self._fields.get(key)
+        if key == "content" or before is None or value is None:
+            return True
+        if isinstance(before, list):
+            return isinstance(value, list)
+        if not isinstance(before, str) or not isinstance(value, str):
+            return False
+        return key in _TEXT_FIELDS or before == value
+
+    def add(self, message: Message) -> None:
+        if self._fields is self._first:
+            self._fields = dict(self._first)
+        for key, value in message.items():
+            before = self._fields.get(key)
+            if key == "content" or (before is not None and value is not None):
+                self._values.setdefault(key, [before]).append(value)
+            if before is None:
+                self._fields[key] = value
+
+    def message(self) -> Message:
+        """The one message; the very first object if there was no second."""
+        if self._fields is self._first:
+            return self._first
+        return {**self._fields, **{key: _one_of(key, all_) for key, all_ in self._values.items()}}
+
+
+def _one_of(key: str, values: list[Any]) -> object:
+    """The values of one field as one value."""
+    if key == "content" or (key in _TEXT_FIELDS and isinstance(values[0], str)):
+        return joined(values)
+    return [*chain.from_iterable(values)] if isinstance(values[0], list) else values[0]
 
 
 def _separated(messages: list[Message]) -> list[Message]:

@@ -6,6 +6,7 @@ Owns the difference between a string, a list of parts and nothing.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, TypeGuard
 
 from sparkd.core.model import Dialect, ModelSpec
@@ -38,18 +39,49 @@ def parts_of(content: Content) -> list[Part]:
     return [{"type": "text", "text": one} if isinstance(one, str) else one for one in pieces]
 
 
-def joined(first: Content, second: Content) -> Content:
-    """Two contents as one, a blank line between texts; media stay where they are."""
-    if not first or not second:
-        return first or (first if second is None else second)
-    if isinstance(first, str) and isinstance(second, str):
-        return first + BLANK_LINE + second
-    head, tail = parts_of(first), parts_of(second)
-    if not (is_text(head[-1]) and is_text(tail[0])):
-        return [*head, *tail]
-    # Chat templates trim each part and write them without a space between.
-    seam = {**head[-1], **tail[0], "text": head[-1]["text"] + BLANK_LINE + tail[0]["text"]}
-    return [*head[:-1], seam, *tail[1:]]
+def joined(contents: Iterable[Content]) -> Content:
+    """Several contents as one, a blank line between texts; media keep their place.
+
+    Copies each character once, however many contents there are.
+    """
+    listed = list(contents)
+    kept = [one for one in listed if one]
+    if len(kept) < 2:
+        empty = next((one for one in reversed(listed) if one is not None), None)
+        return kept[0] if kept else empty
+    if all(isinstance(one, str) for one in kept):
+        return BLANK_LINE.join(one for one in kept if isinstance(one, str))
+    return _joined_parts(parts_of(one) for one in kept)
+
+
+def _joined_parts(lists: Iterable[list[Part]]) -> list[Part]:
+    """One list of parts. Where a text meets a text, one part holds both.
+
+    Chat templates trim each part and write no space between two of them.
+    """
+    parts: list[Part] = []
+    seam: list[str] = []
+    """The texts of the last part, joined when it is complete."""
+    for pieces in lists:
+        rest = pieces
+        if parts and is_text(parts[-1]) and is_text(pieces[0]):
+            if not seam:
+                parts[-1] = dict(parts[-1])
+                seam.append(parts[-1]["text"])
+            parts[-1].update(pieces[0])
+            seam.append(pieces[0]["text"])
+            rest = pieces[1:]
+        if rest:
+            _close(parts, seam)
+            parts.extend(rest)
+    _close(parts, seam)
+    return parts
+
+
+def _close(parts: list[Part], seam: list[str]) -> None:
+    if seam:
+        parts[-1]["text"] = BLANK_LINE.join(seam)
+        seam.clear()
 
 
 def join_parts(_spec: ModelSpec, _dialect: Dialect, body: dict[str, Any]) -> dict[str, Any]:
