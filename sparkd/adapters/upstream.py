@@ -29,6 +29,7 @@ class ConnectFailed(UpstreamLost):
     """The server could not be reached: it saw nothing of the request."""
 
     code = "upstream_unreachable"
+    lasting = False
 
 
 class Answer:

@@ -13,7 +13,7 @@ import re
 ORIGIN = r"\*|[a-z][a-z0-9+.-]*://(?:\*|[A-Za-z0-9._-]+|\[[0-9a-f:.]+\])(?::(?:[0-9]{1,5}|\*))?"
 """What may stand in `cors_origins`."""
 EXPOSED = (
-    *("content-length", "content-range", "retry-after", "x-request-id"),
+    *("content-length", "content-range", "retry-after", "x-should-retry", "x-request-id"),
     *("x-sparkd-model", "x-sparkd-queue-ms", "x-sparkd-load-ms"),
     *("x-busy-model", "x-model-uptime-sec", "x-model-idle-sec"),
     *("x-time-until-release-sec", "x-model-will-auto-stop"),

@@ -29,9 +29,20 @@ docs/reference/errors.md; `web.render` turns an error into the body of the clien
     │   └── FetchInterrupted  502  and another try may succeed
     ├── UpstreamLost          502  the model died or broke off while it answered
     └── HostError             500  systemd, Podman or the file system refused something
+
+Each class says whether it is `final`: the same request fails the same way until a person changes
+something. `web.render` tells clients, so that they stop and show the message. `_FINAL_CODES` and
+`_PASSING_CODES` list the codes that differ from their class.
 """
 
 from __future__ import annotations
+
+from typing import ClassVar
+
+_FINAL_CODES = frozenset({"model_too_large", "cdi_unresolvable"})
+_PASSING_CODES = frozenset({"body_stalled"})
+_PASSING_STATUSES = frozenset({408, 425, 429})
+"""HTTP statuses that themselves ask the client to send the request again."""
 
 
 def room_hint(directory: object) -> str:
@@ -44,6 +55,8 @@ class SparkdError(Exception):
 
     code = "internal_error"
     http_status = 500
+    lasting: ClassVar[bool] = False
+    """Whether an error of this class stays until a person changes something."""
 
     def __init__(
         self,
@@ -72,6 +85,13 @@ class SparkdError(Exception):
     def __str__(self) -> str:
         return self._with_hint(self.message)
 
+    @property
+    def final(self) -> bool:
+        """Whether sending the same request again would change nothing."""
+        if self.code in _PASSING_CODES or self.http_status in _PASSING_STATUSES:
+            return False
+        return self.lasting or self.code in _FINAL_CODES
+
     def told(self, *, admin: bool) -> str:
         """What a client is told, an admin's or another."""
         return self._with_hint(self.message if admin else self.discreet)
@@ -83,6 +103,7 @@ class SparkdError(Exception):
 class RequestError(SparkdError):
     code = "invalid_request"
     http_status = 400
+    lasting = True
 
 
 class Unauthorized(RequestError):
@@ -150,11 +171,19 @@ class Busy(Unavailable):
 
 class Misconfigured(Unavailable):
     code = "misconfigured"
+    lasting = True
 
 
 class StartFailed(SparkdError):
+    """A start that failed.
+
+    Another start may take minutes and mostly fails the same way. sparkd itself limits how often it
+    tries (`core.backoff`), so clients do not have to.
+    """
+
     code = "start_failed"
     http_status = 502
+    lasting = True
 
 
 class StartCrashed(StartFailed):
@@ -171,17 +200,26 @@ class FetchFailed(SparkdError):
 
     code = "fetch_failed"
     http_status = 502
+    lasting = True
 
 
 class FetchInterrupted(FetchFailed):
     """A transfer broke off, or the other side is overloaded: try again where it ended."""
 
     code = "fetch_interrupted"
+    lasting = False
 
 
 class UpstreamLost(SparkdError):
+    """The engine broke off while it had the request.
+
+    This request may have ended the engine, and each try would load the model again. The other
+    causes (an admin stopped the model, memory ran short) are no reason to load it either.
+    """
+
     code = "upstream_lost"
     http_status = 502
+    lasting = True
 
 
 class HostError(SparkdError):

@@ -80,6 +80,12 @@ def error_event(error: SparkdError, shape: Shape, *, admin: bool) -> bytes:
 
 
 def error_headers(error: SparkdError) -> dict[str, str]:
+    """The headers of an error's answer, with one that says when or whether to try again.
+
+    OpenAI's and Anthropic's libraries send every 5xx again unless `x-should-retry` is false.
+    """
+    if error.final:
+        return {**error.headers, "x-should-retry": "false"}
     if error.retry_after_s is None:
         return error.headers
     return {**error.headers, "retry-after": str(error.retry_after_s)}

@@ -73,6 +73,17 @@ def test_event_of_anthropic_has_a_name_and_that_of_openai_has_none() -> None:
     assert error_headers(error)["retry-after"] == "7"
 
 
+@pytest.mark.parametrize("error", [Unauthorized("x"), Misconfigured("x"), UpstreamLost("x")])
+def test_final_error_tells_clients_not_to_try_again(error: SparkdError) -> None:
+    error.headers["allow"], error.retry_after_s = "GET", 7
+    assert error_headers(error) == {"allow": "GET", "x-should-retry": "false"}
+
+
+@pytest.mark.parametrize("error", [Busy("x"), TooManyRequests("x"), SparkdError("x")])
+def test_error_that_may_pass_leaves_clients_to_try_again(error: SparkdError) -> None:
+    assert "x-should-retry" not in error_headers(error)
+
+
 @pytest.mark.parametrize("shape", Shape)
 def test_program_that_holds_the_gpu_is_named_to_admins_only(shape: Shape) -> None:
     error = gpu_held("m", LockHolder(pid=4242, command="train --token abc", exclusive=True))
