@@ -107,8 +107,18 @@ class RequestError(SparkdError):
 
 
 class Unauthorized(RequestError):
+    """A request without a key that is valid here, with the challenge of RFC 6750."""
+
     code = "invalid_api_key"
     http_status = 401
+
+    def __init__(
+        self, message: str, *, hint: str = "", code: str | None = None, sent: bool = False
+    ) -> None:
+        """`sent` says whether the request carried a key."""
+        super().__init__(message, hint=hint, code=code)
+        refused = ', error="invalid_token"' if sent else ""
+        self.headers["www-authenticate"] = f'Bearer realm="sparkd"{refused}'
 
 
 class Forbidden(RequestError):

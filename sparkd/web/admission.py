@@ -37,16 +37,18 @@ def admitted(request: Request) -> Context:
         raise RequestError(
             "the request has two Authorization headers", hint="send one key", code="bad_request"
         )
-    digest = auth.presented(authorizations[0], headers.get("x-api-key"))
+    digests = auth.presented(authorizations[0], headers.get("x-api-key"), headers.get("api-key"))
     address = origin_of(str(request.ip or ""))
-    now_s = time.monotonic()
+    now_s, now = time.monotonic(), time.time()
+    ring = context.keys.current(now_s)
+    digest = auth.best_of(ring, digests, now)
     context.wrong_keys.check(address, digest, now_s)
     try:
-        ring = context.keys.current(now_s)
         if digest not in ring.keys:
             # It may have been added a moment ago.
             ring = context.keys.current(now_s, at_once=True)
-        key = auth.identify(ring, digest, time.time())
+            digest = auth.best_of(ring, digests, now)
+        key = auth.identify(ring, digest, now)
     except Unauthorized:
         if context.wrong_keys.wrong(address, now_s) == WRONG_KEYS_MOST:
             log.warning(

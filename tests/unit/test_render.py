@@ -73,7 +73,7 @@ def test_event_of_anthropic_has_a_name_and_that_of_openai_has_none() -> None:
     assert error_headers(error)["retry-after"] == "7"
 
 
-@pytest.mark.parametrize("error", [Unauthorized("x"), Misconfigured("x"), UpstreamLost("x")])
+@pytest.mark.parametrize("error", [NotFound("x"), Misconfigured("x"), UpstreamLost("x")])
 def test_final_error_tells_clients_not_to_try_again(error: SparkdError) -> None:
     error.headers["allow"], error.retry_after_s = "GET", 7
     assert error_headers(error) == {"allow": "GET", "x-should-retry": "false"}
