@@ -97,12 +97,17 @@ def require(key: ApiKey, access: Access) -> None:
 def require_model(key: ApiKey, model_id: str) -> None:
     """Raise Forbidden when the key is limited to other models."""
     if not key.may_use(model_id):
-        raise Forbidden(
-            f"the API key {key.name!r} may not use model {model_id!r}",
-            hint="GET /v1/models lists those that it may use",
-            code="model_forbidden",
-            param="model",
-        )
+        raise forbidden_model(key, model_id)
+
+
+def forbidden_model(key: ApiKey, name: str) -> Forbidden:
+    """The refusal of a model, by the name that the client has for it and no other."""
+    return Forbidden(
+        f"the API key {key.name!r} may not use model {name!r}",
+        hint="GET /v1/models lists those that it may use",
+        code="model_forbidden",
+        param="model",
+    )
 
 
 def _bearer(authorization: str | None) -> tuple[str, str]:

@@ -13,7 +13,7 @@ from urllib.parse import unquote
 
 from sanic import HTTPResponse, Request, Sanic
 
-from sparkd.core import auth, routing
+from sparkd.core import naming
 from sparkd.core.apikeys import ApiKey
 from sparkd.core.auth import Access
 from sparkd.core.model import ModelSpec
@@ -124,9 +124,7 @@ async def touch(request: Request, model_id: str) -> HTTPResponse:
 
 def _spec(context: Context, key: ApiKey, model_id: str) -> ModelSpec:
     """The model of a path. Raises NotFound, Misconfigured or Forbidden."""
-    spec = routing.lookup(context.config, unquote(model_id))
-    auth.require_model(key, spec.model_id)
-    return spec
+    return naming.resolve(context.config, unquote(model_id), key)
 
 
 def _json(body: object) -> HTTPResponse:

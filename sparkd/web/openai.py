@@ -14,7 +14,7 @@ from urllib.parse import unquote
 
 from sanic import HTTPResponse, Request, Sanic
 
-from sparkd.core import auth, routing
+from sparkd.core import naming, routing
 from sparkd.core.auth import Access
 from sparkd.core.cards import card
 from sparkd.core.errors import SparkdError
@@ -52,8 +52,7 @@ async def list_models(request: Request) -> HTTPResponse:
 async def show_model(request: Request, model_id: str) -> HTTPResponse:
     """One model, as the list has it."""
     context = admitted(request)
-    spec = routing.lookup(context.config, unquote(model_id))
-    auth.require_model(key_of(request), spec.model_id)
+    spec = naming.resolve(context.config, unquote(model_id), key_of(request))
     routing.check_enabled(spec)
     state = await states(context.runtime, context.config)
     return _json(card(spec, state.get(spec.model_id)))
@@ -122,9 +121,7 @@ def _asked(
     body: dict[str, Any],
 ) -> ModelSpec:
     """The model that is asked, if its key may use it and it does what is asked."""
-    name = routing.model_of(route, body)
-    spec = routing.find(context.config, name, route.operation.dialect)
-    auth.require_model(key_of(request), spec.model_id)
+    spec = naming.asked(context.config, route, body, key_of(request))
     exchange.model_id = spec.model_id
     return spec
 

@@ -590,3 +590,77 @@ async def test_engine_that_reads_slowly_gets_the_body_whole(serve: Serve, client
     await serve(script)
     await client.say(chat(body={"user": "x" * (2 * MIB)}))
     assert (await client.answer())[1] == b"hello"
+
+
+# Paths, names and headers as foreign clients write them.
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/v1//chat/completions", "/v1/v1/chat/completions", "/chat/completions/"),
+        *(
+            "/openai/deployments/m/chat/completions?api-version=2024-10-21",
+            "/v1/m/v1/chat/completions",
+        ),
+    ],
+)
+async def test_path_that_a_client_joined_wrongly_is_served(
+    client: Client, serve: Serve, path: str
+) -> None:
+    async def engine(peer: Peer) -> None:
+        head = await peer.request()
+        assert head.startswith(b"POST /v1/chat/completions HTTP/1.1\r\n")
+        await peer.send(HELLO)
+
+    await serve(engine)
+    await client.say(chat(path=path, body={"model": "openai/M:latest"}))
+    assert (await client.answer())[0].startswith(b"HTTP/1.1 200 ")
+
+
+async def test_right_key_in_any_header_is_taken_and_none_reaches_the_engine(
+    gateway: Gateway, serve: Serve
+) -> None:
+    async def engine(peer: Peer) -> None:
+        head = await peer.request()
+        assert KEY.encode() not in head
+        await peer.send(HELLO)
+
+    await serve(engine)
+    raw = b'{"model": "m", "messages": []}'
+    for headers in (f"api-key: {KEY}", f"Authorization: Bearer wrong\r\nx-api-key: {KEY}"):
+        client = await connected(gateway)
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: h\r\n{headers}\r\n"
+        await client.say(f"{head}Content-Length: {len(raw)}\r\n\r\n".encode() + raw)
+        assert (await client.answer())[0].startswith(b"HTTP/1.1 200 ")
+        client.leave()
+
+
+async def test_request_without_a_key_is_challenged_and_not_to_be_sent_again(client: Client) -> None:
+    await client.say(b"GET /v1/models HTTP/1.1\r\nHost: h\r\n\r\n")
+    head, body = await client.answer()
+    assert head.startswith(b"HTTP/1.1 401 ")
+    assert b'\r\nwww-authenticate: Bearer realm="sparkd"\r\n' in head
+    assert b"\r\nx-should-retry: false\r\n" in head
+    assert json.loads(body)["error"]["code"] == "invalid_api_key"
+
+
+async def test_websocket_of_codex_is_declined_by_the_status_that_it_understands(
+    client: Client,
+) -> None:
+    await client.say(
+        b"GET /v1/responses HTTP/1.1\r\nHost: h\r\n"
+        b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+    )
+    head, _ = await client.answer()
+    assert head.startswith(b"HTTP/1.1 426 ")
+    assert b"\r\nupgrade: " in head
+
+
+@pytest.mark.parametrize("method", ["GET", "DELETE", "POST"])
+async def test_stored_response_is_refused_in_plain_words(client: Client, method: str) -> None:
+    head = f"{method} /v1/responses/resp_1 HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {KEY}\r\n"
+    await client.say(f"{head}Content-Length: 0\r\n\r\n".encode())
+    head, body = await client.answer()
+    assert head.startswith(b"HTTP/1.1 404 ")
+    assert json.loads(body)["error"]["code"] == "responses_not_stored"
