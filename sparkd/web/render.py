@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import json
+import secrets
+import time
 from collections.abc import Mapping
 from enum import StrEnum
 
@@ -22,10 +24,14 @@ from sparkd.core.errors import (
 class Shape(StrEnum):
     OPENAI = "openai"
     ANTHROPIC = "anthropic"
+    RESPONSES = "responses"
+    """As OpenAI, but in a stream: there each event of the Responses API has a type."""
 
 
 def shape_of(path: str, headers: Mapping[str, str]) -> Shape:
     """The form in which a client reads errors, by the path that is Anthropic's or its header."""
+    if path.endswith("/responses"):
+        return Shape.RESPONSES
     anthropic = path.endswith(_ANTHROPIC_PATHS) or "anthropic-version" in headers
     return Shape.ANTHROPIC if anthropic else Shape.OPENAI
 
@@ -76,7 +82,32 @@ def error_event(error: SparkdError, shape: Shape, *, admin: bool) -> bytes:
     body = error_body(error, shape, admin=admin)
     if shape is Shape.ANTHROPIC:
         return f"event: error\ndata: {body}\n\n".encode()
+    if shape is Shape.RESPONSES:
+        return f"event: response.failed\ndata: {_failed_response(body)}\n\n".encode()
     return f"data: {body}\n\n".encode()
+
+
+def _failed_response(body: str) -> str:
+    """The data of `response.failed`.
+
+    Codex reads `response.error`; OpenAI's libraries raise an error for the `error` beside it, also
+    where no `response.created` came before.
+    """
+    error = json.loads(body)["error"]
+    failed = {
+        "type": "response.failed",
+        "sequence_number": 0,
+        "response": {
+            "id": f"resp_{secrets.token_hex(16)}",
+            "object": "response",
+            "created_at": int(time.time()),
+            "status": "failed",
+            "error": {"code": error["code"], "message": error["message"]},
+            "output": [],
+        },
+        "error": error,
+    }
+    return json.dumps(failed)
 
 
 def error_headers(error: SparkdError) -> dict[str, str]:

@@ -664,3 +664,53 @@ async def test_stored_response_is_refused_in_plain_words(client: Client, method:
     head, body = await client.answer()
     assert head.startswith(b"HTTP/1.1 404 ")
     assert json.loads(body)["error"]["code"] == "responses_not_stored"
+
+
+OVERFLOW = json.dumps(
+    {
+        "error": {
+            "message": "This model's maximum context length is 8192 tokens. However, your request "
+            "has 9000 input tokens.",
+            "type": "BadRequestError",
+            "code": 400,
+        }
+    }
+).encode()
+
+
+@pytest.mark.parametrize("path", ["/v1/messages", "/v1/messages/count_tokens"])
+@pytest.mark.parametrize("streamed", [True, False])
+async def test_engine_that_refuses_a_long_prompt_is_quoted_in_anthropics_words(
+    client: Client, serve: Serve, path: str, *, streamed: bool
+) -> None:
+    async def engine(peer: Peer) -> None:
+        await peer.request()
+        head = b"HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\n"
+        await peer.send(head + b"Content-Length: %d\r\n\r\n%b" % (len(OVERFLOW), OVERFLOW))
+
+    await serve(engine)
+    await client.say(chat(path=path, body={"stream": streamed}))
+    head, body = await client.answer()
+    assert head.startswith(b"HTTP/1.1 400 ")
+    assert b"\r\nx-should-retry: false\r\n" in head
+    assert json.loads(body) == {
+        "type": "error",
+        "error": {
+            "type": "invalid_request_error",
+            "message": "prompt is too long: 9000 tokens > 8192 maximum",
+        },
+    }
+
+
+async def test_engine_that_breaks_off_a_response_fails_it_in_the_events_of_its_dialect(
+    client: Client, serve: Serve
+) -> None:
+    async def engine(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(EVENTS + b"15\r\nevent: x\ndata: {}\n\nab\n\r\n")
+        peer.reset()
+
+    await serve(engine)
+    await client.say(chat(path="/v1/responses", body=STREAMED))
+    await client.head()
+    assert b"event: response.failed\ndata: {" in await client.chunks()

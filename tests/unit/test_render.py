@@ -35,6 +35,8 @@ VERSION = {"anthropic-version": "2023-06-01"}
         ("/v1/chat/completions", {}, Shape.OPENAI),
         ("/v1/messages/x", {}, Shape.OPENAI),
         ("/v1/models", VERSION, Shape.ANTHROPIC),
+        ("/v1/responses", {}, Shape.RESPONSES),
+        ("/v1/org/model/responses", VERSION, Shape.RESPONSES),
     ],
 )
 def test_form_follows_from_the_path_or_the_header(
@@ -71,6 +73,23 @@ def test_event_of_anthropic_has_a_name_and_that_of_openai_has_none() -> None:
     assert error_event(error, Shape.ANTHROPIC, admin=False).startswith(b"event: error\ndata: {")
     assert error_event(error, Shape.OPENAI, admin=False).startswith(b"data: {")
     assert error_headers(error)["retry-after"] == "7"
+
+
+def test_late_error_of_a_response_is_the_event_that_its_clients_read() -> None:
+    sent = error_event(Busy("x", hint="wait"), Shape.RESPONSES, admin=False).decode()
+    name, data, *rest = sent.split("\n")
+    assert (name, rest) == ("event: response.failed", ["", ""])
+    failed = json.loads(data.removeprefix("data: "))
+    response = failed["response"]
+    assert failed["type"] == "response.failed"
+    assert isinstance(failed["sequence_number"], int)
+    assert response["id"].startswith("resp_")
+    assert (response["object"], response["status"]) == ("response", "failed")
+    assert response["error"] == {"code": "busy", "message": "x (wait)"}
+    # OpenAI's libraries raise for this one, whatever came before.
+    assert failed["error"]["message"] == "x (wait)"
+    whole = error_body(Busy("x"), Shape.RESPONSES, admin=False)
+    assert whole == error_body(Busy("x"), Shape.OPENAI, admin=False)
 
 
 @pytest.mark.parametrize("error", [NotFound("x"), Misconfigured("x"), UpstreamLost("x")])
