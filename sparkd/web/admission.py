@@ -19,6 +19,7 @@ from sparkd.core.apikeys import ApiKey, Scope
 from sparkd.core.auth import Access
 from sparkd.core.errors import RequestError, Unauthorized
 from sparkd.core.quota import WRONG_KEYS_MOST, origin_of
+from sparkd.core.sight import Sight
 from sparkd.web.context import Context
 from sparkd.web.wire import WireHttp
 
@@ -71,6 +72,12 @@ def key_of(request: Request) -> ApiKey:
     """The key of a request that was admitted."""
     key: ApiKey = request.ctx.key
     return key
+
+
+def sight_of(request: Request) -> Sight:
+    """What the client of a request may be told, admitted or not."""
+    context: Context = request.app.ctx.sparkd
+    return Sight(context.config, getattr(request.ctx, "key", None))
 
 
 def is_admin(request: Request) -> bool:

@@ -17,7 +17,7 @@ from sparkd.core.auth import Access
 from sparkd.core.errors import BodyTooLarge, NotFound, RequestError, SparkdError
 from sparkd.core.routing import route, unknown_path
 from sparkd.web import admin, crossorigin, description, events, figures, logs, openai, page
-from sparkd.web.admission import is_admin
+from sparkd.web.admission import is_admin, sight_of
 from sparkd.web.context import READ, Context
 from sparkd.web.render import error_body, error_headers, shape_of
 from sparkd.web.requestid import name_answer
@@ -82,7 +82,7 @@ class _Errors(ErrorHandler):
     def default(self, request: Request, exception: Exception) -> HTTPResponse:
         if isinstance(exception, MethodNotAllowed) and request.method == "OPTIONS":
             return crossorigin.options(request, exception)
-        error = _as_ours(request, exception)
+        error = sight_of(request).error(_as_ours(request, exception))
         shape = shape_of(request.path, request.headers)
         return HTTPResponse(
             error_body(error, shape, admin=is_admin(request)),

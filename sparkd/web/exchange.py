@@ -33,7 +33,7 @@ from sparkd.core.sse import EndMark, comment
 from sparkd.core.traffic import Passage, Traffic
 from sparkd.proxy import response_headers
 from sparkd.queue import Grant, Progress
-from sparkd.web.admission import is_admin
+from sparkd.web.admission import is_admin, sight_of
 from sparkd.web.render import Shape, error_event, shape_of
 from sparkd.web.wire import WireHttp
 
@@ -241,6 +241,7 @@ class Exchange:
         await self._end()
 
     async def _tell(self, error: SparkdError) -> None:
+        error = sight_of(self._request).error(error)
         await self._send(error_event(error, self.shape, admin=is_admin(self._request)))
 
     async def _send(self, data: bytes, *, end: bool = False) -> None:

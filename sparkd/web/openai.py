@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from dataclasses import replace
 from typing import Any
 from urllib.parse import unquote
 
@@ -22,8 +23,9 @@ from sparkd.core.forms import Form
 from sparkd.core.model import ModelSpec, Status
 from sparkd.core.rewrite import rewrite
 from sparkd.proxy import Outgoing, request_headers
+from sparkd.queue import OnWait, Progress
 from sparkd.status import states
-from sparkd.web.admission import admitted, key_of
+from sparkd.web.admission import admitted, key_of, sight_of
 from sparkd.web.context import READ, Context
 from sparkd.web.exchange import Exchange
 from sparkd.web.requestid import request_id
@@ -46,7 +48,7 @@ async def list_models(request: Request) -> HTTPResponse:
         for spec in models
         if spec.status is not Status.DISABLED
     ]
-    return _json({"object": "list", "data": data})
+    return _json(sight_of(request).value({"object": "list", "data": data}))
 
 
 async def show_model(request: Request, model_id: str) -> HTTPResponse:
@@ -55,7 +57,7 @@ async def show_model(request: Request, model_id: str) -> HTTPResponse:
     spec = naming.resolve(context.config, unquote(model_id), key_of(request))
     routing.check_enabled(spec)
     state = await states(context.runtime, context.config)
-    return _json(card(spec, state.get(spec.model_id)))
+    return _json(sight_of(request).value(card(spec, state.get(spec.model_id))))
 
 
 async def infer(request: Request, rest: str) -> None:
@@ -106,11 +108,21 @@ async def _infer(context: Context, request: Request, exchange: Exchange) -> None
         out = routing.upstream_body(raw, body, spec.model_id, rewritten)
         headers = _json_headers(headers)
     outgoing = Outgoing(method="POST", path=operation.upstream_path, headers=headers, body=out)
-    told = (exchange.granted, exchange.notice if streams else None)
+    told = (exchange.granted, _noticed(request, exchange) if streams else None)
     with context.traffic.flight(spec.model_id, len(out)):
         async with await context.proxy.answer(config, spec, outgoing, *told) as answer:
             await exchange.relay(answer)
             await context.sampler.sample(spec.model_id)
+
+
+def _noticed(request: Request, exchange: Exchange) -> OnWait:
+    """Tells the client what it waits for, as far as its key may know."""
+    sight = sight_of(request)
+
+    async def notice(progress: Progress) -> None:
+        await exchange.notice(replace(progress, why=sight.text(progress.why)))
+
+    return exchange.notice if sight.whole else notice
 
 
 def _asked(
