@@ -87,10 +87,21 @@ def route(path: str) -> Route:
     raise unknown_path(path)
 
 
+def is_ollamas(path: str) -> bool:
+    """Whether a path is one of Ollama's API, and not of one that others have at `/api/v1`."""
+    return path.startswith("/api/") and not path.startswith("/api/v1/")
+
+
 def unknown_path(path: str) -> NotFound:
     """The refusal of a path, which shows the right one where it can be told."""
     if path.startswith("/v1/responses/"):
         return _not_stored()
+    if is_ollamas(path):
+        return NotFound(
+            f"sparkd does not speak Ollama's API, so there is no path {path[:200]!r}",
+            hint="choose 'OpenAI compatible' in the client, with the base URL http://HOST:PORT/v1",
+            code="unknown_path",
+        )
     meant = next((name for name in _LONGEST_FIRST if path.endswith(f"/{name}")), None)
     if meant is not None:
         hint = (

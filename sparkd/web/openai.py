@@ -21,6 +21,7 @@ from sparkd.core.cards import card
 from sparkd.core.errors import SparkdError
 from sparkd.core.forms import Form
 from sparkd.core.model import ModelSpec, Status
+from sparkd.core.modellist import is_anthropics, listing, shown
 from sparkd.core.rewrite import rewrite
 from sparkd.proxy import Outgoing, request_headers
 from sparkd.queue import OnWait, Progress
@@ -48,7 +49,14 @@ async def list_models(request: Request) -> HTTPResponse:
         for spec in models
         if spec.status is not Status.DISABLED
     ]
-    return _json(sight_of(request).value({"object": "list", "data": data}))
+    return _json(_listed(request, data))
+
+
+def _listed(request: Request, cards: list[dict[str, object]]) -> object:
+    """The list in the client's form, as far as its key may know."""
+    query = {name: str(request.args.get(name)) for name in request.args}
+    anthropic = is_anthropics(request.headers)
+    return sight_of(request).value(listing(cards, query, anthropic=anthropic))
 
 
 async def show_model(request: Request, model_id: str) -> HTTPResponse:
@@ -57,7 +65,11 @@ async def show_model(request: Request, model_id: str) -> HTTPResponse:
     spec = naming.resolve(context.config, unquote(model_id), key_of(request))
     routing.check_enabled(spec)
     state = await states(context.runtime, context.config)
-    return _json(sight_of(request).value(card(spec, state.get(spec.model_id))))
+    return _json(
+        sight_of(request).value(
+            shown(card(spec, state.get(spec.model_id)), anthropic=is_anthropics(request.headers))
+        )
+    )
 
 
 async def infer(request: Request, rest: str) -> None:

@@ -19,6 +19,7 @@ from sparkd.core.errors import (
     TooManyRequests,
     Unauthorized,
 )
+from sparkd.core.routing import is_ollamas
 
 
 class Shape(StrEnum):
@@ -26,10 +27,14 @@ class Shape(StrEnum):
     ANTHROPIC = "anthropic"
     RESPONSES = "responses"
     """As OpenAI, but in a stream: there each event of the Responses API has a type."""
+    OLLAMA = "ollama"
+    """One text; its clients show anything else as `[object Object]`."""
 
 
 def shape_of(path: str, headers: Mapping[str, str]) -> Shape:
     """The form in which a client reads errors, by the path that is Anthropic's or its header."""
+    if is_ollamas(path):
+        return Shape.OLLAMA
     if path.endswith("/responses"):
         return Shape.RESPONSES
     anthropic = path.endswith(_ANTHROPIC_PATHS) or "anthropic-version" in headers
@@ -63,6 +68,8 @@ _ANTHROPIC_TYPES: tuple[tuple[type[SparkdError], str], ...] = (
 def error_body(error: SparkdError, shape: Shape, *, admin: bool) -> str:
     """The JSON body of an error, for an admin's client or another."""
     message = error.told(admin=admin)
+    if shape is Shape.OLLAMA:
+        return json.dumps({"error": message})
     if shape is Shape.ANTHROPIC:
         inner: dict[str, object] = {"type": _type(error, _ANTHROPIC_TYPES), "message": message}
         return json.dumps({"type": "error", "error": inner})

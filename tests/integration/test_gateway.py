@@ -15,6 +15,8 @@ from collections.abc import AsyncIterator, Iterator
 import httpx
 import pytest
 
+from sparkd.core import apikeys
+
 from .alone import KEY, Gateway
 from .peers import (
     CHUNKED,
@@ -38,9 +40,22 @@ EVENTS = STREAM + b"Transfer-Encoding: chunked\r\n\r\n"
 END = b"0\r\n\r\n"
 
 
+OTHERS_KEY = "sk-local-others"
+"""Of a key that is for another model than `m`."""
+
+
 @pytest.fixture(scope="module")
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     gateway = Gateway(tmp_path_factory.mktemp("gateway"))
+    key = apikeys.ApiKey(
+        name="others",
+        digest=apikeys.digest(OTHERS_KEY.encode()),
+        scopes=tuple(apikeys.Scope),
+        models=("other",),
+    )
+    keys = gateway.directory / "etc/keys.json"
+    keys.touch(0o600)
+    keys.write_text(apikeys.write([key]))
     yield gateway
     gateway.end()
     assert [line for line in gateway.log().splitlines() if " ERROR " in line] == []
@@ -714,3 +729,48 @@ async def test_engine_that_breaks_off_a_response_fails_it_in_the_events_of_its_d
     await client.say(chat(path="/v1/responses", body=STREAMED))
     await client.head()
     assert b"event: response.failed\ndata: {" in await client.chunks()
+
+
+async def test_list_of_models_has_the_form_of_the_library_that_asks(client: Client) -> None:
+    head = f"GET /v1/models?limit=1000 HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {KEY}\r\n"
+    await client.say(f"{head}\r\n".encode())
+    plain = json.loads((await client.answer())[1])
+    assert set(plain) == {"object", "data"}
+    await client.say(f"{head}anthropic-version: 2023-06-01\r\n\r\n".encode())
+    both = json.loads((await client.answer())[1])
+    assert (both["first_id"], both["has_more"]) == ("m", False)
+    assert both["data"][0].items() >= plain["data"][0].items()
+    assert both["data"][0]["display_name"] == "m"
+
+
+async def test_root_tells_programs_where_the_api_is_and_browsers_get_the_page(
+    client: Client,
+) -> None:
+    await client.say(b"GET / HTTP/1.1\r\nHost: h\r\nAccept: application/json\r\n\r\n")
+    assert json.loads((await client.answer())[1])["api"] == "/v1"
+    await client.say(b"GET / HTTP/1.1\r\nHost: h\r\nAccept: text/html, */*\r\n\r\n")
+    assert b"<!doctype html>" in (await client.answer())[1].lower()
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_client_of_ollama_reads_where_to_go(client: Client, method: str) -> None:
+    await client.say(
+        f"{method} /api/chat HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n".encode()
+    )
+    head, body = await client.answer()
+    assert head.startswith(b"HTTP/1.1 404 ")
+    assert "Ollama" in json.loads(body)["error"]
+
+
+async def test_key_for_one_model_learns_of_no_other_at_any_endpoint(
+    gateway: Gateway, client: Client
+) -> None:
+    for path in ("/v1/models", "/v1/models/m", "/check/m", "/debug/gpu-stats/m", "/logs/m"):
+        method = "POST" if path.startswith("/check") else "GET"
+        head = f"{method} {path} HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {OTHERS_KEY}\r\n"
+        await client.say(f"{head}Content-Length: 0\r\n\r\n".encode())
+        answered, body = await client.answer()
+        known = body.replace(b"model 'm'", b"") if b"model_forbidden" in body else body
+        assert b'"m"' not in known, path
+        assert b"'m'" not in known, path
+        assert b" 500 " not in answered

@@ -21,6 +21,7 @@ from sparkd.core.errors import (
 )
 from sparkd.core.model import LockHolder
 from sparkd.core.policy import gpu_held
+from sparkd.core.routing import unknown_path
 from sparkd.web.render import Shape, error_body, error_event, error_headers, shape_of
 
 VERSION = {"anthropic-version": "2023-06-01"}
@@ -36,6 +37,7 @@ VERSION = {"anthropic-version": "2023-06-01"}
         ("/v1/messages/x", {}, Shape.OPENAI),
         ("/v1/models", VERSION, Shape.ANTHROPIC),
         ("/v1/responses", {}, Shape.RESPONSES),
+        ("/api/tags", {}, Shape.OLLAMA),
         ("/v1/org/model/responses", VERSION, Shape.RESPONSES),
     ],
 )
@@ -73,6 +75,13 @@ def test_event_of_anthropic_has_a_name_and_that_of_openai_has_none() -> None:
     assert error_event(error, Shape.ANTHROPIC, admin=False).startswith(b"event: error\ndata: {")
     assert error_event(error, Shape.OPENAI, admin=False).startswith(b"data: {")
     assert error_headers(error)["retry-after"] == "7"
+
+
+def test_client_of_ollama_gets_its_error_as_one_text() -> None:
+    body = json.loads(error_body(unknown_path("/api/chat"), Shape.OLLAMA, admin=False))
+    assert list(body) == ["error"]
+    assert "does not speak Ollama's API" in body["error"]
+    assert "/v1" in body["error"]
 
 
 def test_late_error_of_a_response_is_the_event_that_its_clients_read() -> None:

@@ -166,7 +166,7 @@ def test_every_handler_that_shows_models_asks_the_sight_of_the_key() -> None:
     web = Path(__file__).parents[2] / "sparkd/web"
     shown = {
         "admin.py": {"show_status", "debug_state", "show_diagnosis"},
-        "openai.py": {"list_models", "show_model", "_noticed"},
+        "openai.py": {"_listed", "show_model", "_noticed"},
         "events.py": {"tell"},
         "app.py": {"default"},
         "exchange.py": {"_tell"},
