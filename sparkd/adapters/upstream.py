@@ -87,7 +87,7 @@ class Answer:
 def _broken_off(error: httpx.HTTPError) -> UpstreamLost:
     return UpstreamLost(
         f"the model broke off its answer: {type(error).__name__}",
-        hint="send the request again; sudo sparkctl logs MODEL tells why it ended",
+        hint="sudo sparkctl logs MODEL tells why it ended; then send the request again",
     )
 
 
@@ -135,7 +135,7 @@ class Upstream:
         except httpx.HTTPError as error:
             raise UpstreamLost(
                 f"the model broke off before it answered: {type(error).__name__}",
-                hint="send the request again; sudo sparkctl logs MODEL tells why it ended",
+                hint="sudo sparkctl logs MODEL tells why it ended; then send the request again",
             ) from error
         return Answer(exchange)
 

@@ -166,7 +166,7 @@ class Exchange:
         if not watched.mark.seen:
             raise UpstreamLost(
                 "the model broke off its answer: the stream has no end mark",
-                hint="send the request again; sudo sparkctl logs MODEL tells why it ended",
+                hint="sudo sparkctl logs MODEL tells why it ended; then send the request again",
             )
 
     async def fail(self, error: SparkdError) -> bool:
