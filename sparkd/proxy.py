@@ -27,7 +27,7 @@ _HOP_BY_HOP = frozenset(
 )
 _OURS = frozenset(
     {
-        *("authorization", "x-api-key", "cookie", "host", "content-length", "expect"),
+        *("authorization", "x-api-key", "api-key", "cookie", "host", "content-length", "expect"),
         # The engine has rules of its own for browsers, and would answer by them.
         "origin",
     }

@@ -30,6 +30,7 @@ class ConnectFailed(UpstreamLost):
     """The server could not be reached: it saw nothing of the request."""
 
     code = "upstream_unreachable"
+    lasting = False
 
 
 class Answer:
@@ -87,7 +88,7 @@ class Answer:
 def _broken_off(error: httpx.HTTPError) -> UpstreamLost:
     return UpstreamLost(
         f"the model broke off its answer: {type(error).__name__}",
-        hint="send the request again; sudo sparkctl logs MODEL tells why it ended",
+        hint="sudo sparkctl logs MODEL tells why it ended; then send the request again",
     )
 
 
@@ -135,7 +136,7 @@ class Upstream:
         except httpx.HTTPError as error:
             raise UpstreamLost(
                 f"the model broke off before it answered: {type(error).__name__}",
-                hint="send the request again; sudo sparkctl logs MODEL tells why it ended",
+                hint="sudo sparkctl logs MODEL tells why it ended; then send the request again",
             ) from error
         return Answer(exchange)
 

@@ -10,10 +10,13 @@ from __future__ import annotations
 import functools
 import re
 
-ORIGIN = r"\*|[a-z][a-z0-9+.-]*://(?:\*|[A-Za-z0-9._-]+|\[[0-9a-f:.]+\])(?::(?:[0-9]{1,5}|\*))?"
+ORIGIN = (
+    r"\*|null|file://"
+    r"|[a-z][a-z0-9+.-]*://(?:\*|(?:\*\.)?[A-Za-z0-9._-]+|\[[0-9a-f:.]+\])(?::(?:[0-9]{1,5}|\*))?"
+)
 """What may stand in `cors_origins`."""
 EXPOSED = (
-    *("content-length", "content-range", "retry-after", "x-request-id"),
+    *("content-length", "content-range", "retry-after", "x-should-retry", "x-request-id"),
     *("x-sparkd-model", "x-sparkd-queue-ms", "x-sparkd-load-ms"),
     *("x-busy-model", "x-model-uptime-sec", "x-model-idle-sec"),
     *("x-time-until-release-sec", "x-model-will-auto-stop"),
@@ -56,8 +59,15 @@ def preflight_headers(origin: str, methods: str, wanted: str | None) -> dict[str
 def _pattern(allowed: str) -> re.Pattern[str]:
     if allowed == "*":
         return re.compile(".+")
+    if allowed == "null":
+        return re.compile("null")
     scheme, _, rest = allowed.partition("://")
     host, any_port, _ = rest.partition(":*")
-    escaped = r"[^\s/]+" if host == "*" else re.escape(host.lower())
+    if host == "*":
+        escaped = r"[^\s/]+"
+    elif host.startswith("*."):
+        escaped = rf"(?:[a-z0-9_-]+\.)+{re.escape(host[2:].lower())}"
+    else:
+        escaped = re.escape(host.lower())
     port = "(?::[0-9]{1,5})?" if any_port else ""
     return re.compile(f"{re.escape(scheme)}://{escaped}{port}")

@@ -33,7 +33,7 @@ def check_entry(spec: ModelSpec, place: Place) -> ModelSpec:
     """Report all that is wrong with it; the entry, with the context window that its args say."""
     spec = _with_context_window(spec, place)
     for alias in spec.aliases:
-        is_model_id(alias, place)
+        is_model_id(alias.replace("*", "x"), place)
     _check_rewriting(spec, place)
     _check_standing(spec, place)
     _check_engine(spec, place)

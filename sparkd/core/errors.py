@@ -11,7 +11,8 @@ docs/reference/errors.md; `web.render` turns an error into the body of the clien
     │   ├── Unauthorized      401  no key, or a wrong one
     │   ├── Forbidden         403  a right key that may not do this
     │   ├── NotFound          404  no such model, path or running instance
-    │   │   └── Disabled      404  a model that the catalog has switched off
+    │   │   ├── Disabled      404  a model that the catalog has switched off
+    │   │   └── NotPresent    404  a model whose weights or image are not on this host
     │   ├── BodyTooLarge      413  the body is over the limit
     │   │   └── BodyTooComplex
     │   │                     413  parsing it would take too much memory
@@ -30,9 +31,20 @@ docs/reference/errors.md; `web.render` turns an error into the body of the clien
     │   └── FetchInterrupted  502  and another try may succeed
     ├── UpstreamLost          502  the model died or broke off while it answered
     └── HostError             500  systemd, Podman or the file system refused something
+
+Each class says whether it is `final`: the same request fails the same way until a person changes
+something. `web.render` tells clients, so that they stop and show the message. `_FINAL_CODES` and
+`_PASSING_CODES` list the codes that differ from their class.
 """
 
 from __future__ import annotations
+
+from typing import ClassVar
+
+_FINAL_CODES = frozenset({"model_too_large", "cdi_unresolvable"})
+_PASSING_CODES = frozenset({"body_stalled"})
+_PASSING_STATUSES = frozenset({408, 425, 429})
+"""HTTP statuses that themselves ask the client to send the request again."""
 
 
 def room_hint(directory: object) -> str:
@@ -45,6 +57,8 @@ class SparkdError(Exception):
 
     code = "internal_error"
     http_status = 500
+    lasting: ClassVar[bool] = False
+    """Whether an error of this class stays until a person changes something."""
 
     def __init__(
         self,
@@ -73,6 +87,13 @@ class SparkdError(Exception):
     def __str__(self) -> str:
         return self._with_hint(self.message)
 
+    @property
+    def final(self) -> bool:
+        """Whether sending the same request again would change nothing."""
+        if self.code in _PASSING_CODES or self.http_status in _PASSING_STATUSES:
+            return False
+        return self.lasting or self.code in _FINAL_CODES
+
     def told(self, *, admin: bool) -> str:
         """What a client is told, an admin's or another."""
         return self._with_hint(self.message if admin else self.discreet)
@@ -84,11 +105,22 @@ class SparkdError(Exception):
 class RequestError(SparkdError):
     code = "invalid_request"
     http_status = 400
+    lasting = True
 
 
 class Unauthorized(RequestError):
+    """A request without a key that is valid here, with the challenge of RFC 6750."""
+
     code = "invalid_api_key"
     http_status = 401
+
+    def __init__(
+        self, message: str, *, hint: str = "", code: str | None = None, sent: bool = False
+    ) -> None:
+        """`sent` says whether the request carried a key."""
+        super().__init__(message, hint=hint, code=code)
+        refused = ', error="invalid_token"' if sent else ""
+        self.headers["www-authenticate"] = f'Bearer realm="sparkd"{refused}'
 
 
 class Forbidden(RequestError):
@@ -105,6 +137,15 @@ class Disabled(NotFound):
     """Not 503: clients try those again, and this one stays."""
 
     code = "model_disabled"
+
+
+class NotPresent(NotFound):
+    """A configured model whose weights or image are not on this host.
+
+    `details` lists them as `missing`.
+    """
+
+    code = "model_not_present"
 
 
 class BodyTooLarge(RequestError):
@@ -146,11 +187,19 @@ class Busy(Unavailable):
 
 class Misconfigured(Unavailable):
     code = "misconfigured"
+    lasting = True
 
 
 class StartFailed(SparkdError):
+    """A start that failed.
+
+    Another start may take minutes and mostly fails the same way. sparkd itself limits how often it
+    tries (`core.backoff`), so clients do not have to.
+    """
+
     code = "start_failed"
     http_status = 502
+    lasting = True
 
 
 class StartCrashed(StartFailed):
@@ -167,17 +216,26 @@ class FetchFailed(SparkdError):
 
     code = "fetch_failed"
     http_status = 502
+    lasting = True
 
 
 class FetchInterrupted(FetchFailed):
     """A transfer broke off, or the other side is overloaded: try again where it ended."""
 
     code = "fetch_interrupted"
+    lasting = False
 
 
 class UpstreamLost(SparkdError):
+    """The engine broke off while it had the request.
+
+    This request may have ended the engine, and each try would load the model again. The other
+    causes (an admin stopped the model, memory ran short) are no reason to load it either.
+    """
+
     code = "upstream_lost"
     http_status = 502
+    lasting = True
 
 
 class HostError(SparkdError):

@@ -242,11 +242,19 @@ class Choices(Kind):
         return tuple(chosen)
 
 
+@dataclass(frozen=True, slots=True)
 class Names(Kind):
     """A list of model ids; whether they exist is known only when every file was read."""
 
-    wanted = "a list"
-    limits = "ids of models"
+    limits_text: str = "ids of models"
+
+    @property
+    def wanted(self) -> str:
+        return "a list"
+
+    @property
+    def limits(self) -> str:
+        return self.limits_text
 
     def read(self, at: Place) -> tuple[str, ...]:
         return tuple(text for item in at.items() if (text := item.scalar("a model id")) is not None)

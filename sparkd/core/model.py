@@ -287,7 +287,9 @@ class Settings:
     preload: tuple[str, ...] = ()
     cors_origins: tuple[str, ...] = (
         *("http://localhost:*", "https://localhost:*", "http://127.0.0.1:*", "https://127.0.0.1:*"),
-        "vscode-webview://*",
+        *("http://[::1]:*", "https://[::1]:*", "vscode-webview://*", "app://obsidian.md"),
+        *("tauri://localhost", "http://tauri.localhost", "https://tauri.localhost"),
+        *("capacitor://localhost", "ionic://localhost", "capacitor-electron://-"),
     )
     default_model: str | None = None
     """What `auto` and `default` mean."""

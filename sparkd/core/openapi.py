@@ -82,6 +82,7 @@ def describe(paths: Iterable[Path], version: str) -> Json:
             "securitySchemes": {
                 "bearer": {"type": "http", "scheme": "bearer"},
                 "header": {"type": "apiKey", "in": "header", "name": "x-api-key"},
+                "azure": {"type": "apiKey", "in": "header", "name": "api-key"},
             },
         },
     }
@@ -148,7 +149,7 @@ def _common(path: Path, template: str, summary: str) -> Json:
         "operationId": "_".join(words),
         "summary": summary,
         **({"parameters": parameters} if parameters else {}),
-        "security": [{"bearer": []}, {"header": []}] if path.needs_key else [],
+        "security": [{"bearer": []}, {"header": []}, {"azure": []}] if path.needs_key else [],
     }
 
 

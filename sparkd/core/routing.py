@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Any
 from urllib.parse import unquote
 
@@ -52,6 +53,7 @@ OPERATIONS: dict[str, Operation] = {
 }
 _DEFAULTS = {"auto": "default_model", "default": "default_model", "small": "small_model"}
 """Names that mean what a setting says, unless a model of the catalog has them."""
+_STORE = "VLLM_ENABLE_RESPONSES_API_STORE"
 _LONGEST_FIRST = sorted(OPERATIONS, key=len, reverse=True)
 """So that "m/chat/completions" is not taken for "completions" of a model "m/chat"."""
 
@@ -81,11 +83,51 @@ def route(path: str) -> Route:
         if rest.endswith(f"/{name}"):
             model_id = unquote(rest.removesuffix(f"/{name}"))
             return Route(name=name, operation=OPERATIONS[name], model_id=model_id)
-    raise NotFound(
-        f"there is no path {path[:200]!r}",
-        hint=f"POST /v1/{{{','.join(OPERATIONS)}}} or GET /v1/models",
-        code="unknown_path",
+    raise unknown_path(path)
+
+
+def is_ollamas(path: str) -> bool:
+    """Whether a path is one of Ollama's API, and not of one that others have at `/api/v1`."""
+    return path.startswith("/api/") and not path.startswith("/api/v1/")
+
+
+def unknown_path(path: str) -> NotFound:
+    """The refusal of a path, which shows the right one where it can be told."""
+    if path.startswith("/v1/responses/"):
+        return _not_stored()
+    if is_ollamas(path):
+        return NotFound(
+            f"sparkd does not speak Ollama's API, so there is no path {path[:200]!r}",
+            hint="choose 'OpenAI compatible' in the client, with the base URL http://HOST:PORT/v1",
+            code="unknown_path",
+        )
+    meant = next((name for name in _LONGEST_FIRST if path.endswith(f"/{name}")), None)
+    if meant is not None:
+        hint = (
+            f"did you mean /v1/{meant}? The base URL of OpenAI's libraries ends in /v1, "
+            "that of Anthropic's does not"
+        )
+    elif path.startswith("/v1"):
+        hint = f"POST /v1/{{{','.join(OPERATIONS)}}} or GET /v1/models"
+    else:
+        hint = "the API is under /v1/; GET /v1/models lists the models"
+    return NotFound(f"there is no path {path[:200]!r}", hint=hint, code="unknown_path")
+
+
+def _not_stored(param: str | None = None) -> NotFound:
+    return NotFound(
+        "sparkd does not store responses, so that there is none to read, continue or delete",
+        hint="POST /v1/responses with the whole conversation in 'input'",
+        code="responses_not_stored",
+        param=param,
     )
+
+
+def check_stateless(route: Route, body: dict[str, Any], spec: ModelSpec) -> None:
+    """Raise NotFound when a request continues a response that no vLLM has stored."""
+    stores = spec.engine is not None or (_STORE, "1") in spec.env
+    if route.name == "responses" and body.get("previous_response_id") and not stores:
+        raise _not_stored("previous_response_id")
 
 
 def model_of(route: Route, body: dict[str, Any]) -> str:
@@ -109,7 +151,7 @@ def lookup(config: Config, name: str) -> ModelSpec:
     model_id = name
     spec = config.models.get(name)
     if spec is None:
-        model_id = config.aliases.get(name) or _default(config, name) or name
+        model_id = _by_alias(config, name) or _default(config, name) or name
         model_id = config.aliases.get(model_id, model_id)
         spec = config.models.get(model_id)
     if spec is not None:
@@ -140,6 +182,15 @@ def lookup(config: Config, name: str) -> ModelSpec:
     )
 
 
+def _by_alias(config: Config, name: str) -> str | None:
+    """The model of this alias, or of the longest pattern that the name matches."""
+    found = config.aliases.get(name)
+    if found is not None or name in _DEFAULTS:
+        return found
+    patterns = [one for one in config.aliases if "*" in one and fnmatchcase(name, one)]
+    return config.aliases[max(patterns, key=len)] if patterns else None
+
+
 def _default(config: Config, name: str) -> str | None:
     setting = _DEFAULTS.get(name)
     return None if setting is None else getattr(config.settings, setting)
@@ -159,6 +210,12 @@ def check_enabled(spec: ModelSpec) -> None:
 def find(config: Config, model_id: str, dialect: Dialect) -> ModelSpec:
     """The model, if it may run and speaks the dialect. Raises as `lookup`, and RequestError."""
     spec = lookup(config, model_id)
+    check_use(spec, dialect)
+    return spec
+
+
+def check_use(spec: ModelSpec, dialect: Dialect) -> None:
+    """Raise Disabled, or RequestError when the model does not speak the dialect."""
     check_enabled(spec)
     if dialect not in spec.dialects:
         spoken = ", ".join(spec.dialects)
@@ -167,4 +224,3 @@ def find(config: Config, model_id: str, dialect: Dialect) -> ModelSpec:
             hint=f"it does {spoken}",
             code="dialect_unsupported",
         )
-    return spec

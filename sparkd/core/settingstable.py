@@ -175,7 +175,8 @@ SETTINGS_KEYS: Final = table(
         kind=Texts(
             pattern=ORIGIN,
             item="an origin",
-            limits_text="SCHEME://HOST, with :PORT, :* for any port, * for any host; or *",
+            limits_text="SCHEME://HOST, with :PORT, :* for any port, * for any host, *.DOMAIN for "
+            "its subdomains; null; file://; or *",
         ),
         doc="Pages of which origins a browser lets use the gateway; they need a key all the same.",
     ),

@@ -63,8 +63,9 @@ MODEL_KEYS: Final = table(
     Key(
         name="aliases",
         field="aliases",
-        kind=Names(),
-        doc="Further names by which clients may ask for it; no other model may have them.",
+        kind=Names("ids of models; * stands for any characters"),
+        doc="Further names by which clients may ask for it, or patterns of names (`claude-*`); no "
+        "other model may have them.",
     ),
     Key(
         name="weights",

@@ -13,13 +13,13 @@ from urllib.parse import unquote
 
 from sanic import HTTPResponse, Request, Sanic
 
-from sparkd.core import auth, routing
+from sparkd.core import naming
 from sparkd.core.apikeys import ApiKey
 from sparkd.core.auth import Access
 from sparkd.core.model import ModelSpec
 from sparkd.core.names import Names
 from sparkd.status import reference_state, status, used, visible_to
-from sparkd.web.admission import admitted, key_of
+from sparkd.web.admission import admitted, key_of, sight_of
 from sparkd.web.context import READ, Context
 
 
@@ -48,19 +48,21 @@ async def show_status(request: Request) -> HTTPResponse:
     context = admitted(request)
     described = await status(context.runtime, context.config)
     described["keys"] = [used(meter) for meter in context.meters.all()]
-    return _json(visible_to(key_of(request), described))
+    return _json(sight_of(request).value(visible_to(key_of(request), described)))
 
 
 async def debug_state(request: Request) -> HTTPResponse:
     """The same in the terms of the gateway that this one replaces."""
     context = admitted(request)
     described = await status(context.runtime, context.config)
-    return _json(reference_state(visible_to(key_of(request), described), context.config))
+    shown = sight_of(request).value(visible_to(key_of(request), described))
+    return _json(reference_state(shown, context.config))
 
 
 async def show_diagnosis(request: Request) -> HTTPResponse:
     """What is wrong with the host, why it matters, and what mends it."""
-    return _json(await admitted(request).doctor.diagnosis())
+    diagnosis = await admitted(request).doctor.diagnosis()
+    return _json(sight_of(request).value(diagnosis))
 
 
 async def load(request: Request, model_id: str) -> HTTPResponse:
@@ -124,9 +126,7 @@ async def touch(request: Request, model_id: str) -> HTTPResponse:
 
 def _spec(context: Context, key: ApiKey, model_id: str) -> ModelSpec:
     """The model of a path. Raises NotFound, Misconfigured or Forbidden."""
-    spec = routing.lookup(context.config, unquote(model_id))
-    auth.require_model(key, spec.model_id)
-    return spec
+    return naming.resolve(context.config, unquote(model_id), key)
 
 
 def _json(body: object) -> HTTPResponse:

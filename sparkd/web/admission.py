@@ -19,6 +19,7 @@ from sparkd.core.apikeys import ApiKey, Scope
 from sparkd.core.auth import Access
 from sparkd.core.errors import RequestError, Unauthorized
 from sparkd.core.quota import WRONG_KEYS_MOST, origin_of
+from sparkd.core.sight import Sight
 from sparkd.web.context import Context
 from sparkd.web.wire import WireHttp
 
@@ -37,16 +38,18 @@ def admitted(request: Request) -> Context:
         raise RequestError(
             "the request has two Authorization headers", hint="send one key", code="bad_request"
         )
-    digest = auth.presented(authorizations[0], headers.get("x-api-key"))
+    digests = auth.presented(authorizations[0], headers.get("x-api-key"), headers.get("api-key"))
     address = origin_of(str(request.ip or ""))
-    now_s = time.monotonic()
+    now_s, now = time.monotonic(), time.time()
+    ring = context.keys.current(now_s)
+    digest = auth.best_of(ring, digests, now)
     context.wrong_keys.check(address, digest, now_s)
     try:
-        ring = context.keys.current(now_s)
         if digest not in ring.keys:
             # It may have been added a moment ago.
             ring = context.keys.current(now_s, at_once=True)
-        key = auth.identify(ring, digest, time.time())
+            digest = auth.best_of(ring, digests, now)
+        key = auth.identify(ring, digest, now)
     except Unauthorized:
         if context.wrong_keys.wrong(address, now_s) == WRONG_KEYS_MOST:
             log.warning(
@@ -69,6 +72,12 @@ def key_of(request: Request) -> ApiKey:
     """The key of a request that was admitted."""
     key: ApiKey = request.ctx.key
     return key
+
+
+def sight_of(request: Request) -> Sight:
+    """What the client of a request may be told, admitted or not."""
+    context: Context = request.app.ctx.sparkd
+    return Sight(context.config, getattr(request.ctx, "key", None))
 
 
 def is_admin(request: Request) -> bool:

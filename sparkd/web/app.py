@@ -15,9 +15,9 @@ from sanic.response import BaseHTTPResponse
 
 from sparkd.core.auth import Access
 from sparkd.core.errors import BodyTooLarge, NotFound, RequestError, SparkdError
-from sparkd.core.routing import route
+from sparkd.core.routing import route, unknown_path
 from sparkd.web import admin, crossorigin, description, events, figures, logs, openai, page
-from sparkd.web.admission import is_admin
+from sparkd.web.admission import is_admin, sight_of
 from sparkd.web.context import READ, Context
 from sparkd.web.render import error_body, error_headers, shape_of
 from sparkd.web.requestid import name_answer
@@ -82,7 +82,7 @@ class _Errors(ErrorHandler):
     def default(self, request: Request, exception: Exception) -> HTTPResponse:
         if isinstance(exception, MethodNotAllowed) and request.method == "OPTIONS":
             return crossorigin.options(request, exception)
-        error = _as_ours(request, exception)
+        error = sight_of(request).error(_as_ours(request, exception))
         shape = shape_of(request.path, request.headers)
         return HTTPResponse(
             error_body(error, shape, admin=is_admin(request)),
@@ -110,11 +110,7 @@ def _as_ours(request: Request, exception: Exception) -> SparkdError:
 
 def _from_sanic(request: Request, exception: SanicException) -> SparkdError:
     if exception.status_code == 404:
-        return NotFound(
-            f"there is no path {request.path[:200]!r}",
-            hint="the API is under /v1/; GET /v1/models lists the models",
-            code="unknown_path",
-        )
+        return unknown_path(request.path)
     if isinstance(exception, MethodNotAllowed):
         return _wrong_method(request, exception)
     if request.head:
@@ -128,8 +124,20 @@ def _from_sanic(request: Request, exception: SanicException) -> SparkdError:
     return error
 
 
+def _no_websocket() -> SparkdError:
+    """The status by which Codex finds out that it has to POST."""
+    error = RequestError(
+        "sparkd does not speak WebSocket", hint="POST /v1/responses", code="bad_request"
+    )
+    error.http_status = 426
+    error.headers |= {"upgrade": "HTTP/1.1", "connection": "upgrade"}
+    return error
+
+
 def _wrong_method(request: Request, refused: MethodNotAllowed) -> SparkdError:
     """A path that is not asked this way. Of those that take a POST some do not exist at all."""
+    if request.path == "/v1/responses" and "upgrade" in request.headers:
+        return _no_websocket()
     methods = crossorigin.allowed_methods(refused)
     if request.path.startswith("/v1/") and "GET" not in methods:
         try:

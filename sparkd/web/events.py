@@ -21,9 +21,10 @@ from sparkd.core import auth
 from sparkd.core.auth import Access
 from sparkd.core.errors import RequestError
 from sparkd.core.happening import as_sse
+from sparkd.core.sight import Sight
 from sparkd.core.sse import comment
 from sparkd.events import Listener, ListenerLostError
-from sparkd.web.admission import admitted, key_of
+from sparkd.web.admission import admitted, key_of, sight_of
 from sparkd.web.context import Context
 from sparkd.web.requestid import HEADER, request_id
 
@@ -54,13 +55,15 @@ async def tell(request: Request) -> None:
         headers = Header([("cache-control", "no-cache"), (HEADER, request_id(request))])
         response = await request.respond(headers=headers, content_type="text/event-stream")
         try:
-            await _tell(context, listener, response)
+            await _tell(context, listener, response, sight_of(request))
         except (TimeoutError, ListenerLostError):
             transport: asyncio.Transport = request.transport  # type: ignore[assignment]
             transport.abort()
 
 
-async def _tell(context: Context, listener: Listener, response: BaseHTTPResponse) -> None:
+async def _tell(
+    context: Context, listener: Listener, response: BaseHTTPResponse, sight: Sight
+) -> None:
     await _send(response, comment("sparkd tells what happens"))
     leaving = asyncio.ensure_future(context.leaving.wait())
     try:
@@ -71,7 +74,7 @@ async def _tell(context: Context, listener: Listener, response: BaseHTTPResponse
                     {coming, leaving}, timeout=_ALIVE_S, return_when=asyncio.FIRST_COMPLETED
                 )
                 if coming.done():
-                    await _send(response, as_sse(coming.result()))
+                    await _send(response, as_sse(sight.happening(coming.result())))
                 elif leaving.done():
                     await _send(response, f"retry: {_COME_BACK_MS}\n".encode() + _LEFT)
                     await response.eof()  # type: ignore[attr-defined]

@@ -9,6 +9,7 @@ after that is told as an error event of the client's dialect.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from time import monotonic
 
@@ -19,6 +20,7 @@ from sanic.response import BaseHTTPResponse
 
 from sparkd.adapters.journal import Event, note
 from sparkd.adapters.upstream import Answer
+from sparkd.core import engineerror
 from sparkd.core.errors import (
     BodyTooLarge,
     RequestError,
@@ -33,7 +35,7 @@ from sparkd.core.sse import EndMark, comment
 from sparkd.core.traffic import Passage, Traffic
 from sparkd.proxy import response_headers
 from sparkd.queue import Grant, Progress
-from sparkd.web.admission import is_admin
+from sparkd.web.admission import is_admin, sight_of
 from sparkd.web.render import Shape, error_event, shape_of
 from sparkd.web.wire import WireHttp
 
@@ -43,6 +45,8 @@ _BODY_SLOWEST_BYTES_S = 4096
 """Below this pace, after the time above, it only wants to hold a connection."""
 _ERROR_BODY_LIMIT = 64 << 10
 """How much of an engine's own error is passed on inside an event."""
+_ERROR_BODY_S = 10.0
+"""How long the rest of an engine's error may take."""
 _EVENT_STREAM = "text/event-stream"
 
 
@@ -127,6 +131,8 @@ class Exchange:
 
     async def relay(self, answer: Answer, explain: Explain) -> None:
         """Pass the answer on as it comes; one that breaks off ends the client's with an error."""
+        if self._response is None and self.shape is Shape.ANTHROPIC and answer.status >= 400:
+            raise await self._refusal(answer)
         streams = answer.content_type.startswith(_EVENT_STREAM)
         if self._response is not None and not streams:
             await self._relay_refusal(answer)
@@ -167,7 +173,7 @@ class Exchange:
         if not watched.mark.seen:
             raise UpstreamLost(
                 "the model broke off its answer: the stream has no end mark",
-                hint="send the request again; sudo sparkctl logs MODEL tells why it ended",
+                hint="sudo sparkctl logs MODEL tells why it ended; then send the request again",
             )
 
     async def fail(self, error: SparkdError) -> bool:
@@ -218,6 +224,19 @@ class Exchange:
         self.status = status
         self._response = await self._request.respond(HTTPResponse(status=status, headers=headers))
 
+    async def _refusal(self, answer: Answer) -> SparkdError:
+        """The engine's error for a client of Anthropic's API, in the words of that API."""
+        said = b""
+        with contextlib.suppress(TimeoutError, UpstreamLost):
+            async with asyncio.timeout(_ERROR_BODY_S):
+                async for chunk in answer.chunks():
+                    said += chunk
+                    if len(said) >= engineerror.BODY_MOST_BYTES:
+                        break
+        error = engineerror.read(answer.status, said, anthropic=True)
+        error.headers["x-sparkd-model"] = self.model_id
+        return error
+
     async def _relay_refusal(self, answer: Answer) -> None:
         """An engine that answers no stream, after we have begun one: its words as an event."""
         said = b""
@@ -229,6 +248,7 @@ class Exchange:
         await self._end()
 
     async def _tell(self, error: SparkdError) -> None:
+        error = sight_of(self._request).error(error)
         await self._send(error_event(error, self.shape, admin=is_admin(self._request)))
 
     async def _send(self, data: bytes, *, end: bool = False) -> None:

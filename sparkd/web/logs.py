@@ -18,7 +18,7 @@ from sanic.compat import Header
 from sanic.response import BaseHTTPResponse
 
 from sparkd.adapters.journalreader import follow, logged, model_log, read
-from sparkd.core import auth, routing
+from sparkd.core import naming
 from sparkd.core.auth import Access
 from sparkd.core.errors import RequestError
 from sparkd.web.admission import admitted, key_of
@@ -40,8 +40,7 @@ def add_routes(app: Sanic[Any, Any]) -> None:
 async def show_log(request: Request, model_id: str) -> None:
     """The last `lines` of what a model printed; `follow=1` goes on."""
     context = admitted(request)
-    spec = routing.lookup(context.config, unquote(model_id))
-    auth.require_model(key_of(request), spec.model_id)
+    spec = naming.resolve(context.config, unquote(model_id), key_of(request))
     following = request.args.get("follow", "0") not in ("0", "false")
     arguments = (f"--lines={_lines(request)}", *model_log(spec.model_id))
     source = (follow if following else read)(*arguments)

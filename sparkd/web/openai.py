@@ -10,21 +10,24 @@ import asyncio
 import json
 import secrets
 import time
+from dataclasses import replace
 from functools import partial
 from typing import Any
 from urllib.parse import unquote
 
 from sanic import HTTPResponse, Request, Sanic
 
-from sparkd.core import auth, routing
+from sparkd.core import naming, routing
 from sparkd.core.auth import Access
 from sparkd.core.body import prepare, prepare_form
 from sparkd.core.cards import card
 from sparkd.core.errors import SparkdError, UpstreamLost
 from sparkd.core.model import ModelSpec, Status
+from sparkd.core.modellist import is_anthropics, listing, shown
 from sparkd.proxy import Outgoing, request_headers
+from sparkd.queue import OnWait, Progress
 from sparkd.status import states
-from sparkd.web.admission import admitted, key_of
+from sparkd.web.admission import admitted, key_of, sight_of
 from sparkd.web.context import READ, Context
 from sparkd.web.exchange import Exchange
 from sparkd.web.requestid import request_id
@@ -47,17 +50,27 @@ async def list_models(request: Request) -> HTTPResponse:
         for spec in models
         if spec.status is not Status.DISABLED
     ]
-    return _json({"object": "list", "data": data})
+    return _json(_listed(request, data))
+
+
+def _listed(request: Request, cards: list[dict[str, object]]) -> object:
+    """The list in the client's form, as far as its key may know."""
+    query = {name: str(request.args.get(name)) for name in request.args}
+    anthropic = is_anthropics(request.headers)
+    return sight_of(request).value(listing(cards, query, anthropic=anthropic))
 
 
 async def show_model(request: Request, model_id: str) -> HTTPResponse:
     """One model, as the list has it."""
     context = admitted(request)
-    spec = routing.lookup(context.config, unquote(model_id))
-    auth.require_model(key_of(request), spec.model_id)
+    spec = naming.resolve(context.config, unquote(model_id), key_of(request))
     routing.check_enabled(spec)
     state = await states(context.runtime, context.config)
-    return _json(card(spec, state.get(spec.model_id)))
+    return _json(
+        sight_of(request).value(
+            shown(card(spec, state.get(spec.model_id)), anthropic=is_anthropics(request.headers))
+        )
+    )
 
 
 async def infer(request: Request, rest: str) -> None:
@@ -107,11 +120,21 @@ async def _infer(context: Context, request: Request, exchange: Exchange) -> None
         headers = _json_headers(headers)
     spec, body = prepared.spec, prepared.payload
     outgoing = Outgoing(method="POST", path=operation.upstream_path, headers=headers, body=body)
-    told = (exchange.granted, exchange.notice if prepared.streams else None)
+    told = (exchange.granted, _noticed(request, exchange) if prepared.streams else None)
     with context.traffic.flight(spec.model_id, len(body)):
         async with await context.proxy.answer(config, spec, outgoing, *told) as answer:
             await exchange.relay(answer, context.runtime.endings.explain)
             await context.sampler.sample(spec.model_id)
+
+
+def _noticed(request: Request, exchange: Exchange) -> OnWait:
+    """Tells the client what it waits for, as far as its key may know."""
+    sight = sight_of(request)
+
+    async def notice(progress: Progress) -> None:
+        await exchange.notice(replace(progress, why=sight.text(progress.why)))
+
+    return exchange.notice if sight.whole else notice
 
 
 def _asked(
@@ -122,9 +145,7 @@ def _asked(
     body: dict[str, Any],
 ) -> ModelSpec:
     """The model that is asked, if its key may use it and it does what is asked."""
-    name = routing.model_of(route, body)
-    spec = routing.find(context.config, name, route.operation.dialect)
-    auth.require_model(key_of(request), spec.model_id)
+    spec = naming.asked(context.config, route, body, key_of(request))
     exchange.model_id = spec.model_id
     return spec
 

@@ -17,6 +17,7 @@ from importlib import resources
 from typing import Any
 
 from sanic import HTTPResponse, Request, Sanic
+from sanic.response import json
 
 from sparkd.core.auth import Access
 from sparkd.web.context import READ
@@ -34,17 +35,23 @@ class Page:
     policy: str
 
 
+_PLACES = {"service": "sparkd", "api": "/v1", "health": "/healthz", "description": "/openapi.json"}
+
+
 def add_routes(app: Sanic[Any, Any]) -> None:
     app.add_route(show_page, "/", methods=READ, ctx_access=Access.OPEN, ctx_answers="text/html")
 
 
 async def show_page(request: Request) -> HTTPResponse:
-    """The status page, for a browser."""
+    """The status page, for a browser; the places of the API, for a program."""
+    accepted = request.headers.get("accept", "")
+    if "application/json" in accepted and "text/html" not in accepted:
+        return json(_PLACES, headers={"vary": "accept"})
     page = assembled()
     headers = {
         "content-security-policy": page.policy,
         "cache-control": "no-cache",
-        "vary": "accept-encoding",
+        "vary": "accept, accept-encoding",
         "referrer-policy": "no-referrer",
         "x-content-type-options": "nosniff",
         "cross-origin-opener-policy": "same-origin",

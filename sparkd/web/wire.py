@@ -31,6 +31,7 @@ from sanic.server import HttpProtocol
 
 from sparkd.adapters.transport import break_off
 from sparkd.core.httprequest import ChunkedBody, Malformed, RequestHead, head_end, parse_head
+from sparkd.core.paths import canonical
 from sparkd.web.context import Context
 
 HEAD_S = 30.0
@@ -81,7 +82,7 @@ class WireHttp(Http):
         self.head_only = head.method == "HEAD"
         self.keep_alive = head.keep_alive
         request = protocol.request_class(
-            url_bytes=head.target,
+            url_bytes=canonical(head.target),
             headers=head.headers,  # type: ignore[arg-type]  # It makes a `Header` of it.
             head=raw,
             version=f"1.{head.minor}",

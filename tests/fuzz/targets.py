@@ -20,7 +20,7 @@ from typing import Any, Final
 import httptools
 
 from sparkd.adapters.keyfiles import secrets_of
-from sparkd.core import apikeys, happening, jsontext, loadphase, names, routing, sse
+from sparkd.core import apikeys, engineerror, happening, jsontext, loadphase, names, routing, sse
 from sparkd.core import body as bodies
 from sparkd.core import skeleton as bones
 from sparkd.core.containerspec import container_spec
@@ -29,8 +29,10 @@ from sparkd.core.forms import Form
 from sparkd.core.http1 import AnswerReader
 from sparkd.core.httprequest import ChunkedBody, Malformed, RequestHead, head_end, parse_head
 from sparkd.core.model import Config, Dialect, ModelSpec, Rewrite
+from sparkd.core.paths import canonical_path
 from sparkd.core.rewrite import rewrite
 from sparkd.core.schema import Source, SourceKind, parse
+from sparkd.web.render import Shape, error_body
 
 from .clear import assert_clear
 from .outside import arguments, cdi_file, hub_listing, hub_refusal
@@ -192,7 +194,7 @@ def route(data: bytes) -> None:
     """Path and body name a listed operation of a configured model, or are refused."""
     path, _, body = data.partition(b"\n")
     try:
-        found = routing.route("/v1/" + path.decode("latin-1"))
+        found = routing.route(canonical_path("/v1/" + path.decode("latin-1")))
         spec = routing.lookup(CONFIG, routing.model_of(found, bodies.parse_body(body)))
     except SparkdError as error:
         assert_clear(error.message)
@@ -376,11 +378,19 @@ def event(data: bytes) -> None:
         assert text.count(b"\n") == 4
 
 
+def engine_error(data: bytes) -> None:
+    """Whatever an engine answers is an error that a client of any dialect can be told."""
+    error = engineerror.read(400, data, anthropic=True)
+    assert 0 < len(error.message) <= len(data) * 6 + 100
+    for shape in Shape:
+        assert json.loads(error_body(error, shape, admin=False))
+
+
 TARGETS: Final[dict[str, Check]] = {
     check.__name__: check
     for check in (
         *(config, keys, rewriting, json_body, skeleton, route, form, request, model_names),
-        *(answer, stream, load_log, event),
+        *(answer, stream, load_log, event, engine_error),
         *(hub_listing, hub_refusal, cdi_file, arguments),
     )
 }

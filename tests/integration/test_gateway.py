@@ -15,6 +15,8 @@ from collections.abc import AsyncIterator, Iterator
 import httpx
 import pytest
 
+from sparkd.core import apikeys
+
 from .alone import KEY, Gateway
 from .peers import (
     CHUNKED,
@@ -38,9 +40,22 @@ EVENTS = STREAM + b"Transfer-Encoding: chunked\r\n\r\n"
 END = b"0\r\n\r\n"
 
 
+OTHERS_KEY = "sk-local-others"
+"""Of a key that is for another model than `m`."""
+
+
 @pytest.fixture(scope="module")
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     gateway = Gateway(tmp_path_factory.mktemp("gateway"))
+    key = apikeys.ApiKey(
+        name="others",
+        digest=apikeys.digest(OTHERS_KEY.encode()),
+        scopes=tuple(apikeys.Scope),
+        models=("other",),
+    )
+    keys = gateway.directory / "etc/keys.json"
+    keys.touch(0o600)
+    keys.write_text(apikeys.write([key]))
     yield gateway
     gateway.end()
     assert [line for line in gateway.log().splitlines() if " ERROR " in line] == []
@@ -590,3 +605,172 @@ async def test_engine_that_reads_slowly_gets_the_body_whole(serve: Serve, client
     await serve(script)
     await client.say(chat(body={"user": "x" * (2 * MIB)}))
     assert (await client.answer())[1] == b"hello"
+
+
+# Paths, names and headers as foreign clients write them.
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/v1//chat/completions", "/v1/v1/chat/completions", "/chat/completions/"),
+        *(
+            "/openai/deployments/m/chat/completions?api-version=2024-10-21",
+            "/v1/m/v1/chat/completions",
+        ),
+    ],
+)
+async def test_path_that_a_client_joined_wrongly_is_served(
+    client: Client, serve: Serve, path: str
+) -> None:
+    async def engine(peer: Peer) -> None:
+        head = await peer.request()
+        assert head.startswith(b"POST /v1/chat/completions HTTP/1.1\r\n")
+        await peer.send(HELLO)
+
+    await serve(engine)
+    await client.say(chat(path=path, body={"model": "openai/M:latest"}))
+    assert (await client.answer())[0].startswith(b"HTTP/1.1 200 ")
+
+
+async def test_right_key_in_any_header_is_taken_and_none_reaches_the_engine(
+    gateway: Gateway, serve: Serve
+) -> None:
+    async def engine(peer: Peer) -> None:
+        head = await peer.request()
+        assert KEY.encode() not in head
+        await peer.send(HELLO)
+
+    await serve(engine)
+    raw = b'{"model": "m", "messages": []}'
+    for headers in (f"api-key: {KEY}", f"Authorization: Bearer wrong\r\nx-api-key: {KEY}"):
+        client = await connected(gateway)
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: h\r\n{headers}\r\n"
+        await client.say(f"{head}Content-Length: {len(raw)}\r\n\r\n".encode() + raw)
+        assert (await client.answer())[0].startswith(b"HTTP/1.1 200 ")
+        client.leave()
+
+
+async def test_request_without_a_key_is_challenged_and_not_to_be_sent_again(client: Client) -> None:
+    await client.say(b"GET /v1/models HTTP/1.1\r\nHost: h\r\n\r\n")
+    head, body = await client.answer()
+    assert head.startswith(b"HTTP/1.1 401 ")
+    assert b'\r\nwww-authenticate: Bearer realm="sparkd"\r\n' in head
+    assert b"\r\nx-should-retry: false\r\n" in head
+    assert json.loads(body)["error"]["code"] == "invalid_api_key"
+
+
+async def test_websocket_of_codex_is_declined_by_the_status_that_it_understands(
+    client: Client,
+) -> None:
+    await client.say(
+        b"GET /v1/responses HTTP/1.1\r\nHost: h\r\n"
+        b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+    )
+    head, _ = await client.answer()
+    assert head.startswith(b"HTTP/1.1 426 ")
+    assert b"\r\nupgrade: " in head
+
+
+@pytest.mark.parametrize("method", ["GET", "DELETE", "POST"])
+async def test_stored_response_is_refused_in_plain_words(client: Client, method: str) -> None:
+    head = f"{method} /v1/responses/resp_1 HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {KEY}\r\n"
+    await client.say(f"{head}Content-Length: 0\r\n\r\n".encode())
+    head, body = await client.answer()
+    assert head.startswith(b"HTTP/1.1 404 ")
+    assert json.loads(body)["error"]["code"] == "responses_not_stored"
+
+
+OVERFLOW = json.dumps(
+    {
+        "error": {
+            "message": "This model's maximum context length is 8192 tokens. However, your request "
+            "has 9000 input tokens.",
+            "type": "BadRequestError",
+            "code": 400,
+        }
+    }
+).encode()
+
+
+@pytest.mark.parametrize("path", ["/v1/messages", "/v1/messages/count_tokens"])
+@pytest.mark.parametrize("streamed", [True, False])
+async def test_engine_that_refuses_a_long_prompt_is_quoted_in_anthropics_words(
+    client: Client, serve: Serve, path: str, *, streamed: bool
+) -> None:
+    async def engine(peer: Peer) -> None:
+        await peer.request()
+        head = b"HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\n"
+        await peer.send(head + b"Content-Length: %d\r\n\r\n%b" % (len(OVERFLOW), OVERFLOW))
+
+    await serve(engine)
+    await client.say(chat(path=path, body={"stream": streamed}))
+    head, body = await client.answer()
+    assert head.startswith(b"HTTP/1.1 400 ")
+    assert b"\r\nx-should-retry: false\r\n" in head
+    assert json.loads(body) == {
+        "type": "error",
+        "error": {
+            "type": "invalid_request_error",
+            "message": "prompt is too long: 9000 tokens > 8192 maximum",
+        },
+    }
+
+
+async def test_engine_that_breaks_off_a_response_fails_it_in_the_events_of_its_dialect(
+    client: Client, serve: Serve
+) -> None:
+    async def engine(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(EVENTS + b"15\r\nevent: x\ndata: {}\n\nab\n\r\n")
+        peer.reset()
+
+    await serve(engine)
+    await client.say(chat(path="/v1/responses", body=STREAMED))
+    await client.head()
+    assert b"event: response.failed\ndata: {" in await client.chunks()
+
+
+async def test_list_of_models_has_the_form_of_the_library_that_asks(client: Client) -> None:
+    head = f"GET /v1/models?limit=1000 HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {KEY}\r\n"
+    await client.say(f"{head}\r\n".encode())
+    plain = json.loads((await client.answer())[1])
+    assert set(plain) == {"object", "data"}
+    await client.say(f"{head}anthropic-version: 2023-06-01\r\n\r\n".encode())
+    both = json.loads((await client.answer())[1])
+    assert (both["first_id"], both["has_more"]) == ("m", False)
+    assert both["data"][0].items() >= plain["data"][0].items()
+    assert both["data"][0]["display_name"] == "m"
+
+
+async def test_root_tells_programs_where_the_api_is_and_browsers_get_the_page(
+    client: Client,
+) -> None:
+    await client.say(b"GET / HTTP/1.1\r\nHost: h\r\nAccept: application/json\r\n\r\n")
+    assert json.loads((await client.answer())[1])["api"] == "/v1"
+    await client.say(b"GET / HTTP/1.1\r\nHost: h\r\nAccept: text/html, */*\r\n\r\n")
+    assert b"<!doctype html>" in (await client.answer())[1].lower()
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_client_of_ollama_reads_where_to_go(client: Client, method: str) -> None:
+    await client.say(
+        f"{method} /api/chat HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n".encode()
+    )
+    head, body = await client.answer()
+    assert head.startswith(b"HTTP/1.1 404 ")
+    assert "Ollama" in json.loads(body)["error"]
+
+
+async def test_key_for_one_model_learns_of_no_other_at_any_endpoint(
+    gateway: Gateway, client: Client
+) -> None:
+    for path in ("/v1/models", "/v1/models/m", "/check/m", "/debug/gpu-stats/m", "/logs/m"):
+        method = "POST" if path.startswith("/check") else "GET"
+        head = f"{method} {path} HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {OTHERS_KEY}\r\n"
+        await client.say(f"{head}Content-Length: 0\r\n\r\n".encode())
+        answered, body = await client.answer()
+        known = body.replace(b"model 'm'", b"") if b"model_forbidden" in body else body
+        assert b'"m"' not in known, path
+        assert b"'m'" not in known, path
+        assert b" 500 " not in answered

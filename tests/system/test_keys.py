@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from .hosts import SETTINGS, Host, answer_of, chat_body, held_stream
+from .hosts import SETTINGS, Host, answer_of, chat_body, client, held_stream
 
 MODEL = "fake-b"
 OTHER = "fake-c"
@@ -94,6 +94,40 @@ def test_key_of_some_models_sees_and_uses_only_those(served: Host) -> None:
     status = served.request("GET", "/status", key=key).json()
     assert [model["id"] for model in status["models"]] == [MODEL]
     assert [used["name"] for used in status["keys"]] == ["limited"]
+
+
+def test_key_of_some_models_is_told_the_name_of_no_other(served: Host) -> None:
+    key = add(served, "limited", "--model", MODEL)
+    assert answer_of(served.chat(OTHER)) == "echo: hello"
+    stream = held_stream(served, OTHER)
+    served.configure(f"{SETTINGS}busy: reject\n")
+    refused = ask(served, key)
+    assert refused.status_code == 429
+    assert refused.json()["error"]["currentModel"]["name"] == "another model"
+    told = [refused.text + str(refused.headers)]
+    for method, path in [
+        *(("GET", path) for path in ("/v1/models", "/status", "/debug/state", "/debug/gpu-stats")),
+        *(("GET", path) for path in ("/metrics", "/doctor", f"/logs/{MODEL}", "/nowhere")),
+        *(("POST", path) for path in (f"/check/{MODEL}", f"/models/{MODEL}/load")),
+    ]:
+        response = served.request(method, path, key=key)
+        told.append(response.text + str(response.headers))
+    told.append("".join(served.loop.run(events_until(key, "model-stopped"))))
+    assert f"model {MODEL} was stopped to make room for another model" in told[-1]
+    assert [text for text in told if OTHER in text] == []
+    stream.go_on()
+    stream.wait()
+
+
+async def events_until(key: str, last: str) -> list[str]:
+    """What a listener is told of the last minute, up to the event of that name."""
+    told: list[str] = []
+    async with client(key) as http, http.stream("GET", "/events?last=60") as response:
+        async for line in response.aiter_lines():
+            told.append(line)
+            if line.startswith("data: ") and f'"event": "{last}"' in line:
+                break
+    return told
 
 
 def test_key_has_no_more_open_than_it_may(served: Host) -> None:

@@ -97,7 +97,9 @@ def test_wrong_key_is_told_and_the_right_one_is_asked_for_once(page: Page, host:
     page.goto("/")
     page.get_by_label("Key", exact=True).fill("wrong")
     page.get_by_role("button", name="Use it").click()
-    expect(page.get_by_role("dialog")).to_contain_text("is not one of this server's")
+    expect(page.get_by_role("dialog")).to_contain_text(
+        "Ask the person who runs this server for a key"
+    )
     picture(page, "key")
     page.get_by_label("Key", exact=True).fill(host.key)
     page.get_by_role("button", name="Use it").click()

@@ -32,8 +32,11 @@ def ring_of(*keys: ApiKey, error: Misconfigured | None = None) -> Keyring:
 RING = ring_of(key_of(OTHER, "other"), key_of(SECRET))
 
 
-def identify(ring: Keyring, authorization: str | None, x_api_key: str | None) -> ApiKey:
-    return auth.identify(ring, auth.presented(authorization, x_api_key), NOW)
+def identify(
+    ring: Keyring, authorization: str | None, x_api_key: str | None, api_key: str | None = None
+) -> ApiKey:
+    digests = auth.presented(authorization, x_api_key, api_key)
+    return auth.identify(ring, auth.best_of(ring, digests, NOW), NOW)
 
 
 @pytest.mark.parametrize(
@@ -81,9 +84,59 @@ def test_wrong_key_is_refused_and_not_repeated(presented: str) -> None:
         assert SECRET not in str(caught.value)
 
 
-def test_wrong_bearer_key_is_not_saved_by_the_other_header() -> None:
-    with pytest.raises(Unauthorized):
-        identify(RING, "Bearer nobody", SECRET)
+@pytest.mark.parametrize(
+    "headers",
+    [
+        ("Bearer wrong", SECRET, None),
+        ("Bearer wrong", "wrong", SECRET),
+        ("Bearer wrong", None, f" {SECRET} "),
+        (None, None, SECRET),
+        ("Basic dXNlcjpwdw==", None, SECRET),
+    ],
+)
+def test_right_key_counts_whatever_the_other_headers_hold(
+    headers: tuple[str | None, str | None, str | None],
+) -> None:
+    assert identify(RING, *headers).name == "laptop"
+
+
+def test_expired_key_does_not_hide_a_valid_one() -> None:
+    expired = replace(key_of(OTHER, "other"), expires_at="2026-01-01T00:00:00Z")
+    ring = ring_of(expired, key_of(SECRET))
+    assert identify(ring, f"Bearer {OTHER}", SECRET).name == "laptop"
+    with pytest.raises(Unauthorized, match="'other' has expired"):
+        identify(ring, f"Bearer {OTHER}", "wrong")
+
+
+@pytest.mark.parametrize(
+    ("authorization", "said"),
+    [
+        ("Bearer", "nothing after 'Bearer'"),
+        (f"Bearer Bearer {SECRET}", "'Bearer' twice"),
+        (SECRET, "one word, without 'Bearer' before it"),
+        ("Basic dXNlcjpwdw==", "Basic instead of 'Bearer'"),
+        (f"Key {SECRET}", "another scheme instead of 'Bearer'"),
+        (f"{SECRET} x", "another scheme instead of 'Bearer'"),
+    ],
+)
+def test_header_that_holds_no_bearer_key_is_named_with_its_fault(
+    authorization: str, said: str
+) -> None:
+    with pytest.raises(Unauthorized, match=said) as caught:
+        auth.presented(authorization, None)
+    assert "Authorization header" in caught.value.message
+    assert SECRET not in str(caught.value)
+    assert "dXNlcjpwdw" not in str(caught.value)
+
+
+def test_every_401_carries_the_challenge_of_rfc_6750() -> None:
+    with pytest.raises(Unauthorized) as caught:
+        auth.presented(None)
+    assert caught.value.headers["www-authenticate"] == 'Bearer realm="sparkd"'
+    with pytest.raises(Unauthorized) as caught:
+        identify(RING, "Bearer wrong", None)
+    challenge = 'Bearer realm="sparkd", error="invalid_token"'
+    assert caught.value.headers["www-authenticate"] == challenge
 
 
 def test_server_without_keys_lets_nobody_in() -> None:
@@ -136,6 +189,8 @@ def test_scope_opens_what_it_is_for_and_a_refusal_names_the_missing_one(
             with pytest.raises(Forbidden, match=f"lacks the scope {access}") as caught:
                 auth.require(key, access)
             assert f"--scope {access}" in caught.value.hint
+            challenge = caught.value.headers["www-authenticate"]
+            assert f'error="insufficient_scope", scope="{access}"' in challenge
 
 
 def test_key_of_some_models_may_use_no_other() -> None:

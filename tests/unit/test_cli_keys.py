@@ -43,7 +43,7 @@ def test_added_key_is_printed_alone_on_the_last_line_and_kept_as_a_hash(
     assert secret.removeprefix("sk-sparkd-") not in text
     assert (etc / "keys.json").stat().st_mode & 0o7777 == 0o640
     (key,) = (key for key in keys(etc) if key.name == "laptop")
-    assert key.digest == auth.presented(f"Bearer {secret}", None)
+    assert (key.digest,) == auth.presented(f"Bearer {secret}")
     assert (key.scopes, key.models) == ((Scope.INFERENCE,), ("qwen*",))
     assert (key.concurrent, key.per_minute, key.expires_at) == (2, 60, "2999-01-31T00:00:00Z")
 
@@ -52,7 +52,7 @@ def test_scopes_are_those_that_were_given(etc: Path, capsys: pytest.CaptureFixtu
     cli.main(["key", "add", "a", "--scope", "admin", "--json"])
     answer = json.loads(capsys.readouterr().out)
     assert (answer["name"], answer["scopes"]) == ("a", ["admin"])
-    assert auth.presented(answer["key"], answer["key"]) == keys(etc)[0].digest
+    assert auth.presented(None, answer["key"]) == (keys(etc)[0].digest,)
     cli.main(["key", "add", "b", "--scope", "admin", "--scope", "inference", "--scope", "admin"])
     assert keys(etc)[1].scopes == (Scope.INFERENCE, Scope.ADMIN)
 

@@ -18,6 +18,9 @@ DEFAULT = Settings().cors_origins
     [
         *("http://localhost", "http://localhost:3000", "https://localhost:8443"),
         *("http://127.0.0.1:5173", "https://127.0.0.1", "vscode-webview://1a2b3c-4d"),
+        *("http://[::1]:3000", "https://[::1]", "app://obsidian.md", "tauri://localhost"),
+        *("http://tauri.localhost", "https://tauri.localhost", "capacitor://localhost"),
+        *("ionic://localhost", "capacitor-electron://-"),
     ],
 )
 def test_pages_of_this_machine_are_allowed_by_default(origin: str) -> None:
@@ -44,7 +47,13 @@ def test_pages_of_this_machine_are_allowed_by_default(origin: str) -> None:
             "http://localhost@evil.example",
             "http://evil.example",
             "vscode-webview://",
-            "http://[::1]",
+            "http://[::2]",
+            "file://",
+            "app://obsidian.md.evil.example",
+            "app://x",
+            "http://tauri.localhost.evil.example",
+            "chrome-extension://abc",
+            "moz-extension://abc",
         ),
         *("http://localhost:3000\n", "xhttp://localhost", "HTTP://LOCALHOST"),
     ],
@@ -62,8 +71,38 @@ def test_origin_is_allowed_with_its_port_any_port_or_altogether() -> None:
     assert cors.is_allowed(("http://[::1]:*",), "http://[::1]:3000")
 
 
+def test_origin_of_files_and_of_subdomains_can_be_configured() -> None:
+    for pattern in ("null", "file://", "https://*.example", "chrome-extension://*"):
+        assert re.fullmatch(cors.ORIGIN, pattern)
+    assert cors.is_allowed(("null",), "null")
+    assert not cors.is_allowed(("null",), "nullx")
+    assert cors.is_allowed(("file://",), "file://")
+    below = ("https://*.example:*",)
+    assert cors.is_allowed(below, "https://a.example")
+    assert cors.is_allowed(below, "https://a.b-c.example:8443")
+    for other in (
+        "https://example",
+        "https://.example",
+        "https://evil/.example",
+        "http://a.example",
+    ):
+        assert not cors.is_allowed(below, other)
+    assert not cors.is_allowed(below, "https://a.example.evil")
+
+
 @pytest.mark.parametrize(
-    "pattern", ["localhost", "http://", "http://a/", "http://a/b", "http://*.example", "http://a:b"]
+    "pattern",
+    [
+        "localhost",
+        "http://",
+        "http://a/",
+        "http://a/b",
+        "http://*.",
+        "http://a.*",
+        "http://a:b",
+        "Null",
+        "file:///",
+    ],
 )
 def test_what_is_no_origin_may_not_be_configured(pattern: str) -> None:
     assert not re.fullmatch(cors.ORIGIN, pattern)

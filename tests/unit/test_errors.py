@@ -7,8 +7,28 @@ import re
 
 import pytest
 
+from sparkd.adapters.upstream import ConnectFailed
 from sparkd.core import errors
-from sparkd.core.errors import NotFound, SparkdError, StartTimedOut
+from sparkd.core.errors import (
+    Busy,
+    Disabled,
+    FetchInterrupted,
+    Forbidden,
+    GpuHeld,
+    HostError,
+    InsufficientMemory,
+    Misconfigured,
+    NotFound,
+    NotPresent,
+    RequestError,
+    SparkdError,
+    StartCrashed,
+    StartTimedOut,
+    TooManyRequests,
+    Unauthorized,
+    Unavailable,
+    UpstreamLost,
+)
 
 from .sources import PATHS
 
@@ -53,3 +73,38 @@ def test_hints_that_need_root_say_sudo() -> None:
     bare = re.compile(r'hint=f?"(?:journalctl|systemctl)[^"]*')
     found = {path.name: bare.findall(path.read_text()) for path in PATHS}
     assert {name: hints for name, hints in found.items() if hints} == {}
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        *(RequestError("x"), Unauthorized("x"), Forbidden("x"), NotFound("x"), Disabled("x")),
+        *(NotPresent("x"), Misconfigured("x"), StartCrashed("x"), StartTimedOut("x")),
+        # Back-off: sparkd tries later, and a person sees the reason now.
+        StartCrashed("x", retry_after_s=60),
+        # The request may have ended the engine: each further try would load the model again.
+        UpstreamLost("x"),
+        InsufficientMemory("x", code="model_too_large"),
+        HostError("x", code="cdi_unresolvable"),
+    ],
+)
+def test_error_that_a_retry_cannot_change_is_final(error: SparkdError) -> None:
+    assert error.final
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        *(Busy("x"), TooManyRequests("x"), Unavailable("x"), GpuHeld("x"), InsufficientMemory("x")),
+        *(HostError("x"), ConnectFailed("x"), FetchInterrupted("x"), SparkdError("x")),
+        RequestError("x", code="body_stalled"),
+    ],
+)
+def test_error_that_may_pass_is_not_final(error: SparkdError) -> None:
+    assert not error.final
+
+
+def test_status_that_asks_for_another_try_is_not_final() -> None:
+    error = RequestError("the head did not come in time", code="bad_request")
+    error.http_status = 408
+    assert not error.final

@@ -21,6 +21,7 @@ from sparkd.core.errors import (
 )
 from sparkd.core.model import LockHolder
 from sparkd.core.policy import gpu_held
+from sparkd.core.routing import unknown_path
 from sparkd.web.render import Shape, error_body, error_event, error_headers, shape_of
 
 VERSION = {"anthropic-version": "2023-06-01"}
@@ -35,6 +36,9 @@ VERSION = {"anthropic-version": "2023-06-01"}
         ("/v1/chat/completions", {}, Shape.OPENAI),
         ("/v1/messages/x", {}, Shape.OPENAI),
         ("/v1/models", VERSION, Shape.ANTHROPIC),
+        ("/v1/responses", {}, Shape.RESPONSES),
+        ("/api/tags", {}, Shape.OLLAMA),
+        ("/v1/org/model/responses", VERSION, Shape.RESPONSES),
     ],
 )
 def test_form_follows_from_the_path_or_the_header(
@@ -71,6 +75,41 @@ def test_event_of_anthropic_has_a_name_and_that_of_openai_has_none() -> None:
     assert error_event(error, Shape.ANTHROPIC, admin=False).startswith(b"event: error\ndata: {")
     assert error_event(error, Shape.OPENAI, admin=False).startswith(b"data: {")
     assert error_headers(error)["retry-after"] == "7"
+
+
+def test_client_of_ollama_gets_its_error_as_one_text() -> None:
+    body = json.loads(error_body(unknown_path("/api/chat"), Shape.OLLAMA, admin=False))
+    assert list(body) == ["error"]
+    assert "does not speak Ollama's API" in body["error"]
+    assert "/v1" in body["error"]
+
+
+def test_late_error_of_a_response_is_the_event_that_its_clients_read() -> None:
+    sent = error_event(Busy("x", hint="wait"), Shape.RESPONSES, admin=False).decode()
+    name, data, *rest = sent.split("\n")
+    assert (name, rest) == ("event: response.failed", ["", ""])
+    failed = json.loads(data.removeprefix("data: "))
+    response = failed["response"]
+    assert failed["type"] == "response.failed"
+    assert isinstance(failed["sequence_number"], int)
+    assert response["id"].startswith("resp_")
+    assert (response["object"], response["status"]) == ("response", "failed")
+    assert response["error"] == {"code": "busy", "message": "x (wait)"}
+    # OpenAI's libraries raise for this one, whatever came before.
+    assert failed["error"]["message"] == "x (wait)"
+    whole = error_body(Busy("x"), Shape.RESPONSES, admin=False)
+    assert whole == error_body(Busy("x"), Shape.OPENAI, admin=False)
+
+
+@pytest.mark.parametrize("error", [NotFound("x"), Misconfigured("x"), UpstreamLost("x")])
+def test_final_error_tells_clients_not_to_try_again(error: SparkdError) -> None:
+    error.headers["allow"], error.retry_after_s = "GET", 7
+    assert error_headers(error) == {"allow": "GET", "x-should-retry": "false"}
+
+
+@pytest.mark.parametrize("error", [Busy("x"), TooManyRequests("x"), SparkdError("x")])
+def test_error_that_may_pass_leaves_clients_to_try_again(error: SparkdError) -> None:
+    assert "x-should-retry" not in error_headers(error)
 
 
 @pytest.mark.parametrize("shape", Shape)

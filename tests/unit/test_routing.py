@@ -250,3 +250,54 @@ def test_default_that_is_not_there_says_which_setting_to_set(
 def test_forms_are_what_audio_is_sent_as() -> None:
     forms = {name for name, operation in routing.OPERATIONS.items() if operation.form}
     assert forms == {"audio/transcriptions", "audio/translations"}
+
+
+def test_name_that_matches_a_pattern_means_its_model_and_the_longest_pattern_counts() -> None:
+    config = Config(
+        models={"m": MODEL, "n": replace(MODEL, model_id="n")},
+        aliases={"claude-*": "m", "claude-*haiku*": "n", "claude-9": "m"},
+    )
+    assert routing.lookup(config, "claude-opus-5").model_id == "m"
+    assert routing.lookup(config, "claude-3-haiku-2024").model_id == "n"
+    assert routing.lookup(config, "claude-9").model_id == "m"
+    with pytest.raises(NotFound):
+        routing.lookup(config, "gpt-claude-")
+
+
+def test_pattern_does_not_take_the_names_of_settings() -> None:
+    config = Config(models={"m": MODEL}, aliases={"*": "m"})
+    with pytest.raises(NotFound, match="has no default_model"):
+        routing.lookup(config, "auto")
+
+
+@pytest.mark.parametrize(
+    ("path", "shown"),
+    [
+        ("/api/v1/chat/completions", "/v1/chat/completions"),
+        ("/x/embeddings", "/v1/embeddings"),
+        ("/nonsense", "under /v1/"),
+    ],
+)
+def test_refusal_of_a_path_shows_the_right_one(path: str, shown: str) -> None:
+    error = routing.unknown_path(path)
+    assert error.code == "unknown_path"
+    assert shown in error.hint
+
+
+@pytest.mark.parametrize("path", ["/v1/responses/resp_1", "/v1/responses/resp_1/cancel"])
+def test_stored_responses_are_refused_in_plain_words(path: str) -> None:
+    with pytest.raises(NotFound, match="does not store responses") as caught:
+        routing.route(path)
+    assert caught.value.code == "responses_not_stored"
+
+
+def test_response_is_continued_only_where_the_engine_stores_responses() -> None:
+    responses = routing.route("/v1/responses")
+    body = {"model": "m", "previous_response_id": "resp_1"}
+    with pytest.raises(NotFound) as caught:
+        routing.check_stateless(responses, body, MODEL)
+    assert caught.value.param == "previous_response_id"
+    storing = replace(MODEL, env=(("VLLM_ENABLE_RESPONSES_API_STORE", "1"),))
+    routing.check_stateless(responses, body, storing)
+    routing.check_stateless(responses, {"previous_response_id": None}, MODEL)
+    routing.check_stateless(routing.route("/v1/chat/completions"), body, MODEL)

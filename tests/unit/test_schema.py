@@ -962,6 +962,12 @@ def test_alias_of_an_entry_that_was_replaced_is_free_again() -> None:
     assert (config.aliases, config.problems) == ({}, ())
 
 
+def test_alias_may_be_a_pattern() -> None:
+    config = parse([aliased(("a", '"claude-*"'))])
+    assert (config.aliases, config.problems) == ({"claude-*": "a"}, ())
+    assert "is not a model id" in problem(entry('aliases: ["a *"]')).message
+
+
 @pytest.mark.parametrize("key", ["default_model", "small_model"])
 def test_default_that_is_no_model_is_a_problem_and_the_other_settings_hold(key: str) -> None:
     settings = Source(kind=SourceKind.SETTINGS, name="s.yaml", text=f"idle_exit: 5s\n{key}: gone\n")

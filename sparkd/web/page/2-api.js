@@ -4,7 +4,7 @@ class Refused extends Error {
   constructor(status, error) {
     super(error?.message ?? `sparkd answered ${status}`);
     this.status = status;
-    this.hint = error?.hint ?? "";
+    this.code = error?.code ?? "";
   }
 }
 

@@ -130,10 +130,17 @@ function showModels() {
     (model) => [model.state, model.pinned, model.failure, model.typical_load_s && Math.round(model.typical_load_s), model.need_bytes, world.admin], row);
 }
 
+/** A share of this host's memory that its options reserve is not the size of the model. */
+function need(model) {
+  if (!model.need_bytes) return null;
+  return model.need_basis === "utilization"
+    ? `reserves ${gib(model.need_bytes)} of this host's memory` : `needs ${gib(model.need_bytes)}`;
+}
+
 function row(model) {
   const facts = [
     model.title, model.max_model_len && `${Math.round(model.max_model_len / 1024)}k context`,
-    model.need_bytes && `needs ${gib(model.need_bytes)}`,
+    need(model),
     model.lifecycle !== "normal" && model.lifecycle, model.status !== "validated" && model.status,
     model.typical_load_s && `loads in ${span(model.typical_load_s)}`,
   ].filter(Boolean).join(" · ");

@@ -7,7 +7,7 @@ const REST_AFTER_MS = 40_000;
 const page = { timer: 0, busySince: Date.now(), resting: false, known: false };
 
 function explain(error) {
-  if (error instanceof Refused) return error.hint ? `${error.message} (${error.hint})` : error.message;
+  if (error instanceof Refused) return error.message; // It ends with the hint.
   return "sparkd does not answer; trying again. On its host: systemctl status sparkd.socket";
 }
 
@@ -15,6 +15,12 @@ function banner(text, resting = false) {
   $("banner").hidden = !text;
   $("banner").classList.toggle("rest", resting);
   $("banner").replaceChildren(text ?? "", ...(resting ? [" ", make("button", { type: "button", onclick: wake }, "Look again")] : []));
+}
+
+/** Why a key was refused, for a person who does not know HTTP. */
+function whyRefused(error) {
+  const refused = error.code === "expired_api_key" ? "This key has expired." : "This key is not valid here.";
+  return `${refused} Ask the person who runs this server for a key.`;
 }
 
 function askKey(why) {
@@ -37,7 +43,7 @@ async function read() {
     showStatus();
     schedule(status);
   } catch (error) {
-    if (error instanceof Refused && error.status === 401) return askKey(error.message);
+    if (error instanceof Refused && error.status === 401) return askKey(whyRefused(error));
     banner(explain(error));
     setText($("state"), "unreachable");
     page.busySince = Date.now(); // Once there is an answer, it is something to see.
