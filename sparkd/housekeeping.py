@@ -21,7 +21,7 @@ from sparkd.adapters.records import Records
 from sparkd.adapters.systemd import UserManager
 from sparkd.adapters.upstream import Upstream
 from sparkd.core.containerspec import spec_hash
-from sparkd.core.enginemetrics import Steps, parse_steps
+from sparkd.core.enginemetrics import PAGE_LIMIT_BYTES, Steps, parse_steps
 from sparkd.core.errors import SparkdError
 from sparkd.core.model import Config, Instance
 from sparkd.core.names import COMEBACK_SERVICE, Names
@@ -155,13 +155,11 @@ class Housekeeper:
 
 async def _steps_of(instance: Instance) -> Steps | None:
     """What the engine's metrics say of its steps; None when it does not answer in time."""
-    upstream = Upstream(instance.endpoint)
-    try:
-        async with asyncio.timeout(_STEP_TIMEOUT_S):
-            answer = await upstream.send("GET", "/metrics", {}, b"")
-            page = b"".join([chunk async for chunk in answer.chunks()])
-            return parse_steps(page.decode(errors="replace"))
-    except (TimeoutError, SparkdError):
-        return None
-    finally:
-        await upstream.close()
+    async with Upstream(instance.endpoint) as engine:
+        try:
+            page = await engine.fetch(
+                "/metrics", limit_bytes=PAGE_LIMIT_BYTES, timeout_s=_STEP_TIMEOUT_S
+            )
+        except SparkdError:
+            return None
+    return await asyncio.to_thread(parse_steps, page.text)

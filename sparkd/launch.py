@@ -273,22 +273,21 @@ async def _healthy_or_ended(instance: Instance) -> bool:
         watch = ProcessWatch(instance.pid)
     except ProcessLookupError:
         return False
-    upstream = Upstream(instance.endpoint)
     ended = asyncio.ensure_future(watch.ended())
     began_s, (shortest_s, longest_s) = time.monotonic(), _HEALTH_PAUSES_S
     try:
-        while not await upstream.healthy():
-            pause_s = min(longest_s, max(shortest_s, (time.monotonic() - began_s) / 10))
-            await asyncio.wait([ended], timeout=pause_s)
-            if ended.done():
-                return False
+        async with Upstream(instance.endpoint) as engine:
+            while not await engine.healthy():
+                pause_s = min(longest_s, max(shortest_s, (time.monotonic() - began_s) / 10))
+                await asyncio.wait([ended], timeout=pause_s)
+                if ended.done():
+                    return False
         return True
     finally:
         ended.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await ended
         watch.close()
-        await upstream.close()
 
 
 def _out_of_memory(spec: ModelSpec) -> StartCrashed:

@@ -18,6 +18,8 @@ from sparkd.core.names import Names
 _MACHINE_ID = Path("/etc/machine-id")
 _LINE_LIMIT_BYTES = 1 << 20
 """An entry may quote the last words of a model; a longer line is left out."""
+_LINES_IN_A_ROW = 50
+"""Lines that have arrived already are read without waiting: then the others get their turn."""
 
 
 def follow(*arguments: str) -> AsyncGenerator[bytes]:
@@ -40,8 +42,12 @@ async def read(*arguments: str) -> AsyncGenerator[bytes]:
     except FileNotFoundError:
         return
     assert process.stdout is not None
+    count = 0
     try:
         while True:
+            count += 1
+            if count % _LINES_IN_A_ROW == 0:
+                await asyncio.sleep(0)
             try:
                 line = await process.stdout.readline()
             except ValueError:

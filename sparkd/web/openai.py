@@ -92,7 +92,7 @@ async def _infer(context: Context, request: Request, exchange: Exchange) -> None
     operation = route.operation
     exchange.operation = route.name
     raw = await exchange.read_body(config.settings.body_limit_bytes)
-    headers = request_headers(request.headers, exchange.request_id)
+    headers = request_headers(request.headers)
     if operation.form:
         form = Form(raw, headers.get("content-type", ""))
         named = {"model": form.text("model")}
