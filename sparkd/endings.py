@@ -13,6 +13,7 @@ import contextlib
 import logging
 import time
 from dataclasses import dataclass, field
+from functools import partial
 
 from sparkd.adapters.host import LockTable, ProcessWatch
 from sparkd.adapters.journal import Event, fields
@@ -22,6 +23,7 @@ from sparkd.core.model import Instance
 from sparkd.core.names import Layout, Names
 from sparkd.core.session import EndReason
 from sparkd.sessions import Sessions
+from sparkd.supervisor import Supervisor
 
 log = logging.getLogger(__name__)
 
@@ -34,19 +36,19 @@ class Endings:
     layout: Layout
     podman: Podman
     sessions: Sessions
+    _tasks: Supervisor = field(default_factory=Supervisor)
     _watches: dict[int, asyncio.Task[None]] = field(default_factory=dict)
 
     def watch(self, instance: Instance) -> None:
         """Told of every model that became ready or was found; one process is watched once."""
         if instance.pid not in self._watches:
-            task = asyncio.create_task(self._wait(instance))
+            name = f"end of model {instance.model_id}"
+            task = self._tasks.once(name, partial(self._wait, instance))
             self._watches[instance.pid] = task
             task.add_done_callback(lambda _: self._watches.pop(instance.pid, None))
 
     async def close(self) -> None:
-        for task in list(self._watches.values()):
-            task.cancel()
-        await asyncio.gather(*self._watches.values(), return_exceptions=True)
+        await self._tasks.close()
 
     async def _wait(self, instance: Instance) -> None:
         names = Names(instance.model_id)

@@ -175,7 +175,11 @@ class Scheduler:
                 log.exception("the scheduler failed")
                 waits = []
                 self._fail_waiting(SparkdError(f"the scheduler failed: {type(error).__name__}"))
-            await self._until_change(waits)
+            try:
+                await self._until_change(waits)
+            except Exception:
+                log.exception("the scheduler could not wait for a change")
+                await asyncio.sleep(_RETRY_S)
 
     def _fail_waiting(self, error: SparkdError) -> None:
         for entry in list(self._entries.values()):
