@@ -135,7 +135,7 @@ async def _post(
         except UpstreamLost as error:
             raise SleepFailed(f"model {model_id!r}: {error.message}") from error
     if told.status == HTTPStatus.CONFLICT:
-        raise LaneTaken(f"model {model_id!r} found the GPU taken when it was woken")
+        raise LaneTaken(model_id, None, started=True)
     if told.status != HTTPStatus.OK:
         raise SleepFailed(
             f"model {model_id!r} answered {target} with {told.status}: {told.text[:200]!r}"
