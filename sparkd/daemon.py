@@ -36,6 +36,7 @@ from sparkd.housekeeping import Housekeeper
 from sparkd.proxy import Proxy
 from sparkd.runtime import Runtime, build
 from sparkd.sampling import Sampler
+from sparkd.supervisor import Supervisor
 from sparkd.web.app import create_app
 from sparkd.web.connections import Connections
 from sparkd.web.context import Context
@@ -129,13 +130,14 @@ class Daemon:
 
     async def serve(self) -> None:
         """Until a signal asks us to stop, or nobody needs us any more."""
-        async with asyncio.TaskGroup() as tasks:
-            watchdog = tasks.create_task(self._keep_watchdog_fed())
-            idle = tasks.create_task(self._stop_when_idle())
-            hangs = tasks.create_task(self._look_for_hangs())
+        tasks = Supervisor()
+        tasks.keep("watchdog", self._keep_watchdog_fed)
+        tasks.keep("idle exit", self._stop_when_idle)
+        tasks.keep("hang detection", self._look_for_hangs)
+        try:
             await self._stop.wait()
-            for task in (watchdog, idle, hangs):
-                task.cancel()
+        finally:
+            await tasks.close()
 
     async def shutdown(self) -> None:
         """Accept nothing new, let open requests end within `drain_timeout`, leave."""

@@ -11,11 +11,13 @@ import asyncio
 import contextlib
 import time
 from dataclasses import dataclass, field
+from functools import partial
 
 from sparkd.adapters.host import ProcessWatch
 from sparkd.core.errors import UpstreamLost
 from sparkd.core.model import Instance
 from sparkd.deaths import Deaths
+from sparkd.supervisor import Supervisor
 
 _DEATH_NOTICE_S = 1.0
 """A process that breaks an answer off by its death ends within this time, or it did not die."""
@@ -27,6 +29,7 @@ _FRESH_S = 30.0
 @dataclass(frozen=True, slots=True)
 class Endings:
     deaths: Deaths
+    _tasks: Supervisor = field(default_factory=Supervisor)
     _watches: dict[int, asyncio.Task[None]] = field(default_factory=dict)
     _runs: dict[str, tuple[asyncio.Event, asyncio.Task[None]]] = field(default_factory=dict)
     """The last run of each model: set once its process has ended, and done once that was told."""
@@ -35,15 +38,14 @@ class Endings:
         """Call for every model that became ready or was found; one process is watched once."""
         if instance.pid not in self._watches:
             ended = asyncio.Event()
-            task = asyncio.create_task(self._wait(instance, ended))
+            name = f"end of model {instance.model_id}"
+            task = self._tasks.once(name, partial(self._wait, instance, ended))
             self._runs[instance.model_id] = ended, task
             self._watches[instance.pid] = task
             task.add_done_callback(lambda _: self._watches.pop(instance.pid, None))
 
     async def close(self) -> None:
-        for task in list(self._watches.values()):
-            task.cancel()
-        await asyncio.gather(*self._watches.values(), return_exceptions=True)
+        await self._tasks.close()
 
     async def explain(self, model_id: str, error: UpstreamLost) -> None:
         """Add to the error of a broken answer why the model died, if it did."""

@@ -20,6 +20,7 @@ from collections.abc import AsyncIterator, Callable
 from sparkd.adapters.journal import Event
 from sparkd.adapters.journalreader import events, follow
 from sparkd.core.happening import Happening, parse
+from sparkd.supervisor import Supervisor
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +77,7 @@ class EventFeed:
 
     def __init__(self) -> None:
         self._listeners: set[Listener] = set()
+        self._tasks = Supervisor()
         self._reader: asyncio.Task[None] | None = None
         self._read_us = 0
         """Up to here the reader has told: whoever wants what was before needs another one."""
@@ -115,7 +117,8 @@ class EventFeed:
                 # Listeners skip what they were told already.
                 self._read_us = min(one.after_us for one in self._listeners)
                 self._chatty = any(one.chatty for one in self._listeners)
-                self._reader = asyncio.create_task(self._read(self._read_us))
+                # One that failed goes on after the last event that it read.
+                self._reader = self._tasks.keep("events", lambda: self._read(self._read_us))
 
     async def _stop(self) -> None:
         reader, self._reader = self._reader, None

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
 
 from sparkd.adapters.journal import Event, fields
@@ -20,6 +21,7 @@ from sparkd.core import memory
 from sparkd.core.errors import HostError
 from sparkd.core.model import Settings
 from sparkd.core.names import model_of_scope
+from sparkd.supervisor import alongside
 
 log = logging.getLogger(__name__)
 
@@ -93,13 +95,8 @@ class LoadGuard:
     @contextlib.asynccontextmanager
     async def watching(self, scope: str) -> AsyncIterator[None]:
         """Watch as long as the block lasts."""
-        task = asyncio.ensure_future(self.watch(scope))
-        try:
+        async with alongside(f"memory guard of {scope}", partial(self.watch, scope)):
             yield
-        finally:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
 
     async def _keep_off_the_floor(self, scope: str) -> None:
         loop = asyncio.get_running_loop()

@@ -12,8 +12,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine
-from typing import Any
+from collections.abc import Callable
+from functools import partial
 
 from sparkd.adapters.files import remove_abandoned
 from sparkd.adapters.journal import Event, fields
@@ -21,7 +21,7 @@ from sparkd.adapters.records import Records
 from sparkd.adapters.systemd import UserManager
 from sparkd.adapters.upstream import Upstream
 from sparkd.core.containerspec import spec_hash
-from sparkd.core.enginemetrics import Steps, parse_steps
+from sparkd.core.enginemetrics import PAGE_LIMIT_BYTES, Steps, parse_steps
 from sparkd.core.errors import SparkdError
 from sparkd.core.model import Config, Instance
 from sparkd.core.names import COMEBACK_SERVICE, Names
@@ -29,6 +29,7 @@ from sparkd.ensure import Ensurer
 from sparkd.eviction import Evictor
 from sparkd.leases import Leases
 from sparkd.reap import Reaper
+from sparkd.supervisor import Supervisor
 from sparkd.world import WorldReader
 
 log = logging.getLogger(__name__)
@@ -58,22 +59,20 @@ class Housekeeper:
         self._ensurer = ensurer
         self._reaper = reaper
         self._records = records
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Supervisor()
         self._steps: dict[str, tuple[Steps | None, float]] = {}
 
     async def close(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._tasks.close()
 
     def begin(self) -> None:
         """At the start of the daemon."""
-        self._spawn(self._sweep())
-        self._spawn(self._see_to_comebacks())
+        self._tasks.once("removal of leftovers", self._sweep)
+        self._tasks.once("comebacks", self._see_to_comebacks)
 
     def reloaded(self) -> None:
         """Stop what runs as it is not configured any more, model by model, once idle."""
-        self._spawn(self._retire_changed())
+        self._tasks.once("reload", self._retire_changed)
 
     async def look_for_hangs(self) -> None:
         """One look at every model in use; called now and then while requests are open."""
@@ -84,11 +83,6 @@ class Housekeeper:
                 self._steps.pop(model_id, None)
                 continue
             await self._look_at(instance)
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
     async def _sweep(self) -> None:
         remove_abandoned(self._records.layout.records_dirs)
@@ -115,7 +109,8 @@ class Housekeeper:
             spec = self._config().models.get(reading.model_id)
             running = reading.instance.spec_hash if reading.instance else ""
             if spec is None or spec_hash(spec, layout) != running:
-                self._spawn(self._retire(reading.model_id, running))
+                retire = partial(self._retire, reading.model_id, running)
+                self._tasks.keep(f"stop of the outdated {reading.model_id}", retire)
 
     async def _retire(self, model_id: str, outdated_hash: str) -> None:
         """Stop one outdated instance once idle; a newer one that took its place is left alone."""
@@ -155,13 +150,11 @@ class Housekeeper:
 
 async def _steps_of(instance: Instance) -> Steps | None:
     """What the engine's metrics say of its steps; None when it does not answer in time."""
-    upstream = Upstream(instance.endpoint)
-    try:
-        async with asyncio.timeout(_STEP_TIMEOUT_S):
-            answer = await upstream.send("GET", "/metrics", {}, b"")
-            page = b"".join([chunk async for chunk in answer.chunks()])
-            return parse_steps(page.decode(errors="replace"))
-    except (TimeoutError, SparkdError):
-        return None
-    finally:
-        await upstream.close()
+    async with Upstream(instance.endpoint) as engine:
+        try:
+            page = await engine.fetch(
+                "/metrics", limit_bytes=PAGE_LIMIT_BYTES, timeout_s=_STEP_TIMEOUT_S
+            )
+        except SparkdError:
+            return None
+    return await asyncio.to_thread(parse_steps, page.text)

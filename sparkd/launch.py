@@ -42,7 +42,8 @@ from sparkd.core.errors import (
     StartTimedOut,
     room_hint,
 )
-from sparkd.core.model import Instance, ModelSpec, Transport
+from sparkd.core.gpulock import excluding_model
+from sparkd.core.model import Instance, LockHolder, ModelSpec, Transport
 from sparkd.core.names import GPU_LOCK_MODE, Layout, Names
 from sparkd.core.policy import excluding_program, gpu_held
 from sparkd.core.unitspec import scope_properties, timer_properties
@@ -60,10 +61,16 @@ _ADOPTION_PATIENCE_S = 15.0
 
 
 class LaneTaken(SparkdError):
-    """Another model took the GPU between our look and our start: look again."""
+    """Another model has the GPU, against our reading of the world: look again."""
 
     code = "lane_taken"
     http_status = 503
+
+    def __init__(self, model_id: str, holder: LockHolder | None, *, started: bool) -> None:
+        super().__init__(f"model {model_id!r} found the GPU taken")
+        self.holder = holder
+        self.started = started
+        """Whether a container was started or woken for nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +84,15 @@ class Launcher:
 
         `extra_args` are computed for this start and not part of what the model is configured as.
 
-        Raises Misconfigured (image, weights, files) or HostError; then nothing is left.
+        Raises Misconfigured (image, weights, files), HostError, or LaneTaken when another model
+        holds its locks; then nothing is left.
         """
         names = Names(spec.model_id)
         check_sources(spec, self.layout)
         await self.remove(names)
+        holder = self._model_in_the_way(spec, LockTable.read())
+        if holder is not None:
+            raise LaneTaken(spec.model_id, holder, started=False)
         try:
             await self.arm_load_timer(names, spec.load_timeout_s + spec.idle_timeout_s)
             reach("start-armed")
@@ -267,8 +278,12 @@ class Launcher:
         foreign = excluding_program(table.holders(self.layout.gpu_lock), spec.lifecycle)
         if foreign is not None:
             return gpu_held(spec.model_id, foreign)
-        # Another model has it, or somebody who is gone by now: look again.
-        return LaneTaken(f"model {spec.model_id!r} found the GPU taken")
+        # Another model has it, or a process that has ended by now: look again.
+        return LaneTaken(spec.model_id, self._model_in_the_way(spec, table), started=True)
+
+    def _model_in_the_way(self, spec: ModelSpec, table: LockTable) -> LockHolder | None:
+        gpu, lane = (table.holders(path) for path in (self.layout.gpu_lock, self.layout.lane_lock))
+        return excluding_model(gpu, lane, spec.model_id, spec.lifecycle)
 
 
 async def _healthy_or_ended(instance: Instance) -> bool:
@@ -277,22 +292,21 @@ async def _healthy_or_ended(instance: Instance) -> bool:
         watch = ProcessWatch(instance.pid)
     except ProcessLookupError:
         return False
-    upstream = Upstream(instance.endpoint)
     ended = asyncio.ensure_future(watch.ended())
     began_s, (shortest_s, longest_s) = time.monotonic(), _HEALTH_PAUSES_S
     try:
-        while not await upstream.healthy():
-            pause_s = min(longest_s, max(shortest_s, (time.monotonic() - began_s) / 10))
-            await asyncio.wait([ended], timeout=pause_s)
-            if ended.done():
-                return False
+        async with Upstream(instance.endpoint) as engine:
+            while not await engine.healthy():
+                pause_s = min(longest_s, max(shortest_s, (time.monotonic() - began_s) / 10))
+                await asyncio.wait([ended], timeout=pause_s)
+                if ended.done():
+                    return False
         return True
     finally:
         ended.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await ended
         watch.close()
-        await upstream.close()
 
 
 def _out_of_memory(spec: ModelSpec) -> StartCrashed:

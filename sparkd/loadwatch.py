@@ -6,16 +6,17 @@ Runs beside a load and ends with it; a journal that cannot be read costs nothing
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator
+from functools import partial
 
 from sparkd.adapters.journal import Event, fields
 from sparkd.adapters.journalreader import container_output, follow
 from sparkd.core.loadphase import LoadProgress, advanced
 from sparkd.core.model import Instance
+from sparkd.supervisor import alongside
 
 log = logging.getLogger(__name__)
 
@@ -40,12 +41,10 @@ class LoadWatch:
         Whoever started the load tells; another process that waits for it too only watches.
         """
         self._loads[instance.model_id] = LoadProgress()
-        task = asyncio.create_task(self._watch(instance, tell=tell))
         try:
-            yield
+            async with alongside("load progress", partial(self._watch, instance, tell=tell)):
+                yield
         finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
             self._loads.pop(instance.model_id, None)
 
     async def _watch(self, instance: Instance, *, tell: bool) -> None:

@@ -14,12 +14,14 @@ import json
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 
 from sparkd.adapters import usage
 from sparkd.adapters.files import write_atomically
 from sparkd.adapters.host import LockTable
 from sparkd.adapters.upstream import Upstream
+from sparkd.core.enginemetrics import PAGE_LIMIT_BYTES
 from sparkd.core.enginepages import merged
 from sparkd.core.errors import HostError, SparkdError
 from sparkd.core.metricfamilies import FAMILIES, Samples, Value
@@ -35,7 +37,6 @@ log = logging.getLogger(__name__)
 
 _ENGINE_TIMEOUT_S = 1.0
 """A page of vLLM takes some ten milliseconds; one that hangs must not hold up the scrape."""
-_PAGE_LIMIT_BYTES = 4 << 20
 
 Rows = list[tuple[tuple[str, ...], Value]]
 
@@ -53,7 +54,7 @@ class Readings:
 
 def restore(layout: Layout, traffic: Traffic) -> None:
     """Go on from what the last gateway counted since the boot, and count this start."""
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ValueError, RecursionError):
         traffic.restore(json.loads(_kept_file(layout).read_bytes()))
     traffic.add("sparkd_daemon_starts_total", ())
     keep(layout, traffic)
@@ -79,7 +80,7 @@ async def page(
     from sparkd.adapters.exposition import exposition
 
     readings = await _read(runtime, config)
-    text, dropped = merged(readings.pages)
+    text, dropped = await asyncio.to_thread(merged, readings.pages)
     families = [
         *_of_traffic(traffic),
         *_of_keys(meters),
@@ -136,20 +137,14 @@ async def _pages(runtime: Runtime, running: frozenset[str]) -> dict[str, str]:
 
 
 async def _page_of(endpoint: Endpoint) -> str | None:
-    upstream = Upstream(endpoint)
-    try:
-        async with asyncio.timeout(_ENGINE_TIMEOUT_S):
-            answer = await upstream.send("GET", "/metrics", {}, b"")
-            said = bytearray()
-            async for chunk in answer.chunks():
-                said += chunk
-                if len(said) > _PAGE_LIMIT_BYTES:
-                    return None
-            return said.decode(errors="replace") if answer.status == 200 else None
-    except (TimeoutError, SparkdError):
-        return None
-    finally:
-        await upstream.close()
+    async with Upstream(endpoint) as engine:
+        try:
+            page = await engine.fetch(
+                "/metrics", limit_bytes=PAGE_LIMIT_BYTES, timeout_s=_ENGINE_TIMEOUT_S
+            )
+        except SparkdError:
+            return None
+    return page.text if page.status == HTTPStatus.OK else None
 
 
 def _of_traffic(traffic: Traffic) -> Iterator[Samples]:

@@ -8,10 +8,13 @@ may have acted, so that is the client's to repeat.
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from sparkd.adapters.upstream import Answer, ConnectFailed, Upstream
+from sparkd.core.engineanswer import passes
+from sparkd.core.errors import UpstreamLost
 from sparkd.core.httprequest import connection_options
 from sparkd.core.model import Config, Endpoint, ModelSpec
 from sparkd.core.spliced import Payload
@@ -29,24 +32,11 @@ _OURS = frozenset(
     {
         *("authorization", "x-api-key", "api-key", "cookie", "host", "content-length", "expect"),
         # The engine has rules of its own for browsers, and would answer by them.
-        "origin",
+        *("origin", "x-request-id"),
     }
 )
-"""What is between the client and the gateway only."""
+"""Headers between the client and the gateway only."""
 _STOPPED = _HOP_BY_HOP | _OURS
-_FOR_BROWSERS = frozenset(
-    {
-        *("set-cookie", "clear-site-data", "refresh", "strict-transport-security"),
-        *("access-control-allow-origin", "access-control-allow-credentials"),
-        *("access-control-allow-headers", "access-control-expose-headers"),
-    }
-)
-"""What would have a browser do or allow something in the name of the gateway, at every port of its
-host: not for an engine to say."""
-_NOT_RETURNED = _HOP_BY_HOP | _FOR_BROWSERS | {"date", "server", "x-request-id"}
-_RAW = "surrogateescape"
-"""Bytes of a header that are not UTF-8 go on as they came."""
-
 
 OnGrant = Callable[[Grant], None]
 
@@ -112,14 +102,22 @@ class Proxy:
             await upstream.close()
 
     async def _send(self, grant: Grant, outgoing: Outgoing) -> Answer:
-        """The answer, its head arrived; without one, the lease of the grant is closed."""
+        """The answer, its head arrived; without one, the lease of the grant is closed.
+
+        Raises UpstreamLost for a status that a client must not see, such as a redirect.
+        """
+        headers = {**outgoing.headers, "x-request-id": secrets.token_hex(16)}
         try:
-            return await self._upstream(grant.endpoint).send(
-                outgoing.method, outgoing.path, outgoing.headers, outgoing.body
+            answer = await self._upstream(grant.endpoint).send(
+                outgoing.method, outgoing.path, headers, outgoing.body
             )
+            if not passes(answer.status):
+                await answer.close()
+                raise _refused(answer.status)
         except BaseException:
             grant.lease.close()
             raise
+        return answer
 
     def _upstream(self, endpoint: Endpoint) -> Upstream:
         upstream = self._upstreams.get(endpoint)
@@ -128,8 +126,11 @@ class Proxy:
         return upstream
 
 
-def request_headers(headers: Mapping[str, str], request_id: str) -> dict[str, str]:
-    """The client's headers, names in lower case, as the model's server gets them."""
+def request_headers(headers: Mapping[str, str]) -> dict[str, str]:
+    """The client's headers, names in lower case, as the model's server gets them.
+
+    The client's `x-request-id` is not among them: an engine may fail on an id that it has seen.
+    """
     passed: dict[str, str] = {}
     options: list[str] = []
     for name, value in headers.items():
@@ -140,15 +141,12 @@ def request_headers(headers: Mapping[str, str], request_id: str) -> dict[str, st
     for name in connection_options(options):
         passed.pop(name, None)
     passed.setdefault("accept-encoding", "identity")
-    passed["x-request-id"] = request_id
     return passed
 
 
-def response_headers(headers: list[tuple[bytes, bytes]]) -> list[tuple[str, str]]:
-    """The model's headers, names in lower case, as the client gets them.
-
-    `date` and `server` are the gateway's.
-    """
-    decoded = [(n.decode("ascii"), v.decode("utf-8", _RAW)) for n, v in headers]
-    named = connection_options([v for n, v in decoded if n == "connection"])
-    return [(n, v) for n, v in decoded if n not in _NOT_RETURNED and n not in named]
+def _refused(status: int) -> UpstreamLost:
+    return UpstreamLost(
+        f"the model's server answered with status {status}, which is not passed on",
+        hint="sudo sparkctl logs MODEL; remove options such as --api-key from its entry",
+        code="upstream_status",
+    )

@@ -66,6 +66,8 @@ class Entry:
     told: str | None = None
     """The last reason to wait that was told as an event."""
     not_before_s: float = 0.0
+    taken: int = 0
+    """How often another model held the locks that a start of this one needs."""
     short: tuple[str, ...] | None = None
     """The blockers of a wait for nothing but memory, and since when they are these."""
     short_since_s: float = 0.0

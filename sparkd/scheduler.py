@@ -18,9 +18,11 @@ from collections.abc import Callable, Mapping
 
 from sparkd.core import policy
 from sparkd.core.busy import busy
-from sparkd.core.errors import Busy, HostError, SparkdError, Unavailable
+from sparkd.core.errors import Busy, GpuHeld, HostError, SparkdError, Unavailable
+from sparkd.core.gpulock import held_by_model
 from sparkd.core.model import Config, Instance, ModelSpec, WhenBusy, World
 from sparkd.core.names import Names
+from sparkd.launch import LaneTaken
 from sparkd.leases import Leases
 from sparkd.queue import Entry, Grant, OnWait, Progress, give_back
 from sparkd.starter import Starter
@@ -38,6 +40,9 @@ _FIRST_NOTICE_S = 2.0
 _NOTICE_S = (4.0, 6.0)  # Not the same for all: a crowd that came at once would stop the loop.
 _RETRY_S = 0.5
 """After a turn that turned out to be none, so that two processes do not chase each other."""
+
+_TAKEN_MAX = 5
+"""Tries of one entry that may find its locks held by another model: 0.5, 1, 2 and 4 s apart."""
 
 _BUSY_HINTS = {
     "busy": "ask for the model that is loaded, or set busy: wait in /etc/sparkd/sparkd.yaml",
@@ -175,7 +180,11 @@ class Scheduler:
                 log.exception("the scheduler failed")
                 waits = []
                 self._fail_waiting(SparkdError(f"the scheduler failed: {type(error).__name__}"))
-            await self._until_change(waits)
+            try:
+                await self._until_change(waits)
+            except Exception:
+                log.exception("the scheduler could not wait for a change")
+                await asyncio.sleep(_RETRY_S)
 
     def _fail_waiting(self, error: SparkdError) -> None:
         for entry in list(self._entries.values()):
@@ -258,6 +267,8 @@ class Scheduler:
                     listener(instance)
                 # With the transition still held nobody can stop it before its waiters have it.
                 self._lend(entry, instance)
+        except LaneTaken as error:
+            self._put_off(entry, error)
         except SparkdError as error:
             entry.fail(error)
         except Exception as error:
@@ -266,6 +277,23 @@ class Scheduler:
         finally:
             entry.task = None
             self._wake.set()
+
+    def _put_off(self, entry: Entry, taken: LaneTaken) -> None:
+        """Look again after a pause that doubles; refuse after a few tries, and name the holder.
+
+        If containers were started for nothing, later requests are refused without a start.
+        """
+        entry.taken += 1
+        if entry.taken < _TAKEN_MAX:
+            entry.not_before_s = time.monotonic() + _RETRY_S * (1 << (entry.taken - 1))
+            return
+        error = held_by_model(entry.spec.model_id, taken.holder)
+        log.warning("%s", error.message)
+        if taken.started:
+            # Later refusals repeat this to any client.
+            discreet = GpuHeld(error.discreet, hint=error.hint)
+            self._starter.remember_failure(entry.spec, discreet)
+        entry.fail(error)
 
     def _note_ready(self, instance: Instance) -> None:
         """When it became ready; finding it again is no reason to begin its residency anew."""

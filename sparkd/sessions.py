@@ -19,7 +19,8 @@ from sparkd.adapters import usage
 from sparkd.adapters.records import recall, remember
 from sparkd.core.model import Instance
 from sparkd.core.names import Layout, Names, unescape
-from sparkd.core.session import EndReason, Session, Totals, added, begun, kept, restored
+from sparkd.core.restoring import restored
+from sparkd.core.session import EndReason, Session, Totals, added, begun, kept
 
 log = logging.getLogger(__name__)
 

@@ -12,12 +12,12 @@ Call with the model's transition held; for sleep with its activity held exclusiv
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final
 
@@ -35,8 +35,10 @@ log = logging.getLogger(__name__)
 _SLEEP_TIMEOUT_S = 60.0
 """Level 1 copies the weights to main memory; the first time was seen to take 7.5 s for 15 GiB."""
 _ANSWER_TIMEOUT_S = 60.0
-_TAKEN = 409
-_OK = 200
+_SAID_LIMIT_BYTES = 64 << 10
+"""Of a completion of a few tokens, or of a short object."""
+_TEXT_LIMIT = 4096
+"""Characters of the completion; the record of the nap keeps them."""
 QUESTION: Final = "1, 2, 3, 5, 8, 13,"
 """Its most probable continuation is compared before and after; it tells nothing about anybody."""
 _ANSWER_TOKENS = 16
@@ -112,9 +114,12 @@ class Sleep:
         }
         said: Any = await _post(instance, "/v1/completions", _ANSWER_TIMEOUT_S, asked)
         try:
-            return str(said["choices"][0]["text"])
+            text = said["choices"][0]["text"]
         except (LookupError, TypeError):
-            raise SleepFailed(f"model {spec.model_id!r} completes no text: {said!r:.80}") from None
+            text = None
+        if not isinstance(text, str) or len(text) > _TEXT_LIMIT:
+            raise SleepFailed(f"model {spec.model_id!r} did not complete the question with text")
+        return text.encode(errors="replace").decode()
 
 
 async def _post(
@@ -122,28 +127,22 @@ async def _post(
 ) -> object:
     """What the model's server answers, as JSON. Raises SleepFailed, and LaneTaken for a 409."""
     model_id, content = instance.model_id, json.dumps(body or {}).encode()
-    upstream = Upstream(instance.endpoint)
-    try:
-        async with asyncio.timeout(timeout_s):
-            headers = {"content-type": "application/json"}
-            answer = await upstream.send("POST", target, headers, content)
-            said = b"".join([chunk async for chunk in answer.chunks()])
-    except TimeoutError:
+    async with Upstream(instance.endpoint) as engine:
+        try:
+            told = await engine.fetch(
+                target, limit_bytes=_SAID_LIMIT_BYTES, timeout_s=timeout_s, post=content
+            )
+        except UpstreamLost as error:
+            raise SleepFailed(f"model {model_id!r}: {error.message}") from error
+    if told.status == HTTPStatus.CONFLICT:
+        raise LaneTaken(model_id, None, started=True)
+    if told.status != HTTPStatus.OK:
         raise SleepFailed(
-            f"model {model_id!r} did not answer {target} within {timeout_s:g} s"
-        ) from None
-    except UpstreamLost as error:
-        raise SleepFailed(f"model {model_id!r} did not answer {target}: {error}") from error
-    finally:
-        await upstream.close()
-    if answer.status == _TAKEN:
-        raise LaneTaken(f"model {model_id!r} found the GPU taken when it was woken")
-    if answer.status != _OK:
-        text = said.decode(errors="replace")
-        raise SleepFailed(f"model {model_id!r} answered {target} with {answer.status}: {text:.200}")
+            f"model {model_id!r} answered {target} with {told.status}: {told.text[:200]!r}"
+        )
     try:
-        return json.loads(said)
-    except ValueError:
+        return json.loads(told.body)
+    except (ValueError, RecursionError):
         raise SleepFailed(f"model {model_id!r} answered {target} with no JSON") from None
 
 

@@ -21,7 +21,7 @@ from sparkd.adapters.memory import MemoryProbe
 from sparkd.adapters.records import Failure, Records
 from sparkd.core import memory, policy
 from sparkd.core.containerspec import spec_hash
-from sparkd.core.errors import StartCrashed, StartFailed
+from sparkd.core.errors import SparkdError, StartCrashed, StartFailed
 from sparkd.core.model import Config, Instance, Lifecycle, ModelSpec, Settings, World
 from sparkd.core.names import COMEBACK_SERVICE, Layout, Names
 from sparkd.core.session import EndReason
@@ -65,7 +65,8 @@ class Starter:
 
         Those in `before` are being brought up already: what memory they will take is theirs.
         Call with its transition held. Raises what `Launcher` raises, and the policy's refusals.
-        When cancelled, a start of ours is taken back.
+        Raises LaneTaken when another model holds its locks. When cancelled, a start of ours is
+        taken back.
         """
         spec = queued.spec
         world = await self.world.read(config)
@@ -176,11 +177,9 @@ class Starter:
                 self.loads.watching(instance, tell=True),
             ):
                 await self.launcher.wait_ready(spec, instance, adopted=False)
-        except LaneTaken:
-            return None
         except StartFailed as error:
             failure = _collapse(spec, guard) or error
-            self._remember_failure(spec, failure)
+            self.remember_failure(spec, failure)
             raise failure from error
         reach("ready-healthy")
         took_s = time.monotonic() - instance.started_s
@@ -208,13 +207,13 @@ class Starter:
             async with guard.watching(names.scope):
                 await self.sleep.wake(spec, instance)
         except LaneTaken:
-            return None
+            raise  # It sleeps on.
         except SleepFailed as error:
             await self._give_up(spec, instance, str(error))
             failure = _collapse(spec, guard)
             if failure is None:
                 return None
-            self._remember_failure(spec, failure)
+            self.remember_failure(spec, failure)
             raise failure from error
         except asyncio.CancelledError:
             await self._give_up(spec, instance, "nobody waits for it any more")
@@ -279,7 +278,8 @@ class Starter:
         self.records.clear_failure(spec.model_id)
         self.records.clear_comeback(spec.model_id)
 
-    def _remember_failure(self, spec: ModelSpec, error: StartFailed) -> None:
+    def remember_failure(self, spec: ModelSpec, error: SparkdError) -> None:
+        """Have the policy refuse further starts for a while."""
         wanted = spec_hash(spec, self.layout)
         before = self.records.failure(spec.model_id)
         count = before.count if before is not None and before.spec_hash == wanted else 0

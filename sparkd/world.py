@@ -130,14 +130,8 @@ class WorldReader:
 
 
 async def _healthy(instance: Instance) -> bool:
-    upstream = Upstream(instance.endpoint)
-    try:
-        async with asyncio.timeout(_HEALTH_PATIENCE_S):
-            return await upstream.healthy()
-    except TimeoutError:
-        return False
-    finally:
-        await upstream.close()
+    async with Upstream(instance.endpoint) as engine:
+        return await engine.healthy(_HEALTH_PATIENCE_S)
 
 
 def _instance(container: ContainerReading) -> Instance:

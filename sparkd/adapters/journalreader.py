@@ -29,6 +29,8 @@ DROPS = ("MESSAGE_ID=a596d6fe7bfa4994828e72309e95d61e", "_UID=0")
 _MACHINE_ID = Path("/etc/machine-id")
 _LINE_LIMIT_BYTES = 1 << 20
 """An entry may quote the last words of a model; a longer line is left out."""
+_LINES_IN_A_ROW = 50
+"""Lines that have arrived already are read without waiting: then the others get their turn."""
 
 
 def follow(*arguments: str) -> AsyncGenerator[bytes]:
@@ -51,8 +53,12 @@ async def read(*arguments: str) -> AsyncGenerator[bytes]:
     except FileNotFoundError:
         return
     assert process.stdout is not None
+    count = 0
     try:
         while True:
+            count += 1
+            if count % _LINES_IN_A_ROW == 0:
+                await asyncio.sleep(0)
             try:
                 line = await process.stdout.readline()
             except ValueError:

@@ -23,6 +23,7 @@ from typing import Any
 from sparkd.adapters.files import write_atomically
 from sparkd.core.errors import HostError
 from sparkd.core.names import Layout, Names, unescape
+from sparkd.core.restoring import restored
 
 log = logging.getLogger(__name__)
 
@@ -74,11 +75,7 @@ class Records:
     layout: Layout
 
     def loads(self, model_id: str) -> Loads:
-        found = recall(self._loads_file(model_id))
-        return Loads(
-            durations_s=tuple(float(value) for value in found.get("durations_s", ())),
-            peaks_bytes=tuple(int(value) for value in found.get("peaks_bytes", ())),
-        )
+        return restored(Loads, recall(self._loads_file(model_id))) or Loads()
 
     def add_load(self, model_id: str, duration_s: float, peak_bytes: int | None) -> None:
         before = self.loads(model_id)
@@ -94,10 +91,7 @@ class Records:
 
     def failure(self, model_id: str) -> Failure | None:
         found = recall(self._failure_file(model_id))
-        try:
-            return Failure(**found) if found else None
-        except TypeError:
-            return None
+        return restored(Failure, found) if found else None
 
     def add_failure(self, model_id: str, failure: Failure) -> None:
         remember(
@@ -126,10 +120,7 @@ class Records:
     def nap(self, model_id: str) -> Nap | None:
         """Compare its container with the one that runs: a dead sleeper may have left it."""
         found = recall(self.layout.nap_file(Names(model_id)))
-        try:
-            return Nap(**found) if found else None
-        except TypeError:
-            return None
+        return restored(Nap, found) if found else None
 
     def has_nap(self, model_id: str) -> bool:
         """Whether there is anything to be read by `nap`; every request of a sleeper's kind asks."""
@@ -194,6 +185,6 @@ def recall(path: Path) -> dict[str, Any]:
     """What was remembered there; nothing if it cannot be read."""
     try:
         found = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}

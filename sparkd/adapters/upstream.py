@@ -7,12 +7,16 @@ Nothing is decided here: `ConnectFailed` means that the server saw nothing of th
 
 from __future__ import annotations
 
-import contextlib
+import asyncio
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Self
 
 import httpx
 
 from sparkd.adapters.transport import Exchange, LocalTransport, Sink
+from sparkd.core.engineanswer import content_type
 from sparkd.core.errors import UpstreamLost
 from sparkd.core.model import Endpoint
 from sparkd.core.spliced import Payload
@@ -20,6 +24,8 @@ from sparkd.core.spliced import Payload
 _CONNECT_TIMEOUT_S = 5.0
 """A local server accepts at once; a full listen queue is the only reason to wait."""
 _HEALTH_TIMEOUT_S = 5.0
+_HEALTH_LIMIT_BYTES = 64 << 10
+"""Engines answer with nothing or with a short object."""
 _SEND_TIMEOUT_S = 60.0
 # No read timeout: a model may think for long before its first token, and its process is watched,
 # so its death is not missed.
@@ -44,8 +50,7 @@ class Answer:
 
     @property
     def content_type(self) -> str:
-        named = [value for name, value in self.headers if name == b"content-type"]
-        return b", ".join(named).decode("latin-1")
+        return content_type(self.headers).lower()
 
     @property
     def whole(self) -> bool:
@@ -73,6 +78,18 @@ class Answer:
         while chunk := await self.next():
             yield chunk
 
+    async def read(self, limit_bytes: int) -> tuple[bytes, bool]:
+        """As much of the body as the limit allows, and whether that is all of it.
+
+        Raises UpstreamLost.
+        """
+        taken = bytearray()
+        async for chunk in self.chunks():
+            taken += chunk
+            if len(taken) > limit_bytes:
+                return bytes(taken[:limit_bytes]), False
+        return bytes(taken), True
+
     async def pour(self, sink: Sink) -> None:
         """Hand the rest of the body on as it arrives. Raises UpstreamLost, and as the sink does."""
         try:
@@ -92,6 +109,18 @@ def _broken_off(error: httpx.HTTPError) -> UpstreamLost:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """A whole response that sparkd itself asked for."""
+
+    status: int
+    body: bytes
+
+    @property
+    def text(self) -> str:
+        return self.body.decode(errors="replace")
+
+
 class Upstream:
     """The server of one endpoint."""
 
@@ -104,19 +133,50 @@ class Upstream:
             self._host = f"127.0.0.1:{endpoint.port}"
             self._transport = LocalTransport(("127.0.0.1", endpoint.port or 0))
 
-    async def healthy(self) -> bool:
-        """Whether the endpoint's health path answers 200."""
-        timeout = httpx.Timeout(_HEALTH_TIMEOUT_S).as_dict()
-        request = httpx.Request(
-            "GET", f"http://{self._host}{self.endpoint.health}", extensions={"timeout": timeout}
-        )
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def healthy(self, timeout_s: float = _HEALTH_TIMEOUT_S) -> bool:
+        """Whether the endpoint's health path answers 200 in time."""
         try:
-            response = await self._transport.handle_async_request(request)
-            async with contextlib.aclosing(response):
-                await response.aread()
-        except httpx.HTTPError:
+            told = await self.fetch(
+                self.endpoint.health, limit_bytes=_HEALTH_LIMIT_BYTES, timeout_s=timeout_s
+            )
+        except UpstreamLost:
             return False
-        return response.status_code == httpx.codes.OK
+        return told.status == HTTPStatus.OK
+
+    async def fetch(
+        self, target: str, *, limit_bytes: int, timeout_s: float, post: bytes | None = None
+    ) -> Fetched:
+        """One small response for sparkd itself, whole; a POST of JSON if there is a body.
+
+        The limits are for all of it, connection and head included, so no server can hold the
+        caller or its memory. Raises UpstreamLost, and nothing else.
+        """
+        method = "GET" if post is None else "POST"
+        headers = {} if post is None else {"content-type": "application/json"}
+        try:
+            async with asyncio.timeout(timeout_s):
+                answer = await self.send(method, target, headers, post or b"")
+                try:
+                    body, whole = await answer.read(limit_bytes)
+                finally:
+                    await answer.close()
+        except TimeoutError:
+            raise UpstreamLost(
+                f"the model's server did not answer {target} within {timeout_s:g} s",
+                hint="sudo sparkctl logs MODEL",
+            ) from None
+        if not whole:
+            raise UpstreamLost(
+                f"the model's server answered {target} with more than {limit_bytes} bytes",
+                hint="sudo sparkctl logs MODEL",
+            )
+        return Fetched(answer.status, body)
 
     async def send(
         self, method: str, target: str, headers: Mapping[str, str], body: Payload

@@ -26,6 +26,7 @@ from sparkd.core.model import (
     Transport,
 )
 from sparkd.core.names import LABEL_ENDPOINT, LABEL_HEALTH, LABEL_MODEL, LABEL_SPEC, Layout, Names
+from sparkd.core.numbers import bounded_int
 
 EXIT_GPU_TAKEN = 75
 """What `flock -E` ends with when somebody else holds the lock (EX_TEMPFAIL of sysexits.h)."""
@@ -146,7 +147,9 @@ def parse_endpoint(label: str, health: str = "") -> Endpoint:
     """Undo `str(Endpoint)`, as the label carries it; `health` is a label of its own."""
     scheme, _, rest = label.partition(":")
     if scheme == "tcp":
-        return Endpoint(port=int(rest.rpartition(":")[2]), health=health or HEALTH_PATH)
+        # A label that names no port names a server that cannot be reached.
+        port = bounded_int(rest.rpartition(":")[2], most=65535)
+        return Endpoint(port=port, health=health or HEALTH_PATH)
     return Endpoint(socket=Path(rest), health=health or HEALTH_PATH)
 
 

@@ -4,6 +4,8 @@
 Prometheus text format 0.0.4. Only what is about the engine is taken: every Python server has
 `process_…` and `python_…` series, which the gateway has itself. Families stay together, as the
 format demands, and a model has a limited number of series, so that one engine cannot flood all.
+A line that Prometheus would refuse is left out, because it refuses the whole page with it: an odd
+value, a label twice, a label `model`, an unknown type, or a series that was there already.
 """
 
 from __future__ import annotations
@@ -12,11 +14,27 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from sparkd.core.enginemetrics import page_lines
+from sparkd.core.numbers import bounded_float
+
 SERIES_MAX = 2000
 """Of one model; vLLM 0.32 has about 500 with one engine."""
+_FAMILIES_MAX = 5000
+"""Of all models; those announced past it have no text of help."""
 
-_ENGINES = ("vllm:", "sglang:")
-_SAMPLE = re.compile(r"(?P<name>[A-Za-z_:][\w:]*)(?:\{(?P<labels>.*)\})? (?P<value>\S+)")
+_NAME = r"(?:vllm|sglang):[A-Za-z0-9_:]{1,200}"
+_LABEL = r'([A-Za-z_][A-Za-z0-9_]*)="(?:[^"\\]|\\["\\n])*"'
+_SAMPLE = re.compile(
+    rf"(?P<name>{_NAME})(?:\{{(?P<labels>{_LABEL}(?:,{_LABEL})*+,?)?\}})?"
+    r" (?P<value>NaN|[+-]?Inf|[^ ]++)(?: [0-9]{1,15})?"
+)
+_LABEL_NAME = re.compile(_LABEL)
+_HEAD = re.compile(
+    rf"# (?:(?P<help>HELP) (?P<of>{_NAME}) (?:[^\\]|\\[\\n])*+"
+    rf"|TYPE (?P<typed>{_NAME}) (?:counter|gauge|histogram|summary|untyped))"
+)
+_NO_NUMBERS = frozenset({"NaN", "Inf", "+Inf", "-Inf"})
+_LARGEST = 1e300
 
 
 @dataclass(slots=True)
@@ -35,25 +53,55 @@ def merged(pages: Mapping[str, str]) -> tuple[str, dict[str, int]]:
 
 def _take(families: dict[str, _Family], model_id: str, page: str) -> int:
     """Add one page; how many of its series were too many."""
-    taken, dropped, current = 0, 0, ""
-    for line in page.splitlines():
-        if line.startswith(("# HELP ", "# TYPE ")):
-            current = line.split(" ", 3)[2]
-            if current.startswith(_ENGINES):
-                head = families.setdefault(current, _Family()).head
-                if not any(known.startswith(line[:6] + " ") for known in head):
-                    head.append(line)
+    taken: set[str] = set()
+    dropped, current = 0, ""
+    for line in page_lines(page):
+        head = _HEAD.fullmatch(line)
+        if head is not None:
+            current = head["of"] or head["typed"]
+            _announce(families, current, line)
             continue
-        match = _SAMPLE.match(line)
-        if match is None or not match["name"].startswith(_ENGINES):
+        sample = _sample(line, model_id)
+        if sample is None or sample.series in taken:
             continue
-        if taken >= SERIES_MAX:
+        if len(taken) >= SERIES_MAX:
             dropped += 1
             continue
-        taken += 1
+        taken.add(sample.series)
         # A sample belongs to the family announced last, else to one of its own name.
-        name = current if match["name"].startswith(current or "\0") else match["name"]
-        labels = f'model="{model_id}"' + (f",{match['labels']}" if match["labels"] else "")
-        sample = f"{match['name']}{{{labels}}} {match['value']}"
-        families.setdefault(name, _Family()).samples.append(sample)
+        name = current if current and sample.name.startswith(current) else sample.name
+        families.setdefault(name, _Family()).samples.append(f"{sample.series} {sample.value}")
     return dropped
+
+
+def _announce(families: dict[str, _Family], name: str, line: str) -> None:
+    if len(families) >= _FAMILIES_MAX:
+        return
+    head = families.setdefault(name, _Family()).head
+    if not any(known.startswith(line[:6] + " ") for known in head):
+        head.append(line)
+
+
+@dataclass(frozen=True, slots=True)
+class _Sample:
+    name: str
+    series: str
+    """Its name and labels, that of its model among them."""
+    value: str
+
+
+def _sample(line: str, model_id: str) -> _Sample | None:
+    """The sample in a line, if it is one that Prometheus takes."""
+    match = _SAMPLE.fullmatch(line)
+    if match is None or not _is_value(match["value"]):
+        return None
+    own = (match["labels"] or "").removesuffix(",")
+    names = [found[1] for found in _LABEL_NAME.finditer(own)]
+    if "model" in names or len(set(names)) < len(names):
+        return None
+    labels = f'model="{model_id}"' + (f",{own}" if own else "")
+    return _Sample(match["name"], f"{match['name']}{{{labels}}}", match["value"])
+
+
+def _is_value(text: str) -> bool:
+    return text in _NO_NUMBERS or bounded_float(text, most=_LARGEST, least=-_LARGEST) is not None

@@ -140,7 +140,7 @@ class AnswerReader:
 
 def _flaw(status: int, version: str, headers: Headers, framing: Headers) -> str | None:
     """What is wrong with the head of an answer, of all that the parsers let pass."""
-    if version not in ("1.0", "1.1") or status < 100 or status == 101:
+    if version not in ("1.0", "1.1") or not 100 <= status < 600 or status == 101:
         return f"the status line says HTTP/{version} {status}"
     if len(headers) > _HEADER_COUNT:
         return f"{len(headers)} headers"

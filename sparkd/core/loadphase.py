@@ -43,7 +43,9 @@ _SIGNS: tuple[tuple[Phase, re.Pattern[str]], ...] = tuple(
         (Phase.SERVER, r"Application startup complete|server is fired up"),
     )
 )
-_PERCENT = re.compile(r":\s+(\d{1,3})%")
+_LINE_MAX = 400
+"""Characters of a line that are read; the search takes time by their square."""
+_PERCENT = re.compile(r":\s+([0-9]{1,3})%")
 _WHOLE = re.compile(r"Loading weights took|Load weight end|Graph capturing finished|graph end")
 
 
@@ -62,6 +64,8 @@ class LoadProgress:
 
 def advanced(before: LoadProgress, line: str) -> LoadProgress:
     """The progress after one more line; the very same object when the line says nothing new."""
+    # A progress bar writes over itself: only its last state counts.
+    line = line.rstrip("\r").rpartition("\r")[2][:_LINE_MAX]
     phase = next((phase for phase, sign in _SIGNS if sign.search(line)), None)
     if phase is None or _ORDER.index(phase) < _ORDER.index(before.phase):
         return before

@@ -16,12 +16,13 @@ from enum import StrEnum
 from sparkd.core.engineargs import option_value
 from sparkd.core.errors import InsufficientMemory
 from sparkd.core.model import ModelSpec
-from sparkd.core.numbers import bounded_float
+from sparkd.core.numbers import bounded_float, bounded_int
 
 UTILIZATION_OPTION = "--gpu-memory-utilization"
 
 _GIB = 1 << 30
 _MEMINFO_LINE = re.compile(r"^(\w+):\s+(\d+) kB$", re.MULTILINE)
+_SMI_MAX_MIB = 1 << 30
 
 
 class Basis(StrEnum):
@@ -148,10 +149,10 @@ def parse_smi(text: str) -> tuple[int, int] | None:
     None on unified memory, where it prints [N/A].
     """
     first = text.strip().partition("\n")[0]
-    numbers = [part.strip() for part in first.split(",")]
-    if len(numbers) != 2 or not all(number.isdigit() for number in numbers):
+    numbers = [bounded_int(part.strip(), most=_SMI_MAX_MIB) for part in first.split(",")]
+    if len(numbers) != 2 or numbers[0] is None or numbers[1] is None:
         return None
-    return int(numbers[0]) << 20, int(numbers[1]) << 20
+    return numbers[0] << 20, numbers[1] << 20
 
 
 def _gib(size: int) -> str:

@@ -10,9 +10,9 @@ GB10) is in it, as it is taken during the load.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
-from typing import Any, TypeVar
+from typing import Any
 
 RECENT_MAX = 20
 
@@ -167,22 +167,6 @@ def _most(one: int | None, other: int | None) -> int | None:
     return max((value for value in (one, other) if value is not None), default=None)
 
 
-Kept = TypeVar("Kept", Session, Totals)
-
-
 def kept(value: Session | Totals) -> dict[str, Any]:
-    """What is written down."""
+    """What is written down, for `restoring.restored`."""
     return asdict(value)
-
-
-def restored(kind: type[Kept], found: Mapping[str, Any]) -> Kept | None:
-    """What was written down; None when it is not what it should be. Unknown keys are left out, so
-    that an older sparkd reads what a newer one wrote."""
-    names = {one.name for one in fields(kind)}
-    values = {name: value for name, value in found.items() if name in names}
-    if isinstance(values.get("recent"), list):
-        values["recent"] = tuple(values["recent"])
-    try:
-        return kind(**values)
-    except TypeError:
-        return None

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
+
+from sparkd.core.numbers import bounded_int, plain_float, plain_int
 
 LABEL_SETS_MAX = 4000
 """Of one family: 60 models, a dozen operations and what usually becomes of requests fit well."""
@@ -30,7 +32,11 @@ _TAIL_BYTES = 4096
 """`usage` stands near the end of an answer."""
 _NAME = b'"usage"'
 _USAGE = re.compile(_NAME + rb"\s*:\s*\{((?:[^{}]++|\{[^{}]*+\})*+)\}")
-_TOKENS = re.compile(rb'"(prompt|input|completion|output)_tokens"\s*:\s*(\d{1,12})\b')
+_TOKENS = re.compile(
+    rb'"(prompt|input|completion|output)_tokens"\s*:\s*([0-9]{1,12})\s*(?=[,}]|\Z)'
+)
+_TOKENS_MAX = 1 << 24
+"""More than any context window; an engine that says more is not believed, for keys pay by it."""
 _KINDS = {b"prompt": "prompt", b"input": "prompt", b"completion": "completion"}
 
 Labels = tuple[str, ...]
@@ -93,7 +99,11 @@ def usage_of(tail: bytes) -> dict[str, int]:
         found = _USAGE.match(tail, at)
         if found is not None:
             counts = _TOKENS.findall(found[1])
-            return {_KINDS.get(kind, "completion"): int(count) for kind, count in counts}
+            return {
+                _KINDS.get(kind, "completion"): tokens
+                for kind, count in counts
+                if (tokens := bounded_int(count.decode(), most=_TOKENS_MAX)) is not None
+            }
     return {}
 
 
@@ -183,19 +193,32 @@ class Traffic:
             },
         }
 
-    def restore(self, dumped: Mapping[str, Any]) -> None:
+    def restore(self, dumped: object) -> None:
         """Go on from what another daemon counted. What does not fit is left out."""
-        try:
-            for name, rows in dumped.get("counts", {}).items():
-                for *labels, count in rows:
-                    self.add(name, tuple(labels), int(count))
-            for name, rows in dumped.get("histograms", {}).items():
-                for model_id, total, counts in rows:
-                    histogram = self.histogram(name, model_id)
-                    if len(counts) == len(histogram.counts):
-                        histogram.counts, histogram.sum = [int(n) for n in counts], float(total)
-        except (AttributeError, KeyError, TypeError, ValueError):
-            return
+        for name, row in _rows(dumped, "counts"):
+            *labels, count = row or [None]
+            amount = plain_int(count)
+            if amount is not None and all(isinstance(label, str) for label in labels):
+                self.add(name, tuple(labels), amount)
+        for name, row in _rows(dumped, "histograms"):
+            if name in _BOUNDS and len(row) == 3 and isinstance(row[0], str):
+                self._restore_histogram(name, *row)
+
+    def _restore_histogram(self, name: str, model_id: str, total: object, counts: object) -> None:
+        histogram, total_s = self.histogram(name, model_id), plain_float(total)
+        numbers = [plain_int(count) for count in counts] if isinstance(counts, list) else []
+        known = [number for number in numbers if number is not None]
+        if total_s is not None and len(known) == len(numbers) == len(histogram.counts):
+            histogram.counts, histogram.sum = known, total_s
+
+
+def _rows(dumped: object, name: str) -> Iterator[tuple[str, list[Any]]]:
+    """The rows of all tables of a dump, each with the name of its table."""
+    tables = dumped.get(name) if isinstance(dumped, dict) else None
+    for family, rows in tables.items() if isinstance(tables, dict) else ():
+        for row in rows if isinstance(rows, list) else ():
+            if isinstance(row, list):
+                yield str(family), row
 
 
 def _bounded(known: Mapping[Labels, object], labels: Labels) -> Labels:

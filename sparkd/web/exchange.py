@@ -21,6 +21,7 @@ from sanic.response import BaseHTTPResponse
 from sparkd.adapters.journal import Event, note
 from sparkd.adapters.upstream import Answer
 from sparkd.core import engineerror
+from sparkd.core.engineanswer import passed_headers
 from sparkd.core.errors import (
     BodyTooLarge,
     RequestError,
@@ -33,7 +34,6 @@ from sparkd.core.quota import Meter
 from sparkd.core.spliced import Raw
 from sparkd.core.sse import EndMark, comment
 from sparkd.core.traffic import Passage, Traffic
-from sparkd.proxy import response_headers
 from sparkd.queue import Grant, Progress
 from sparkd.web.admission import is_admin, sight_of
 from sparkd.web.render import Shape, error_event, shape_of
@@ -140,7 +140,7 @@ class Exchange:
         # The head of a stream goes at once, any other together with what follows it.
         first = answer.at_hand() if streams or answer.whole else await answer.next()
         if self._response is None:
-            headers = Header(response_headers(answer.headers))
+            headers = Header(passed_headers(answer.headers))
             if streams:
                 headers.popall("content-length", None)  # An error event may have to follow.
             await self._respond(answer.status, headers)
@@ -239,9 +239,7 @@ class Exchange:
 
     async def _relay_refusal(self, answer: Answer) -> None:
         """An engine that answers no stream, after we have begun one: its words as an event."""
-        said = b""
-        async for chunk in answer.chunks():
-            said = (said + chunk)[:_ERROR_BODY_LIMIT]
+        said, _ = await answer.read(_ERROR_BODY_LIMIT)
         self.reason = f"upstream_{answer.status}"
         named = b"event: error\n" if self.shape is Shape.ANTHROPIC else b""
         await self._send(named + b"data: " + b" ".join(said.splitlines()) + b"\n\n")

@@ -108,7 +108,7 @@ async def _infer(context: Context, request: Request, exchange: Exchange) -> None
     operation = route.operation
     exchange.operation = route.name
     raw = await exchange.read_body(config.settings.body_limit_bytes)
-    headers = request_headers(request.headers, exchange.request_id)
+    headers = request_headers(request.headers)
     choose = partial(_asked, context, request, exchange, route)
     if operation.form:
         kind = headers.get("content-type", "")

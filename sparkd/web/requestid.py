@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The id by which a client, the journal and the engine name the same request.
+"""The id by which a client and the journal name the same request; engines get one of their own.
 
 The client's own `x-request-id` if it is one plain word, else one that is drawn once.
 """

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
+import math
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -20,7 +21,20 @@ from typing import Any, Final
 import httptools
 
 from sparkd.adapters.keyfiles import secrets_of
-from sparkd.core import apikeys, engineerror, happening, jsontext, loadphase, names, routing, sse
+from sparkd.core import (
+    apikeys,
+    engineanswer,
+    engineerror,
+    enginemetrics,
+    enginepages,
+    happening,
+    jsontext,
+    loadphase,
+    names,
+    routing,
+    sse,
+    traffic,
+)
 from sparkd.core import body as bodies
 from sparkd.core import skeleton as bones
 from sparkd.core.containerspec import container_spec
@@ -368,6 +382,42 @@ def load_log(data: bytes) -> None:
         before = after
 
 
+def engine_metrics(data: bytes) -> None:
+    """Any page is a reading of finite numbers and a text that keeps one series per line."""
+    page = data.decode(errors="replace")
+    steps = enginemetrics.parse_steps(page)
+    for value in (steps.iterations, steps.running):
+        assert value is None or (math.isfinite(value) and value >= 0)
+    text, dropped = enginepages.merged({"m": page, "n": page})
+    assert dropped["m"] == dropped["n"] >= 0
+    assert not enginepages.merged({"m": text})[0], "a series of ours is not taken for an engine's"
+    series = [line.rpartition(" ")[0] for line in text.split("\n") if not line.startswith("#")]
+    assert len(series) - 1 == len(set(series) - {""})
+
+
+def usage(data: bytes) -> None:
+    """The end of any response has plausible counts of tokens, or none, however it is cut."""
+    tokens = traffic.usage_of(data)
+    assert tokens.keys() <= {"prompt", "completion"}
+    assert all(0 <= count <= 1 << 24 for count in tokens.values())
+    passage = traffic.Passage(None)
+    passage.chunk(data, 1.0)
+    assert passage.tokens() == traffic.usage_of(data[-4096:])
+
+
+def response_head(data: bytes) -> None:
+    """Of any headers only listed ones pass, each once and with a value that HTTP can carry."""
+    headers = [line.partition(b":")[::2] for line in data.split(b"\n")]
+    passed = engineanswer.passed_headers([(name.lower(), value) for name, value in headers])
+    assert len(dict(passed)) == len(passed) <= 7
+    for name, value in passed:
+        assert value.isascii()
+        assert value.isprintable()
+        assert len(value) <= 200, name
+        if name in ("content-length", "retry-after"):
+            assert int(value) >= 0
+
+
 def event(data: bytes) -> None:
     """A line of the journal is no event, or one that can be told as JSON and as one SSE event."""
     found = happening.parse(data)
@@ -390,7 +440,7 @@ TARGETS: Final[dict[str, Check]] = {
     check.__name__: check
     for check in (
         *(config, keys, rewriting, json_body, skeleton, route, form, request, model_names),
-        *(answer, stream, load_log, event, engine_error),
+        *(answer, stream, load_log, event, engine_error, engine_metrics, usage, response_head),
         *(hub_listing, hub_refusal, cdi_file, arguments),
     )
 }

@@ -17,6 +17,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from .hosts import Host
 
+HOSTILE = "fake-hostile"
+"""The model whose every response is an attack."""
+
 Series = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
 
@@ -49,8 +52,9 @@ class Account:
 
     @property
     def answers(self) -> int:
-        """How many requests succeeded."""
-        return sum(count for (_, status), count in self.requests.items() if status == "200")
+        """How many requests succeeded; those of the hostile engine do not count."""
+        counts = self.requests.items()
+        return sum(n for (model, status), n in counts if status == "200" and model != HOSTILE)
 
 
 class Accounts:

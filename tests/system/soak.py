@@ -10,6 +10,7 @@ moment, as an upgrade with a stream open does, holds `peace`: nothing is killed 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import os
 import random
@@ -22,10 +23,14 @@ from dataclasses import dataclass
 
 import httpx
 
+from .agreement import HOSTILE
 from .hosts import Host, answer_of, chat_body, client
 from .test_scheduling import resident
 
 MODELS = ("fake-a", "fake-b", "fake-c", "fake-util", "fake-excl")
+HOSTILE_SHARE = 0.1
+"""Of all requests; whatever the hostile engine does, the other models must not suffer."""
+HOSTILE_PATIENCE_S = 3.0
 CLIENTS = 8
 SEED = int(os.environ.get("SPARKD_SOAK_SEED", str(random.SystemRandom().randrange(10**6))))
 VIOLENCE_EVERY_S = 6.0
@@ -104,6 +109,9 @@ class Soak:
             await asyncio.sleep(self.random.random())
 
     async def _request(self, text: str) -> None:
+        if self.random.random() < HOSTILE_SHARE:
+            await self._provoke(text)
+            return
         model = self.random.choice(MODELS)
         impatient = self.random.random() < 0.2
         began_s = time.monotonic()
@@ -121,6 +129,17 @@ class Soak:
                 self.wrong.append(f"{text!r} broke, and nobody killed the gateway: {error!r}")
         else:
             self._judge(response, text)
+
+    async def _provoke(self, text: str) -> None:
+        """Ask the hostile engine; its client follows no redirect, and must not be sent any."""
+        body = chat_body(HOSTILE, text, stream=self.random.random() < 0.5)
+        self.counts["hostile"] += 1
+        with contextlib.suppress(TimeoutError, httpx.HTTPError):
+            async with client(self.key, timeout_s=300) as http:
+                async with asyncio.timeout(HOSTILE_PATIENCE_S):
+                    response = await http.post("/v1/chat/completions", json=body)
+            if 300 <= response.status_code < 400 or "location" in response.headers:
+                self.wrong.append(f"a redirect of the engine passed: {response.headers}")
 
     def _judge(self, response: httpx.Response, text: str) -> None:
         self.answered[str(response.status_code)] += 1

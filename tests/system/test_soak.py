@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Random use and random violence over five models; every answer is right or a clear error.
+"""Random use and random violence over five models, with a hostile one beside them.
+
+Every answer is right or a clear error.
 
 One minute in `make test`; SPARKD_SOAK_S makes it longer (`make soak`: half an hour), and
 SPARKD_SOAK_SEED repeats a run. In the last third no daemon is killed: what one that lives through
@@ -13,7 +15,7 @@ import json
 import os
 from collections import Counter
 
-from .agreement import Accounts, difference
+from .agreement import HOSTILE, Accounts, difference
 from .company import Company
 from .hosts import SETTINGS, Host, answer_of
 from .remains import wait_for_nothing
@@ -124,6 +126,7 @@ def leave(host: Host) -> None:
         host.run("sparkctl", "start", model)
         assert answer_of(host.chat(model, "still there", timeout_s=300)) == "echo: still there"
     assert host.request("GET", "/status").json()["queue"] == []
+    host.run("sparkctl", "stop", "--now", HOSTILE, check=False)
     for model in (*MODELS[3:], *MODELS[:3]):
         # The utility before the exclusive model, which would have it come back.
         assert host.request("POST", f"/models/{model}/unload").status_code == 200

@@ -38,7 +38,7 @@ from sparkd.core.model import (
     Transport,
     Weights,
 )
-from sparkd.core.names import Layout
+from sparkd.core.names import Layout, Names
 from sparkd.core.tables import MODEL_KEYS
 
 LAYOUT = Layout(runtime_dir=Path("/r"), state_dir=Path("/s"))
@@ -315,3 +315,16 @@ def test_sleeper_searches_our_code_first_and_then_where_its_image_says() -> None
     own = container(replace(PLAIN, evict=Evict.SLEEP, env=(("PYTHONPATH", "/mine"),)))
     assert with_image(own, image)["PYTHONPATH"] == f"{INSIDE_CODE}:/mine", "the entry decides"
     assert "PYTHONPATH" not in with_image(container(PLAIN), image), "the image keeps its own"
+
+
+@pytest.mark.parametrize("port", ["", "x", "-1", "99999", "9" * 5000, "\u00b2", "1e3"])
+def test_label_without_a_port_is_an_endpoint_that_nobody_reaches(port: str) -> None:
+    assert parse_endpoint(f"tcp:127.0.0.1:{port}").port is None
+
+
+@pytest.mark.parametrize("lifecycle", list(Lifecycle))
+def test_container_sees_no_lock_but_those_of_the_gpu(lifecycle: Lifecycle) -> None:
+    spec = replace(PLAIN, lifecycle=lifecycle)
+    sources = {Path(mount.source) for mount in container(spec).mounts}
+    for secret in (LAYOUT.start_lock, LAYOUT.transition_lock(Names("m"))):
+        assert not any(source in (secret, *secret.parents) for source in sources)

@@ -66,8 +66,8 @@ ANSWERS = {
         Read(status=503, body=b"hello"),
     ),
     "unusual status": (
-        b"HTTP/1.1 999 No\r\nContent-Length: 5\r\n\r\nhello",
-        Read(status=999, body=b"hello"),
+        b"HTTP/1.1 599 No\r\nContent-Length: 5\r\n\r\nhello",
+        Read(status=599, body=b"hello"),
     ),
 }
 
@@ -93,6 +93,7 @@ FLAWED = {
     "status of two digits": b"HTTP/1.1 20 OK\r\nContent-Length: 5\r\n\r\nhello",
     "status of four digits": b"HTTP/1.1 2000 OK\r\nContent-Length: 5\r\n\r\nhello",
     "status below 100": b"HTTP/1.1 099 OK\r\nContent-Length: 5\r\n\r\nhello",
+    "status past 599": b"HTTP/1.1 600 OK\r\nContent-Length: 5\r\n\r\nhello",
     "status with a letter": b"HTTP/1.1 2x0 OK\r\n\r\n",
     "unasked switch of protocols": (
         b"HTTP/1.1 101 Switching\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n"

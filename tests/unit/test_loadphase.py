@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import time
 from functools import reduce
 
 from sparkd.core.loadphase import LoadProgress, Phase, advanced
@@ -75,3 +76,14 @@ def test_line_that_says_nothing_changes_nothing() -> None:
 def test_nonsense_percentage_is_the_whole() -> None:
     line = "Loading pt checkpoint shards: 730% Completed"
     assert advanced(LoadProgress(), line).percent == 100
+
+
+def test_last_state_of_a_progress_bar_counts() -> None:
+    bar = "\r".join(f"Loading safetensors checkpoint shards: {n:3}%" for n in range(0, 60, 10))
+    assert walk([bar + "\r"]) == ["starting", "weights 50 %"]
+
+
+def test_longest_line_is_read_in_a_moment() -> None:
+    began_s = time.thread_time()
+    advanced(LoadProgress(), "Loading " * (1 << 17))
+    assert time.thread_time() - began_s < 0.1

@@ -131,6 +131,8 @@ def test_what_is_no_meminfo_is_an_error(text: str) -> None:
         ("", None),
         ("100\n", None),
         ("100, 50, 50\n", None),
+        ("\u00b2, \u00b2\n", None),
+        ("9" * 5000 + ", 1\n", None),
     ],
 )
 def test_discrete_gpu_is_read_and_unified_memory_is_not(

@@ -12,6 +12,7 @@ import pytest
 from sparkd.adapters import usage
 from sparkd.core.model import Endpoint, Instance
 from sparkd.core.names import Layout
+from sparkd.core.restoring import restored
 from sparkd.core.session import (
     RECENT_MAX,
     EndReason,
@@ -20,7 +21,6 @@ from sparkd.core.session import (
     added,
     begun,
     kept,
-    restored,
 )
 from sparkd.sessions import Sessions
 from sparkd.statistics import reference_stats, statistics

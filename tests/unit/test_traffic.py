@@ -26,6 +26,18 @@ CHAT = (
         (b'{"usage":{"prompt_tokens":3},"timings":{"usage":null}}', {"prompt": 3}),
         (b'{"usage":{"prompt_tokens":"3"}}', {}),
         (b'{"usage":{"prompt_tokens":3', {}),
+        # No count of tokens, however it is written.
+        (b'{"usage":{"prompt_tokens":999999999999}}', {}),
+        (b'{"usage":{"prompt_tokens":%s}}' % (b"9" * 4000), {}),
+        (b'{"usage":{"prompt_tokens":1.5e9}}', {}),
+        (b'{"usage":{"prompt_tokens":12.5}}', {}),
+        (b'{"usage":{"prompt_tokens":-3}}', {}),
+        (b'{"usage":{"prompt_tokens":1e5}}', {}),
+        (b'{"usage":{"prompt_tokens":NaN}}', {}),
+        (b'{"usage":{"prompt_tokens":[3]}}', {}),
+        (b'{"usage":{"prompt_tokens":{"prompt_tokens":3}}}', {"prompt": 3}),
+        (b'{"usage":{"prompt_tokens":3,"prompt_tokens":4}}', {"prompt": 4}),
+        (b'{"usage":' * 900, {}),
         (b"", {}),
         # What was said about usage is not usage.
         (b'{"content":"{\\"usage\\":{\\"prompt_tokens\\":1}}"}', {}),
@@ -139,3 +151,20 @@ def test_next_gateway_goes_on_where_the_last_one_was() -> None:
 )
 def test_what_does_not_fit_is_left_out(broken: dict[str, object]) -> None:
     Traffic().restore(broken)
+
+
+@pytest.mark.parametrize(
+    "dumped",
+    [
+        *(None, [], 7, {"counts": 3}, {"counts": {"n": 3}}, {"counts": {"n": [3, [], ["a", 1.5]]}}),
+        *({"counts": {"n": [["a", float("inf")]]}}, {"counts": {"n": [[["a"], 1]]}}),
+        *({"counts": {"n": [["a", -1], ["a", True], ["a", 1 << 70]]}}, {"histograms": {"n": [[]]}}),
+        {"histograms": {"sparkd_chunk_gap_seconds": [["m", float("nan"), [0] * 14]]}},
+        {"histograms": {"sparkd_chunk_gap_seconds": [["m", 1.0, [0.5] * 14], ["m", 1.0, 3]]}},
+    ],
+)
+def test_what_no_daemon_counted_changes_nothing(dumped: object) -> None:
+    traffic = Traffic()
+    traffic.restore(dumped)
+    assert not any(traffic.counts.values())
+    assert all(one.sum == 0.0 for rows in traffic.histograms.values() for one in rows.values())

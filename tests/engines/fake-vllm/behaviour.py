@@ -13,6 +13,8 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from hostile import KINDS as HOSTILE
+
 ENVIRONMENT_PREFIX = "FAKE_VLLM_"
 OPTION_PREFIX = "--fake-"
 SWITCH_FILE = Path("/cache/fake.json")
@@ -52,6 +54,8 @@ class Behaviour:
     break_after_tokens: int = -1
     held_as: str = ""
     garbage: str = ""
+    hostile: str = ""
+    hostile_at: str = "/v1/"
     nap: str = ""
     headers: Mapping[str, str] = field(default_factory=dict)
 
@@ -62,6 +66,7 @@ KINDS: dict[str, type] = {
 CHOICES = {
     "listen": ("early", "late"),
     "garbage": ("", "status_line", "header", "length", "chunk"),
+    "hostile": ("", *HOSTILE),
     "nap": ("", "sleep_fails", "wake_fails", "wake_hangs", "forgets"),
 }
 

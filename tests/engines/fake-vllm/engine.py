@@ -15,7 +15,7 @@ import os
 import sys
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from typing import Any, Never
 
@@ -35,6 +35,7 @@ from answers import (
     words,
 )
 from behaviour import Behaviour, BehaviourError, Switches, overridden
+from hostile import KINDS as HOSTILE
 from http1 import Connection, Request
 from sleeping import Middleware, Sleep
 from toolcalls import call_of
@@ -129,12 +130,19 @@ class Engine:
             reply.send(503, b"")
         elif await self._answered_before(request, reply):
             pass
+        elif (hostile := self._hostile(request)) is not None:
+            await hostile(reply)
         elif request.method == "GET":
             self._look(request.path, reply)
         elif request.method == "POST":
             await self._infer(request, reply)
         else:
             reply.send(405, b'{"detail":"Method Not Allowed"}')
+
+    def _hostile(self, request: Request) -> Callable[[Connection], Awaitable[None]] | None:
+        behaviour = self._switches.current()
+        there = request.path.startswith(behaviour.hostile_at)
+        return HOSTILE.get(behaviour.hostile) if there else None
 
     async def _answered_before(self, request: Request, reply: Connection) -> bool:
         self._sleep.accident = self._switches.current().nap
