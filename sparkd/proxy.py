@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from sparkd.adapters.upstream import Answer, ConnectFailed, Upstream
 from sparkd.core.httprequest import connection_options
+from sparkd.core.keepalive import HEADER as KEEP_ALIVE
 from sparkd.core.model import Config, Endpoint, ModelSpec
 from sparkd.ensure import Ensurer
 from sparkd.leases import UseLease
@@ -29,6 +30,7 @@ _OURS = frozenset(
         *("authorization", "x-api-key", "cookie", "host", "content-length", "expect"),
         # The engine has rules of its own for browsers, and would answer by them.
         "origin",
+        KEEP_ALIVE,
     }
 )
 """What is between the client and the gateway only."""
