@@ -56,10 +56,22 @@ class Histogram:
 class Passage:
     """One answer while it passes; told of each of its chunks."""
 
-    __slots__ = ("_before", "_gaps", "_last", "_tokens", "first", "first_s", "last_s", "size")
+    __slots__ = (
+        "_before",
+        "_gaps",
+        "_last",
+        "_later",
+        "_tokens",
+        "first",
+        "first_s",
+        "last_s",
+        "size",
+    )
 
     def __init__(self, gaps: Histogram | None) -> None:
-        self._gaps = gaps
+        self._gaps: Histogram | None = None
+        """Of the chunks after the first one."""
+        self._later = gaps
         self._before = b""
         self._last = b""
         self._tokens: dict[str, int] | None = None
@@ -72,10 +84,11 @@ class Passage:
         self.size = 0
 
     def chunk(self, data: bytes, now_s: float) -> None:
-        if self.first_s is None:
-            self.first_s, self.first = now_s, data
-        elif self._gaps is not None:
+        if self._gaps is not None:
             self._gaps.observe(now_s - self.last_s)
+        elif self.first_s is None:
+            self.first_s, self.first = now_s, data
+            self._gaps = self._later
         self.last_s = now_s
         size = len(data)
         self.size += size
