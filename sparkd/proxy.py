@@ -16,6 +16,7 @@ from sparkd.adapters.upstream import Answer, ConnectFailed, Upstream
 from sparkd.core.engineanswer import passes
 from sparkd.core.errors import UpstreamLost
 from sparkd.core.httprequest import connection_options
+from sparkd.core.keepalive import HEADER as KEEP_ALIVE
 from sparkd.core.model import Config, Endpoint, ModelSpec
 from sparkd.core.spliced import Payload
 from sparkd.ensure import Ensurer
@@ -32,7 +33,7 @@ _OURS = frozenset(
     {
         *("authorization", "x-api-key", "api-key", "cookie", "host", "content-length", "expect"),
         # The engine has rules of its own for browsers, and would answer by them.
-        *("origin", "x-request-id"),
+        *("origin", "x-request-id", KEEP_ALIVE),
     }
 )
 """Headers between the client and the gateway only."""
@@ -106,10 +107,9 @@ class Proxy:
 
         Raises UpstreamLost for a status that a client must not see, such as a redirect.
         """
-        headers = {**outgoing.headers, "x-request-id": secrets.token_hex(16)}
         try:
             answer = await self._upstream(grant.endpoint).send(
-                outgoing.method, outgoing.path, headers, outgoing.body
+                outgoing.method, outgoing.path, outgoing.headers, outgoing.body
             )
             if not passes(answer.status):
                 await answer.close()
@@ -129,7 +129,8 @@ class Proxy:
 def request_headers(headers: Mapping[str, str]) -> dict[str, str]:
     """The client's headers, names in lower case, as the model's server gets them.
 
-    The client's `x-request-id` is not among them: an engine may fail on an id that it has seen.
+    `x-request-id` is a new one: an engine may fail on an id that it has seen, and a client may
+    send one twice.
     """
     passed: dict[str, str] = {}
     options: list[str] = []
@@ -141,6 +142,7 @@ def request_headers(headers: Mapping[str, str]) -> dict[str, str]:
     for name in connection_options(options):
         passed.pop(name, None)
     passed.setdefault("accept-encoding", "identity")
+    passed["x-request-id"] = secrets.token_hex(16)
     return passed
 
 

@@ -65,6 +65,8 @@ class Entry:
     why: str = "queued"
     told: str | None = None
     """The last reason to wait that was told as an event."""
+    in_the_way: tuple[str, ...] = ()
+    """The models whose end it waits for."""
     not_before_s: float = 0.0
     taken: int = 0
     """How often another model held the locks that a start of this one needs."""

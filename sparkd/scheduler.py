@@ -75,6 +75,13 @@ class Scheduler:
         """Who waits for what now, for status readings."""
         return self._entries
 
+    def is_in_the_way(self, model_id: str) -> bool:
+        """Whether the end of a model's open responses is waited for, here or by another process."""
+        if any(model_id in entry.in_the_way for entry in self._entries.values()):
+            return True
+        ((_, in_transition),) = self._leases.activity_of((model_id,))
+        return in_transition
+
     async def wait(self, config: Config, spec: ModelSpec, on_wait: OnWait | None = None) -> Grant:
         """Join the queue and wait for a grant; `on_wait` is called every few seconds meanwhile.
 
@@ -215,6 +222,13 @@ class Scheduler:
         blockers = short.blockers if short else None
         if blockers is None or blockers != entry.short:
             entry.short, entry.short_since_s = blockers, time.monotonic()
+        match decision:
+            case policy.Wait(_, blockers):
+                entry.in_the_way = blockers
+            case policy.Start(evict):
+                entry.in_the_way = evict
+            case _:
+                entry.in_the_way = ()
         rejecting = entry.config.settings.busy is WhenBusy.REJECT
         match decision:
             case policy.Refuse(error):

@@ -29,6 +29,7 @@ from sparkd.core.errors import (
     Unavailable,
     UpstreamLost,
 )
+from sparkd.core.keepalive import HEADER, KeepAlive
 from sparkd.core.sse import Item, Reader
 
 _CONNECT_TIMEOUT_S = 10.0
@@ -96,7 +97,9 @@ class Gateway:
     async def stream(self, path: str, body: Mapping[str, object]) -> AsyncIterator[Stream]:
         """A request whose answer comes as events. Raises the error that the gateway answers."""
         try:
-            request = self._client.build_request("POST", path, json={**body, "stream": True})
+            request = self._client.build_request(
+                "POST", path, json={**body, "stream": True}, headers={HEADER: KeepAlive.COMMENT}
+            )
             response = await self._client.send(request, stream=True)
         except httpx.HTTPError as error:
             raise self._lost(error) from error

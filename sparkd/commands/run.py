@@ -125,7 +125,8 @@ async def _read(
     async with client.stream(_PATH, body) as stream:
         async for item in stream.items():
             if item.is_comment:
-                notices.show(item.text)
+                if not answer.text and not answer.reasoning:
+                    notices.show(item.text)
                 continue
             reasoning, text = answer.add(json.loads(item.text))
             if reasoning or text:

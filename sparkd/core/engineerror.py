@@ -64,16 +64,14 @@ def _said(raw: bytes) -> tuple[str, str | None]:
     """The message and the parameter of a body in any form; its text if it is none."""
     try:
         body: Any = json.loads(raw)
+        told = body.get("error", body) if isinstance(body, dict) else body
+        told = told if isinstance(told, dict) else {"message": told}
+        message = told.get("message", told.get("detail"))
+        text = message if isinstance(message, str) else json.dumps(message or told)
     except (ValueError, RecursionError):
         return _plain(raw.decode(errors="replace")), None
-    told = body.get("error", body) if isinstance(body, dict) else body
-    told = told if isinstance(told, dict) else {"message": told}
-    message = told.get("message", told.get("detail"))
     param = told.get("param")
-    return (
-        _plain(message if isinstance(message, str) else json.dumps(message or told)),
-        param[:_MESSAGE_MOST] if isinstance(param, str) else None,
-    )
+    return _plain(text), param[:_MESSAGE_MOST] if isinstance(param, str) else None
 
 
 def _plain(text: str) -> str:

@@ -14,6 +14,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
+from sparkd.core.keepalive import KeepAlive
+
 
 class Lifecycle(StrEnum):
     """Which locks a model's process holds (see `containerspec.lock_command`)."""
@@ -296,6 +298,7 @@ class Settings:
     small_model: str | None = None
     """What `small` means."""
     hub: str = "https://huggingface.co"
+    keep_alive: KeepAlive = KeepAlive.CHUNK
     log_requests: LogRequests = LogRequests.ALL
     metrics_access: MetricsAccess = MetricsAccess.KEY
 

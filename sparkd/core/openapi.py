@@ -43,8 +43,8 @@ _REST = "{rest}"
 _ABOUT = """\
 One address for every model of the catalog: a request starts the model that it names, waits for it
 and passes the answer on. Bodies are those of OpenAI's and Anthropic's APIs as the model's server
-understands them. A streaming request that waits gets server-sent comments meanwhile, which commit
-its status to 200; what goes wrong after that comes as an error event. Errors have Anthropic's form
+understands them. A streaming request that waits gets keep-alives, which commit its status to 200. A
+later failure becomes an error event. Errors have Anthropic's form
 for requests with an `anthropic-version` header and for its paths, else OpenAI's. `x-request-id` is
 taken from the request, if it is a plain word, and is on every answer.
 """

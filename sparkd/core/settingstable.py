@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Final
 
 from sparkd.core.cors import ORIGIN
+from sparkd.core.keepalive import KeepAlive
 from sparkd.core.keys import (
     AllOrNone,
     Choice,
@@ -150,6 +151,13 @@ SETTINGS_KEYS: Final = table(
         ),
         doc="The model hub from which `sparkctl pull` fetches; `HF_ENDPOINT` moves it for one "
         "command.",
+    ),
+    Key(
+        name="keep_alive",
+        field="keep_alive",
+        kind=Choice(KeepAlive),
+        doc="The form of keep-alives in event streams: an empty chunk of the dialect, a comment, "
+        "or none (off).",
     ),
     Key(
         name="log_output",

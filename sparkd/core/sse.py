@@ -7,18 +7,19 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-_END = re.compile(
+END_MARK = re.compile(
     rb"^(?:data: ?\[DONE\]"
     rb"|event: ?(?:error|message_stop|response\.(?:completed|failed|incomplete)))\r?$",
     re.MULTILINE,
 )
+"""The line by which a stream of any dialect says that it is whole."""
 _EMPTY_LINE = re.compile(rb"\r?\n\r?\n")
 _MARK_BYTES = 64
 """More than the longest mark, with a line end."""
 
 
 def comment(text: str) -> bytes:
-    """A comment: clients ignore it, and it keeps connections and patience alive."""
+    """A comment. It carries text for people; most decoders skip it, but not all of them."""
     return b": " + " ".join(text.split()).encode() + b"\n\n"
 
 
@@ -33,11 +34,11 @@ class EndMark:
     @property
     def seen(self) -> bool:
         """Whether there was one, if the stream ends here."""
-        return self._seen or _END.fullmatch(self._line) is not None
+        return self._seen or END_MARK.fullmatch(self._line) is not None
 
     def feed(self, data: bytes) -> None:
         lines, _, rest = (self._line + data).rpartition(b"\n")
-        self._seen = self._seen or _END.search(lines) is not None
+        self._seen = self._seen or END_MARK.search(lines) is not None
         # Of a line longer than any mark its length is enough.
         self._line = rest[:_MARK_BYTES]
 

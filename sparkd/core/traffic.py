@@ -30,6 +30,8 @@ _BOUNDS = {
 }
 _TAIL_BYTES = 4096
 """`usage` stands near the end of an answer."""
+_CRUMB_BYTES = 64
+"""A piece below this size joins the one before, so that the last two hold the end of an event."""
 _NAME = b'"usage"'
 _USAGE = re.compile(_NAME + rb"\s*:\s*\{((?:[^{}]++|\{[^{}]*+\})*+)\}")
 _TOKENS = re.compile(
@@ -60,27 +62,51 @@ class Histogram:
 class Passage:
     """One answer while it passes; told of each of its chunks."""
 
-    __slots__ = ("_before", "_gaps", "_last", "_last_s", "_tokens", "first_s", "size")
+    __slots__ = (
+        "_before",
+        "_gaps",
+        "_last",
+        "_later",
+        "_tokens",
+        "first",
+        "first_s",
+        "last_s",
+        "size",
+    )
 
     def __init__(self, gaps: Histogram | None) -> None:
-        self._gaps = gaps
+        self._gaps: Histogram | None = None
+        """Of the chunks after the first one."""
+        self._later = gaps
         self._before = b""
         self._last = b""
-        self._last_s = 0.0
         self._tokens: dict[str, int] | None = None
+        self.first = b""
+        """The first piece."""
+        self.last_s = 0.0
+        """When the last piece came."""
         self.first_s: float | None = None
         """When its first byte came."""
         self.size = 0
 
     def chunk(self, data: bytes, now_s: float) -> None:
-        if self.first_s is None:
-            self.first_s = now_s
-        elif self._gaps is not None:
-            self._gaps.observe(now_s - self._last_s)
-        self._last_s = now_s
-        self.size += len(data)
+        if self._gaps is not None:
+            self._gaps.observe(now_s - self.last_s)
+        elif self.first_s is None:
+            self.first_s, self.first = now_s, data
+            self._gaps = self._later
+        self.last_s = now_s
+        size = len(data)
+        self.size += size
+        if size < _CRUMB_BYTES:
+            self._last = (self._last + data)[-_TAIL_BYTES:]
+            return
         # Kept, not copied: the end of an answer may be spread over two chunks.
         self._before, self._last = self._last, data
+
+    def tail(self) -> bytes:
+        """The last two pieces, which hold at least the last line."""
+        return self._before + self._last
 
     def tokens(self) -> dict[str, int]:
         """How many tokens the whole answer says that it took, by kind; empty if it does not say."""

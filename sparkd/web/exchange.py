@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """One inference request on the wire: its body in, notices while it waits, the answer out.
 
-A streaming client that waits gets server-sent comments, which every client ignores and every proxy
-counts as traffic. The first one commits the answer to 200 and an event stream; whatever goes wrong
-after that is told as an error event of the client's dialect.
+A streaming client that waits gets keep-alives in the form of `core.keepalive`. The first one
+commits the response to 200 and an event stream; a later failure becomes an error event of the
+client's dialect.
 """
 
 from __future__ import annotations
@@ -29,13 +29,15 @@ from sparkd.core.errors import (
     UnknownEncoding,
     UpstreamLost,
 )
+from sparkd.core.keepalive import Beats, may_follow
 from sparkd.core.model import LogRequests
 from sparkd.core.quota import Meter
 from sparkd.core.spliced import Raw
-from sparkd.core.sse import EndMark, comment
+from sparkd.core.sse import EndMark
 from sparkd.core.traffic import Passage, Traffic
 from sparkd.queue import Grant, Progress
 from sparkd.web.admission import is_admin, sight_of
+from sparkd.web.pulse import Pulse
 from sparkd.web.render import Shape, error_event, shape_of
 from sparkd.web.wire import WireHttp
 
@@ -43,8 +45,6 @@ _BODY_STALL_S = 60.0
 """A client that sends nothing of its body for this long is gone."""
 _BODY_SLOWEST_BYTES_S = 4096
 """Below this pace, after the time above, it only wants to hold a connection."""
-_ERROR_BODY_LIMIT = 64 << 10
-"""How much of an engine's own error is passed on inside an event."""
 _ERROR_BODY_S = 10.0
 """How long the rest of an engine's error may take."""
 _EVENT_STREAM = "text/event-stream"
@@ -63,6 +63,7 @@ class Exchange:
         self._response: BaseHTTPResponse | None = None
         self._traffic = traffic
         self._passage: Passage | None = None
+        self._pulse: Pulse | None = None
         self.request_id = request_id
         self.shape = shape_of(request.path, request.headers)
         self.operation = "-"
@@ -118,23 +119,51 @@ class Exchange:
         except BadRequest as error:
             raise RequestError(str(error), code="bad_request") from None
 
+    def keep_alive(self, beats: Beats) -> None:
+        """Have keep-alives sent while the client waits; the request asks for a stream."""
+        self._pulse = Pulse(self._wire, beats, self._begin_stream)
+
+    @property
+    def keeps_alive(self) -> bool:
+        return self._pulse is not None
+
+    def hurry_when(self, wanted: Callable[[], bool]) -> None:
+        """Bound a client that does not take its response more tightly while `wanted` says so."""
+        self._wire.hurry_when(wanted)
+
+    def close(self) -> None:
+        """End the keep-alives."""
+        if self._pulse is not None:
+            self._pulse.close()
+
     def granted(self, grant: Grant) -> None:
         """The model is there: note for the answer's head how long that took."""
         self.waited_ms, self.loaded_ms = round(grant.queue_s * 1000), round(grant.load_s * 1000)
+        if self._pulse is not None:
+            self._pulse.start()
 
     async def notice(self, progress: Progress) -> None:
-        """Tell a streaming client what it waits for."""
+        """Send a waiting client a keep-alive, with the progress if its form has words."""
+        if self._pulse is not None:
+            await self._pulse.stop()
+            await self._begin_stream(self._pulse.beat(_told(progress)))
+
+    async def _begin_stream(self, beat: bytes) -> None:
         if self._response is None:
             kind = [("content-type", _EVENT_STREAM), ("cache-control", "no-cache")]
             await self._respond(200, Header(kind))
-        await self._send(comment(_told(progress)))
+        await self._send(beat)
 
     async def relay(self, answer: Answer, explain: Explain) -> None:
         """Pass the answer on as it comes; one that breaks off ends the client's with an error."""
+        if self._pulse is not None:
+            await self._pulse.stop()
         if self._response is None and self.shape is Shape.ANTHROPIC and answer.status >= 400:
-            raise await self._refusal(answer)
+            error = await self._refusal(answer)
+            error.headers["x-sparkd-model"] = self.model_id
+            raise error
         streams = answer.content_type.startswith(_EVENT_STREAM)
-        if self._response is not None and not streams:
+        if self._response is not None and not (streams and answer.status == 200):
             await self._relay_refusal(answer)
             return
         # The head of a stream goes at once, any other together with what follows it.
@@ -151,6 +180,8 @@ class Exchange:
         if answer.whole:
             return
         sink = _Measured(self._wire, passage)
+        if self._pulse is not None and _may_be_added_to(answer):
+            self._pulse.start(passage)
         try:
             await (self._pour_to_mark(answer, sink, first) if streams else answer.pour(sink))
         except UpstreamLost as error:
@@ -160,7 +191,11 @@ class Exchange:
                 # Only a broken connection tells that a body of known kind is not whole.
                 self._wire.cut()
                 return
+            self.close()
+            # The line that the engine broke off must not swallow the error.
+            await self._send(b"" if may_follow(passage.tail()) else b"\n\n")
             await self._tell(error)
+        self.close()
         await self._end()
 
     async def _pour_to_mark(self, answer: Answer, sink: _Measured, first: bytes) -> None:
@@ -179,6 +214,8 @@ class Exchange:
     async def fail(self, error: SparkdError) -> bool:
         """Tell an error as an event, if the stream has begun; whether that was so."""
         self.failed(error)
+        if self._pulse is not None:
+            await self._pulse.stop()
         if self._response is None:
             return False
         await self._tell(error)
@@ -222,27 +259,23 @@ class Exchange:
         headers["x-sparkd-queue-ms"] = str(self.waited_ms)
         headers["x-sparkd-load-ms"] = str(self.loaded_ms)
         self.status = status
+        if self._pulse is not None:
+            self._pulse.begun = True
         self._response = await self._request.respond(HTTPResponse(status=status, headers=headers))
 
     async def _refusal(self, answer: Answer) -> SparkdError:
-        """The engine's error for a client of Anthropic's API, in the words of that API."""
+        """The engine's own error, worded for the API that the client speaks."""
         said = b""
         with contextlib.suppress(TimeoutError, UpstreamLost):
             async with asyncio.timeout(_ERROR_BODY_S):
-                async for chunk in answer.chunks():
-                    said += chunk
-                    if len(said) >= engineerror.BODY_MOST_BYTES:
-                        break
-        error = engineerror.read(answer.status, said, anthropic=True)
-        error.headers["x-sparkd-model"] = self.model_id
-        return error
+                said, _ = await answer.read(engineerror.BODY_MOST_BYTES)
+        return engineerror.read(answer.status, said, anthropic=self.shape is Shape.ANTHROPIC)
 
     async def _relay_refusal(self, answer: Answer) -> None:
-        """An engine that answers no stream, after we have begun one: its words as an event."""
-        said, _ = await answer.read(_ERROR_BODY_LIMIT)
-        self.reason = f"upstream_{answer.status}"
-        named = b"event: error\n" if self.shape is Shape.ANTHROPIC else b""
-        await self._send(named + b"data: " + b" ".join(said.splitlines()) + b"\n\n")
+        """An engine's error after the stream to the client has begun: it goes out as an event."""
+        error = await self._refusal(answer)
+        self.reason = error.code
+        await self._tell(error)
         await self._end()
 
     async def _tell(self, error: SparkdError) -> None:
@@ -287,6 +320,12 @@ class _Watched:
 
     async def drained(self) -> None:
         await self._wire.drained()
+
+
+def _may_be_added_to(answer: Answer) -> bool:
+    """Whether a response is a plain event stream, in which a further event can stand."""
+    encoded = any(name == b"content-encoding" for name, _ in answer.headers)
+    return answer.status == 200 and answer.content_type.startswith(_EVENT_STREAM) and not encoded
 
 
 def _too_large(size: int, limit_bytes: int) -> BodyTooLarge:

@@ -22,7 +22,8 @@ from sparkd.core.auth import Access
 from sparkd.core.body import prepare, prepare_form
 from sparkd.core.cards import card
 from sparkd.core.errors import SparkdError, UpstreamLost
-from sparkd.core.model import ModelSpec, Status
+from sparkd.core.keepalive import Beats, KeepAlive, chosen
+from sparkd.core.model import Config, ModelSpec, Status
 from sparkd.core.modellist import is_anthropics, listing, shown
 from sparkd.proxy import Outgoing, request_headers
 from sparkd.queue import OnWait, Progress
@@ -31,6 +32,7 @@ from sparkd.web.admission import admitted, key_of, sight_of
 from sparkd.web.context import READ, Context
 from sparkd.web.exchange import Exchange
 from sparkd.web.requestid import request_id
+from sparkd.web.wire import ClientStalled
 
 
 def add_routes(app: Sanic[Any, Any]) -> None:
@@ -94,11 +96,13 @@ async def infer(request: Request, rest: str) -> None:
                 await context.runtime.endings.explain(exchange.model_id, error)
             if not await exchange.fail(error):
                 raise
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as error:
             if not exchange.complete:
-                exchange.reason = "client_gone"
+                stalled = isinstance(error, ClientStalled)
+                exchange.reason = "client_stalled" if stalled else "client_gone"
             raise
         finally:
+            exchange.close()
             exchange.ended(started_s, context.config.settings.log_requests)
 
 
@@ -119,8 +123,14 @@ async def _infer(context: Context, request: Request, exchange: Exchange) -> None
         prepared = await context.preparer.run(len(raw), prepare, raw, nonce, choose, dialect)
         headers = _json_headers(headers)
     spec, body = prepared.spec, prepared.payload
+    if prepared.streams:
+        # Keep-alives and errors stand between the events of the engine, as plain text.
+        headers["accept-encoding"] = "identity"
+        _keep_alive(request, exchange, config, spec, headers["x-request-id"])
+    scheduler = context.runtime.scheduler
+    exchange.hurry_when(lambda: scheduler.is_in_the_way(spec.model_id))
     outgoing = Outgoing(method="POST", path=operation.upstream_path, headers=headers, body=body)
-    told = (exchange.granted, _noticed(request, exchange) if prepared.streams else None)
+    told = (exchange.granted, _noticed(request, exchange) if exchange.keeps_alive else None)
     with context.traffic.flight(spec.model_id, len(body)):
         async with await context.proxy.answer(config, spec, outgoing, *told) as answer:
             await exchange.relay(answer, context.runtime.endings.explain)
@@ -135,6 +145,22 @@ def _noticed(request: Request, exchange: Exchange) -> OnWait:
         await exchange.notice(replace(progress, why=sight.text(progress.why)))
 
     return exchange.notice if sight.whole else notice
+
+
+def _keep_alive(
+    request: Request, exchange: Exchange, config: Config, spec: ModelSpec, engine_request_id: str
+) -> None:
+    """Have a stream kept alive, in the form that its client or the settings choose."""
+    form = chosen(config.settings.keep_alive, exchange.operation, request.headers)
+    if form is not KeepAlive.OFF:
+        beats = Beats(
+            form=form,
+            operation=exchange.operation,
+            model_id=spec.model_id,
+            engine_request_id=engine_request_id if spec.engine is None else "",
+            created_at=int(time.time()),
+        )
+        exchange.keep_alive(beats)
 
 
 def _asked(

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from http import HTTPStatus
 
 from sanic.compat import Header
@@ -29,7 +30,7 @@ from sanic.http import Http, Stage
 from sanic.http.http1 import HTTP_CONTINUE
 from sanic.server import HttpProtocol
 
-from sparkd.adapters.transport import break_off
+from sparkd.adapters.transport import break_off, untaken_bytes
 from sparkd.core.httprequest import ChunkedBody, Malformed, RequestHead, head_end, parse_head
 from sparkd.core.paths import canonical
 from sparkd.web.context import Context
@@ -38,7 +39,18 @@ HEAD_S = 30.0
 """How long the head of a request may take, from its first byte to its last."""
 LINGER_S = 30.0
 """How long the rest of a refused body is taken, so that its client gets to read why."""
+STALL_S = 60.0
+"""How long a client may take next to nothing of its response."""
+STALL_WANTED_S = 10.0
+"""The same, while the end of that response is waited for."""
+_STALL_BYTES = 16 << 10
+"""Next to nothing: a reader below this per bound only wants to hold the model."""
+_STALL_LOOK_S = 1.0
 _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}" for status in HTTPStatus}
+
+
+class ClientStalled(RequestCancelled):  # As the one that it is a kind of.
+    """A client did not take its response, so its connection was broken off."""
 
 
 class WireHttp(Http):
@@ -58,6 +70,7 @@ class WireHttp(Http):
         super().init_for_request()  # type: ignore[no-untyped-call]
         self._head: RequestHead | None = None
         self._body: ChunkedBody | None = None
+        self.protocol.wanted = None
         self.protocol.become_a_stranger()
 
     async def http1_request_header(self) -> None:
@@ -235,8 +248,16 @@ class WireHttp(Http):
         """Send more of the body without waiting; whether the client takes still more at once."""
         return self.protocol.put(self._framed(data))
 
+    def takes_more(self) -> bool:
+        """Whether what is put now goes out at once."""
+        return self.protocol.takes_more()
+
+    def hurry_when(self, wanted: Callable[[], bool]) -> None:
+        """Bound a client that takes nothing more tightly while `wanted` says so."""
+        self.protocol.wanted = wanted
+
     async def drained(self) -> None:
-        """Wait until the client takes more. Raises RequestCancelled when it has left."""
+        """Wait until the client takes more. Raises RequestCancelled when it has left or stalls."""
         await self.protocol.drained()
 
     def cut(self) -> None:
@@ -255,12 +276,13 @@ class WireHttp(Http):
 class WireProtocol(HttpProtocol):
     """What Sanic makes of each connection."""
 
-    __slots__ = ("strangers", "turns")
+    __slots__ = ("strangers", "turns", "wanted")
     HTTP_CLASS = WireHttp
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         context: Context = self.app.ctx.sparkd
         self.strangers, self.turns = context.strangers, context.turns
+        self.wanted: Callable[[], bool] | None = None
         super().connection_made(transport)  # type: ignore[no-untyped-call]
 
     def become_a_stranger(self) -> None:
@@ -277,10 +299,34 @@ class WireProtocol(HttpProtocol):
         self.put(data)
 
     async def drained(self) -> None:
+        """Wait until the client takes more. Raises RequestCancelled when it has left or stalls."""
         if not self._can_write.is_set():
-            await self._can_write.wait()
+            await self._taken()
         if self.gone():
             raise RequestCancelled
+
+    def takes_more(self) -> bool:
+        return self._can_write.is_set() and not self.gone()
+
+    async def _taken(self) -> None:
+        """Wait for a client that lags behind; break off one that takes next to nothing."""
+        left, since_s = self._untaken_bytes(), time.monotonic()
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(min(_STALL_LOOK_S, STALL_S)):
+                    await self._can_write.wait()
+            if self._can_write.is_set():
+                return
+            now_s, still_left = time.monotonic(), self._untaken_bytes()
+            if left - still_left >= _STALL_BYTES:
+                left, since_s = still_left, now_s
+            limit_s = STALL_WANTED_S if self.wanted is not None and self.wanted() else STALL_S
+            if now_s - since_s >= limit_s and self.transport is not None:
+                break_off(self.transport)
+                raise ClientStalled
+
+    def _untaken_bytes(self) -> int:
+        return 0 if self.transport is None or self.gone() else untaken_bytes(self.transport)
 
     def gone(self) -> bool:
         """Whether the client has left, or was closed."""

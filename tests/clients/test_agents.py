@@ -116,7 +116,9 @@ def test_agent_waits_through_a_cold_start_and_works_with_its_tools(
     note = agent.project / "note.txt"
     note.write_text("the word is marmalade\n")
     printed = agent.run(agent.reading(note))
-    assert b": sparkd loading fake-agent" in tap.answers, printed
+    # Both are built on OpenAI's library for JavaScript, or read chunks themselves.
+    kept = (b": sparkd loading fake-agent", b'"delta": {}')
+    assert any(form in tap.answers for form in kept), printed
     # The model's answer is an echo of what the tool read.
     assert "echo:" in printed
     assert "marmalade" in printed

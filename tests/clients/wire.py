@@ -41,6 +41,7 @@ class Library:
     """A program of `programs/` that is spoken to in lines of JSON."""
 
     def __init__(self, host: Host, argv: list[str | Path], env: Mapping[str, str]) -> None:
+        self.name = Path(argv[-1]).stem
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed with the program)
         self._process = subprocess.Popen(
             command(host, *argv),

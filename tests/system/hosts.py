@@ -313,6 +313,7 @@ class Stream:
         pace_ms: float,
         key: str | None = None,
         held: bool = False,
+        keep_alive: str | None = None,
         **fake: Any,
     ) -> None:
         self._host = host
@@ -327,17 +328,18 @@ class Stream:
         self._first = threading.Event()
         self._task: asyncio.Task[None] | None = None
         key = key or host.key
+        headers = {"x-sparkd-keep-alive": keep_alive} if keep_alive else {}
 
         async def start() -> None:
-            self._task = asyncio.get_running_loop().create_task(self._read(key, body))
+            self._task = asyncio.get_running_loop().create_task(self._read(key, body, headers))
 
         host.loop.run(start())
 
-    async def _read(self, key: str, body: dict[str, Any]) -> None:
+    async def _read(self, key: str, body: dict[str, Any], headers: dict[str, str]) -> None:
         try:
             async with (
                 client(key, timeout_s=600) as http,
-                http.stream("POST", "/v1/chat/completions", json=body) as response,
+                http.stream("POST", "/v1/chat/completions", json=body, headers=headers) as response,
             ):
                 self.status = response.status_code
                 async for chunk in response.aiter_raw():

@@ -195,9 +195,20 @@ def test_load_that_nobody_waits_for_any_more_is_taken_back(host: Host) -> None:
         host.wait_until(lambda: host.containers() == [], "and its container")
 
 
-def test_waiting_stream_is_told_what_it_waits_for_and_then_answered(host: Host) -> None:
+def test_waiting_stream_gets_empty_chunks_and_then_its_response(host: Host) -> None:
     with host.held_load("fake-b"):
         stream = Stream(host, "fake-b", tokens=3, pace_ms=1)
+        host.wait_until(lambda: '"delta": {}' in stream.text, "it gets a keep-alive")
+    stream.wait()
+    assert stream.whole, stream.text
+    chunks = [json.loads(line[6:]) for line in stream.text.splitlines() if "data: {" in line]
+    assert {chunk["object"] for chunk in chunks} == {"chat.completion.chunk"}
+    assert all(line.startswith("data: ") for line in stream.text.splitlines() if line)
+
+
+def test_waiting_stream_that_asks_for_words_reads_what_it_waits_for(host: Host) -> None:
+    with host.held_load("fake-b"):
+        stream = Stream(host, "fake-b", tokens=3, pace_ms=1, keep_alive="comment")
         host.wait_until(lambda: "\n: sparkd loading fake-b" in f"\n{stream.text}", "it is told")
     stream.wait()
     assert stream.whole, stream.text
@@ -216,12 +227,52 @@ def test_error_after_the_first_notice_is_an_event_of_the_dialect(host: Host, pat
     response = host.request("POST", f"/v1/{path}", json=body)
     assert response.status_code == 200
     assert response.headers["content-type"].startswith("text/event-stream")
-    # On a slow host the first one may come while it is queued still.
-    assert response.text.startswith(": sparkd ")
+    first = {
+        "chat/completions": 'data: {"id": "chatcmpl-',
+        "completions": 'data: {"id": "cmpl-',
+        "responses": ": sparkd ",
+        "messages": "event: ping\n",
+    }
+    assert response.text.startswith(first[path])
     data = [line[6:] for line in response.text.splitlines() if line.startswith("data: ")]
     error = json.loads(data[-1])
     assert "load timeout" in error["error"]["message"]
     assert ("event: error" in response.text) == (path == "messages")
+
+
+def test_client_that_reads_nothing_does_not_keep_others_from_their_model(host: Host) -> None:
+    """`max_wait` is 5 s, and then the client has 10 s to take anything."""
+    assert answer_of(host.chat("fake-b")) == "echo: hello"
+    cursor, key = host.cursor(), host.key
+    tokens = 600_000  # More than all buffers on the way hold.
+    body = json.dumps(chat_body("fake-b", fake={"tokens": tokens})).encode()
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {key}\r\n"
+
+    async def ask_and_read_nothing() -> asyncio.StreamWriter:
+        _, writer = await asyncio.open_connection("127.0.0.1", 8009, limit=1024)
+        writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        return writer
+
+    writer = host.loop.run(ask_and_read_nothing())
+    host.wait_until(lambda: host.engine_state("fake-b")["requests"] == 2, "it is asked")
+    began_s = time.monotonic()
+    assert answer_of(host.chat("fake-c", "me too")) == "echo: me too"
+    assert time.monotonic() - began_s < 40
+    (entry,) = host.entries(1, "SPARKD_REASON=client_stalled", since=cursor)
+    assert entry["SPARKD_MODEL"] == "fake-b"
+    host.loop.run(closed(writer))
+
+
+async def closed(writer: asyncio.StreamWriter) -> None:
+    writer.transport.abort()
+
+
+def test_warm_model_that_is_silent_keeps_its_stream_alive(host: Host) -> None:
+    assert answer_of(host.chat("fake-b")) == "echo: hello"
+    stream = Stream(host, "fake-b", tokens=3, pace_ms=1, first_token_ms=25_000)
+    stream.wait()
+    assert stream.whole, stream.text
+    assert stream.text.count('"delta": {}, "finish_reason": null') == 2
 
 
 def test_full_queue_refuses_with_a_true_retry_after_and_names_who_is_in_the_way(host: Host) -> None:

@@ -67,7 +67,8 @@ PLACES = {
     "sdnotify": {"sparkd.adapters.notify"},
     "psutil": {"sparkd.adapters.host"},
     "prometheus_client": {"sparkd.adapters.exposition"},
-    "fcntl": {"sparkd.adapters.flock", "inside"},
+    # For locks, and for how much of what was written is not acknowledged yet.
+    "fcntl": {"sparkd.adapters.flock", "sparkd.adapters.transport", "inside"},
     # The parser takes a text and gives a tree, so the core may use it.
     "yaml": {"L0"},
     # What would make the core impure is not in the core.

@@ -14,8 +14,8 @@ const session = {
 };
 
 /** The response of an answer that succeeded. Throws Refused, or TypeError when nobody answers. */
-async function ask(method, path, { body, signal } = {}) {
-  const headers = { authorization: `Bearer ${session.key}` };
+async function ask(method, path, { body, signal, headers: more } = {}) {
+  const headers = { authorization: `Bearer ${session.key}`, ...more };
   if (body !== undefined) headers["content-type"] = "application/json";
   const response = await fetch(path, {
     method, headers, signal, body: body === undefined ? undefined : JSON.stringify(body), cache: "no-store",

@@ -54,6 +54,7 @@ async function send(event) {
 async function stream(model, note) {
   const response = await ask("POST", "/v1/chat/completions", {
     body: { model, stream: true, messages: talk.messages }, signal: talk.stop.signal,
+    headers: { "x-sparkd-keep-alive": "comment" },
   });
   const began = performance.now();
   let line = null;
@@ -61,7 +62,7 @@ async function stream(model, note) {
   let first = 0;
   try {
     for await (const text of linesOf(response)) {
-      if (text.startsWith(":")) setText(note, text.slice(1).trim());
+      if (text.startsWith(":") && !answer) setText(note, text.slice(1).trim());
       if (!text.startsWith("data:") || text.includes("[DONE]")) continue;
       const data = JSON.parse(text.slice(5));
       if (data.error) throw new Refused(response.status, data.error);
