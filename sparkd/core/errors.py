@@ -13,9 +13,11 @@ docs/reference/errors.md; `web.render` turns an error into the body of the clien
     │   ├── NotFound          404  no such model, path or running instance
     │   │   └── Disabled      404  a model that the catalog has switched off
     │   ├── BodyTooLarge      413  the body is over the limit
+    │   ├── HeadTooLarge      431  the head is over the limit
     │   ├── UnknownEncoding   415  the body is compressed
     │   └── TooManyRequests   429  the key, or its address, asks more than it may
     ├── Unavailable           503  right request, not now
+    │   ├── BodiesFull        503  the bodies of other requests take all the memory for bodies
     │   ├── GpuHeld           503  another program holds the GPU
     │   ├── InsufficientMemory
     │   │                     503  it does not fit beside what runs, or never will
@@ -110,6 +112,11 @@ class BodyTooLarge(RequestError):
     http_status = 413
 
 
+class HeadTooLarge(RequestError):
+    code = "head_too_large"
+    http_status = 431
+
+
 class UnknownEncoding(RequestError):
     code = "encoding_unsupported"
     http_status = 415
@@ -123,6 +130,10 @@ class TooManyRequests(RequestError):
 class Unavailable(SparkdError):
     code = "unavailable"
     http_status = 503
+
+
+class BodiesFull(Unavailable):
+    code = "bodies_full"
 
 
 class GpuHeld(Unavailable):

@@ -17,6 +17,8 @@ from sparkd.events import EventFeed
 from sparkd.proxy import Proxy
 from sparkd.runtime import Runtime
 from sparkd.sampling import Sampler
+from sparkd.web.body_budget import BodyBudget
+from sparkd.web.readings import Readings
 from sparkd.web.strangers import Strangers
 from sparkd.web.turns import Turns
 
@@ -70,12 +72,17 @@ class Context:
     wrong_keys: WrongKeys = field(default_factory=WrongKeys)
     strangers: Strangers = field(default_factory=Strangers)
     doctor: Doctor = field(default_factory=Doctor)
+    bodies: BodyBudget = field(default_factory=BodyBudget)
+    readings: Readings = field(init=False)
     turns: Turns = field(default_factory=Turns)
     traffic: Traffic = field(default_factory=Traffic)
     open_requests: OpenRequests = field(default_factory=OpenRequests)
     events: EventFeed = field(default_factory=EventFeed)
     leaving: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the daemon stops: whoever only listens is told, and let go."""
+
+    def __post_init__(self) -> None:
+        self.readings = Readings(self)
 
     def require_usable(self) -> None:
         """Raise Misconfigured when sparkd.yaml is wrong."""

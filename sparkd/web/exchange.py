@@ -25,13 +25,14 @@ from sparkd.core.errors import (
     UnknownEncoding,
     UpstreamLost,
 )
-from sparkd.core.model import LogRequests
+from sparkd.core.model import LogRequests, Settings
 from sparkd.core.quota import Meter
 from sparkd.core.sse import EndMark, comment
 from sparkd.core.traffic import Passage, Traffic
 from sparkd.proxy import response_headers
 from sparkd.queue import Grant, Progress
 from sparkd.web.admission import is_admin
+from sparkd.web.body_budget import BodyBudget, BodyShare
 from sparkd.web.render import Shape, error_event, shape_of
 from sparkd.web.wire import WireHttp
 
@@ -47,10 +48,13 @@ _EVENT_STREAM = "text/event-stream"
 class Exchange:
     """The wire of one request, and what the journal is told about it: never what was said."""
 
-    def __init__(self, request: Request, request_id: str, traffic: Traffic) -> None:
+    def __init__(
+        self, request: Request, request_id: str, traffic: Traffic, bodies: BodyBudget
+    ) -> None:
         self._request = request
         self._wire: WireHttp = request.stream  # type: ignore[assignment]  # It is all we serve.
         self._response: BaseHTTPResponse | None = None
+        self._share = BodyShare(bodies)
         self._traffic = traffic
         self._passage: Passage | None = None
         self.request_id = request_id
@@ -66,17 +70,23 @@ class Exchange:
         self.complete = False
         """Whether the client was sent all of its answer, whatever it does afterwards."""
 
-    async def read_body(self, limit_bytes: int) -> bytes:
-        """The whole body. Raises BodyTooLarge, UnknownEncoding, or RequestError when it stalls."""
+    async def read_body(self, settings: Settings) -> bytes:
+        """The whole body, counted among all bodies in memory.
+
+        Raises BodyTooLarge, BodiesFull, UnknownEncoding, or RequestError when it stalls.
+        """
+        limit_bytes = settings.body_limit_bytes
+        together_bytes = max(settings.bodies_limit_bytes, limit_bytes)
         encoding = self._request.headers.get("content-encoding", "identity")
         if encoding.lower() != "identity":
             raise UnknownEncoding(
                 f"the body has content-encoding {encoding[:40]!r}, only plain ones are read",
                 hint="switch the compression of requests off in the client",
             )
-        announced = self._request.headers.get("content-length", "")
-        if announced.isdigit() and int(announced) > limit_bytes:
-            raise _too_large(int(announced), limit_bytes)
+        announced = self._wire.request_bytes
+        if announced > limit_bytes:
+            raise _too_large(announced, limit_bytes)
+        self._share.check(announced, together_bytes)
         parts: list[bytes] = []
         size = 0
         began_s = monotonic()
@@ -90,6 +100,7 @@ class Exchange:
                 size += len(part)
                 if size > limit_bytes:
                     raise _too_large(size, limit_bytes)
+                self._share.take(len(part), together_bytes)
                 parts.append(part)
         except TimeoutError:
             self._wire.give_up_body()
@@ -107,6 +118,14 @@ class Exchange:
                 return await self._wire.read()
         except BadRequest as error:
             raise RequestError(str(error), code="bad_request") from None
+
+    def prepared(self, size_bytes: int) -> None:
+        """Only the body for the engine, of this size, is left in memory."""
+        self._share.settle(size_bytes)
+
+    def sent(self) -> None:
+        """The engine has the body, and it has left memory."""
+        self._share.settle(0)
 
     def granted(self, grant: Grant) -> None:
         """The model is there: note for the answer's head how long that took."""
@@ -178,6 +197,7 @@ class Exchange:
 
     def ended(self, began_s: float, told: LogRequests) -> None:
         """Count the request, and log it if that is wanted."""
+        self._share.settle(0)
         now_s = monotonic()
         labels = (self.model_id, self.operation, str(self.status), self.reason or "")
         tokens = self._traffic.ended(labels, self._passage, began_s=began_s, now_s=now_s)

@@ -19,14 +19,14 @@ from sparkd.core.auth import Access
 from sparkd.core.cards import card
 from sparkd.core.errors import SparkdError
 from sparkd.core.forms import Form
-from sparkd.core.model import ModelSpec, Status
+from sparkd.core.model import Config, ModelSpec, Status
 from sparkd.core.rewrite import rewrite
 from sparkd.proxy import Outgoing, request_headers
-from sparkd.status import states
-from sparkd.web.admission import admitted, key_of
+from sparkd.web.admission import admitted, identified, key_of
 from sparkd.web.context import READ, Context
 from sparkd.web.exchange import Exchange
 from sparkd.web.requestid import request_id
+from sparkd.web.unexpected import unexpected
 
 
 def add_routes(app: Sanic[Any, Any]) -> None:
@@ -40,7 +40,7 @@ async def list_models(request: Request) -> HTTPResponse:
     """Every model that can be asked, in OpenAI's list. Starts nothing and counts as no use."""
     context, key = admitted(request), key_of(request)
     models = (spec for spec in context.config.models.values() if key.may_use(spec.model_id))
-    state = await states(context.runtime, context.config)
+    state = await context.readings.states()
     data = [
         card(spec, state.get(spec.model_id))
         for spec in models
@@ -55,7 +55,7 @@ async def show_model(request: Request, model_id: str) -> HTTPResponse:
     spec = routing.lookup(context.config, unquote(model_id))
     auth.require_model(key_of(request), spec.model_id)
     routing.check_enabled(spec)
-    state = await states(context.runtime, context.config)
+    state = await context.readings.states()
     return _json(card(spec, state.get(spec.model_id)))
 
 
@@ -63,10 +63,10 @@ async def infer(request: Request, rest: str) -> None:
     """One inference request, from the key to the last byte of the answer."""
     context: Context = request.app.ctx.sparkd
     started_s = time.monotonic()
-    exchange = Exchange(request, request_id(request), context.traffic)
+    exchange = Exchange(request, request_id(request), context.traffic, context.bodies)
     with context.open_requests:
         try:
-            admitted(request)
+            identified(request)
             key = key_of(request)
             exchange.key_name = key.name
             exchange.meter = meter = context.meters.of(key)
@@ -82,48 +82,65 @@ async def infer(request: Request, rest: str) -> None:
             if not exchange.complete:
                 exchange.reason = "client_gone"
             raise
+        except Exception as exception:
+            bug = unexpected(exception)
+            if not await exchange.fail(bug):
+                raise bug from None
         finally:
             exchange.ended(started_s, context.config.settings.log_requests)
 
 
 async def _infer(context: Context, request: Request, exchange: Exchange) -> None:
-    config = context.config
     route = routing.route(request.path)
-    operation = route.operation
     exchange.operation = route.name
-    raw = await exchange.read_body(config.settings.body_limit_bytes)
+    raw = await exchange.read_body(context.config.settings)
+    # A reload may have come during the body: everything after it is of one configuration.
+    config = context.config
+    spec, streams, outgoing = _prepared(config, request, exchange, route, raw)
+    size = len(outgoing.body)
+    exchange.prepared(size)
+    told = (exchange.granted, exchange.notice if streams else None)
+    answering = context.proxy.answer(config, spec, outgoing, *told)
+    # This frame lives as long as the answer, and the body must not.
+    del raw, outgoing
+    with context.traffic.flight(spec.model_id, size):
+        async with await answering as answer:
+            exchange.sent()
+            await exchange.relay(answer)
+            await context.sampler.sample(spec.model_id)
+
+
+def _prepared(
+    config: Config, request: Request, exchange: Exchange, route: routing.Route, raw: bytes
+) -> tuple[ModelSpec, bool, Outgoing]:
+    """The model that is asked, whether the client wants a stream, and the engine's request."""
+    operation = route.operation
     headers = request_headers(request.headers, exchange.request_id)
     if operation.form:
         form = Form(raw, headers.get("content-type", ""))
-        named = {"model": form.text("model")}
-        spec = _asked(context, request, exchange, route, named)
+        spec = _asked(config, request, exchange, route, {"model": form.text("model")})
         streams = form.text("stream") == "true"
         out = form.with_text("model", spec.model_id)
     else:
         body = routing.parse_body(raw)
-        spec = _asked(context, request, exchange, route, body)
+        spec = _asked(config, request, exchange, route, body)
         streams = body.get("stream") is True
         rewritten = rewrite(spec, operation.dialect, body) if operation.rewritten else body
         out = routing.upstream_body(raw, body, spec.model_id, rewritten)
         headers = _json_headers(headers)
     outgoing = Outgoing(method="POST", path=operation.upstream_path, headers=headers, body=out)
-    told = (exchange.granted, exchange.notice if streams else None)
-    with context.traffic.flight(spec.model_id, len(out)):
-        async with await context.proxy.answer(config, spec, outgoing, *told) as answer:
-            await exchange.relay(answer)
-            await context.sampler.sample(spec.model_id)
+    return spec, streams, outgoing
 
 
 def _asked(
-    context: Context,
+    config: Config,
     request: Request,
     exchange: Exchange,
     route: routing.Route,
     body: dict[str, Any],
 ) -> ModelSpec:
     """The model that is asked, if its key may use it and it does what is asked."""
-    name = routing.model_of(route, body)
-    spec = routing.find(context.config, name, route.operation.dialect)
+    spec = routing.find(config, routing.model_of(route, body), route.operation.dialect)
     auth.require_model(key_of(request), spec.model_id)
     exchange.model_id = spec.model_id
     return spec
