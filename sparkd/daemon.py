@@ -104,6 +104,8 @@ class Daemon:
         # What is wrong with them is in the journal from the start.
         self._context.keys.current(time.monotonic())
         runtime.scheduler.on_left.append(self._context.traffic.waited)
+        runtime.scheduler.on_started.append(lambda _: self._context.readings.changed())
+        runtime.scheduler.on_left.append(lambda *_: self._context.readings.changed())
         garbage = Garbage()
         runtime.scheduler.on_left.append(lambda *_: garbage.collect_soon())
         metrics.restore(runtime.layout, self._context.traffic)

@@ -16,9 +16,11 @@ docs/reference/errors.md; `web.render` turns an error into the body of the clien
     │   ├── BodyTooLarge      413  the body is over the limit
     │   │   └── BodyTooComplex
     │   │                     413  parsing it would take too much memory
+    │   ├── HeadTooLarge      431  the head is over the limit
     │   ├── UnknownEncoding   415  the body is compressed
     │   └── TooManyRequests   429  the key, or its address, asks more than it may
     ├── Unavailable           503  right request, not now
+    │   ├── BodiesFull        503  the bodies of other requests take all the memory for bodies
     │   ├── GpuHeld           503  another program holds the GPU
     │   ├── InsufficientMemory
     │   │                     503  it does not fit beside what runs, or never will
@@ -157,6 +159,11 @@ class BodyTooComplex(BodyTooLarge):
     code = "body_too_complex"
 
 
+class HeadTooLarge(RequestError):
+    code = "head_too_large"
+    http_status = 431
+
+
 class UnknownEncoding(RequestError):
     code = "encoding_unsupported"
     http_status = 415
@@ -170,6 +177,10 @@ class TooManyRequests(RequestError):
 class Unavailable(SparkdError):
     code = "unavailable"
     http_status = 503
+
+
+class BodiesFull(Unavailable):
+    code = "bodies_full"
 
 
 class GpuHeld(Unavailable):

@@ -27,16 +27,26 @@ _ONCE = frozenset({"content-length", "transfer-encoding", "host"})
 _LINE_BYTES = 1024
 """The longest line between two chunks; no client says more there than a size."""
 _TRAILER_LINES = 64
+HEAD_BYTES = 64 << 10
+"""The largest head: a browser sends the cookies of every port of this host, several KiB each."""
+HEADER_LINES = 256
+_AUTHORITY = rb"(?:\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._~%-]{1,255})(?::[0-9]{1,5})?"
+_ABSOLUTE = re.compile(rb"https?://%b((?:[/?].*)?)" % _AUTHORITY, re.IGNORECASE | re.DOTALL)
 
 
 class Malformed(ValueError):
     """This is no request, or not the same one to every reader."""
 
 
+class HeadTooLarge(Malformed):
+    """The head has more bytes or lines than any client needs."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestHead:
     method: str
     target: bytes
+    """A path with its query, or `*`; an absolute URL is reduced to its path."""
     minor: int
     """1 for HTTP/1.1, 0 for HTTP/1.0."""
     headers: list[tuple[str, str]]
@@ -46,19 +56,20 @@ class RequestHead:
     keep_alive: bool
 
 
-def head_end(buffer: bytearray, limit_bytes: int) -> int | None:
+def head_end(buffer: bytearray, limit_bytes: int, seen_bytes: int = 0) -> int | None:
     """Where the empty line after the head begins, or None when more must come.
 
-    Raises Malformed as soon as no head can come of it, so that nobody waits for its end in vain.
+    `seen_bytes` of the buffer were checked before, so that a head in many pieces costs no more than
+    one in a single piece. Raises Malformed as soon as no head can come of it.
     """
-    end = buffer.find(b"\r\n\r\n")
+    end = buffer.find(b"\r\n\r\n", max(0, seen_bytes - 3))
     if 0 <= end <= limit_bytes:
         return end
     if end > limit_bytes or len(buffer) > limit_bytes:
-        raise Malformed(f"the head has more than {limit_bytes} bytes")
-    if buffer and not _METHOD_BEGUN.match(buffer):
+        raise HeadTooLarge(f"the head has more than {limit_bytes} bytes")
+    if not seen_bytes and buffer and not _METHOD_BEGUN.match(buffer):
         raise Malformed("it does not begin with a method")
-    if _BARE_LF.search(buffer):
+    if _BARE_LF.search(buffer, seen_bytes):
         raise Malformed("a line does not end in CR LF")
     return None
 
@@ -72,8 +83,8 @@ def parse_head(head: bytes) -> RequestHead:
             raise Malformed("a header is not 'name: value' on one line of plain characters")
         raise Malformed("the first line is not 'METHOD /path HTTP/1.1'")
     method, target, minor, lines = found.groups()
-    if not target.startswith((b"/", b"http://", b"https://")) and target != b"*":
-        raise Malformed("the target is neither a path nor a URL")
+    if lines.count(b"\r\n") > HEADER_LINES:
+        raise HeadTooLarge(f"the head has more than {HEADER_LINES} headers")
     headers: list[tuple[str, str]] = []
     said: dict[str, str] = {}
     options: list[str] = []
@@ -92,12 +103,23 @@ def parse_head(head: bytes) -> RequestHead:
     named = connection_options(options)
     return RequestHead(
         method=method.decode("ascii"),
-        target=target,
+        target=_path_of(target),
         minor=int(minor),
         headers=headers,
         length=_length(said, minor),
         keep_alive="close" not in named and (minor == b"1" or "keep-alive" in named),
     )
+
+
+def _path_of(target: bytes) -> bytes:
+    """The path and query of a target in any of its forms. Raises Malformed."""
+    if target.startswith(b"/") or target == b"*":
+        return target
+    found = _ABSOLUTE.fullmatch(target)
+    if found is None:
+        raise Malformed("the target is neither a path nor a URL")
+    path: bytes = found[1]
+    return path if path.startswith(b"/") else b"/" + path
 
 
 def _length(said: dict[str, str], minor: bytes) -> int | None:

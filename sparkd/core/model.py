@@ -272,6 +272,7 @@ class Settings:
     idle_exit_s: float = 60.0
     drain_timeout_s: float = 30.0
     body_limit_bytes: int = 64 << 20
+    bodies_limit_bytes: int = 256 << 20
     idle_timeout_s: float = 1200.0
     """Default for models that set none; likewise the next three."""
     load_timeout_s: float = 900.0

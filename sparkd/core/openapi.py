@@ -25,6 +25,7 @@ ERRORS = {
     413: "The body is over `body_limit`, or has too many values.",
     415: "The body is compressed.",
     429: "Another model is in use and the wait was too long, or the key asks more than it may.",
+    431: "The head has more than 64 KiB or 256 headers.",
     500: "The host refused something, or sparkd has a defect.",
     502: "The model did not start, or broke off.",
     503: "Not now: the GPU is held, memory is short, or the configuration does not hold.",

@@ -7,21 +7,27 @@ the name of its key. Reads no clock: times are monotonic seconds, given by the c
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import ipaddress
 import math
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from sparkd.core.apikeys import ApiKey
+from sparkd.core.apikeys import ApiKey, Scope
 from sparkd.core.errors import TooManyRequests
 
 _MINUTE_S = 60.0
 _OPEN_RETRY_S = 1
 """Nobody knows when an open request will end."""
 WRONG_KEYS_MOST = 20
-"""Wrong keys from one address within a minute; after that its keys are not looked at."""
+"""Wrong keys from one address within a minute; further ones get 429."""
+READS_PER_MINUTE = 300
+"""Requests of one key within a minute that are not inference; the status page sends 60."""
+LISTENERS_MOST = 16
+"""Streams of events that one key may have open."""
 _ADDRESSES_MOST = 1024
 
 
@@ -36,8 +42,11 @@ class Meter:
     refused: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
+    listeners: int = 0
     _begun: deque[float] = field(default_factory=deque)
     """When the requests of the last minute began; kept only for a key that is limited."""
+    _reads: deque[float] = field(default_factory=deque)
+    """The same for requests that are not inference."""
 
     def enter(self, key: ApiKey, now_s: float) -> None:
         """Count a request in, or raise TooManyRequests; `leave` when it has ended."""
@@ -53,6 +62,44 @@ class Meter:
             self._pace(key, key.per_minute, now_s)
         self.open += 1
         self.requests += 1
+
+    def read(self, key: ApiKey, now_s: float) -> None:
+        """Count a request that is not inference, or raise TooManyRequests.
+
+        Keys of admins are not limited: they can stop every model anyway.
+        """
+        if Scope.ADMIN in key.scopes:
+            return
+        reads = self._reads
+        while reads and reads[0] <= now_s - _MINUTE_S:
+            reads.popleft()
+        if len(reads) >= READS_PER_MINUTE:
+            self.refused += 1
+            raise TooManyRequests(
+                f"the API key {key.name!r} has sent {len(reads)} requests other than inference "
+                "within a minute, the limit",
+                hint="ask again after retry-after, and less often",
+                code="rate_limited",
+                retry_after_s=max(1, math.ceil(reads[0] + _MINUTE_S - now_s)),
+            )
+        reads.append(now_s)
+
+    @contextlib.contextmanager
+    def listening(self, key: ApiKey) -> Iterator[None]:
+        """Count a stream of events while it is open. Raises TooManyRequests."""
+        if self.listeners >= LISTENERS_MOST and Scope.ADMIN not in key.scopes:
+            self.refused += 1
+            raise TooManyRequests(
+                f"the API key {key.name!r} has {self.listeners} streams of events open, the limit",
+                hint="close one",
+                code="too_many_open",
+                retry_after_s=_OPEN_RETRY_S,
+            )
+        self.listeners += 1
+        try:
+            yield
+        finally:
+            self.listeners -= 1
 
     def leave(self) -> None:
         self.open -= 1
@@ -95,49 +142,34 @@ class Meters:
 
 
 class WrongKeys:
-    """Addresses that send wrong keys, and how they are slowed down.
+    """Addresses that send wrong keys: after `WRONG_KEYS_MOST` within a minute they get 429.
 
-    After `WRONG_KEYS_MOST` within a minute an address is answered without a look at its key, so
-    that guessing gets nowhere; but not where that very key was right from that address before:
-    a client that is set up wrongly must not lock out the others of its machine. Bounded, by
-    forgetting the oldest.
+    Only keys that this server does not have are counted and refused here. A right key is answered
+    whatever else its address sent: one client that is set up wrongly must not lock out the others
+    of its machine. Bounded, by forgetting the oldest.
     """
 
     def __init__(self) -> None:
         self._counts: dict[str, tuple[int, float]] = {}
         """How many, and since when."""
-        self._right: dict[tuple[str, str], None] = {}
-
-    def check(self, address: str, digest: str, now_s: float) -> None:
-        """Raise TooManyRequests when this key is not to be looked at now."""
-        count, since_s = self._counts.get(address, (0, now_s))
-        if count < WRONG_KEYS_MOST or (address, digest) in self._right:
-            return
-        left_s = since_s + _MINUTE_S - now_s
-        if left_s <= 0:
-            del self._counts[address]
-            return
-        raise TooManyRequests(
-            f"{count} wrong API keys came from this address",
-            hint="wait a minute, then send a right one: sudo sparkctl key show",
-            code="too_many_wrong_keys",
-            retry_after_s=math.ceil(left_s),
-        )
 
     def wrong(self, address: str, now_s: float) -> int:
-        """Note a wrong key; how many there were lately."""
-        count, since_s = self._counts.pop(address, (0, now_s))
-        if now_s - since_s >= _MINUTE_S:
+        """Count a wrong key; the number of this minute. Raises TooManyRequests after too many."""
+        count, since_s = self._counts.get(address, (0, now_s))
+        left_s = since_s + _MINUTE_S - now_s
+        if count >= WRONG_KEYS_MOST and left_s > 0:
+            raise TooManyRequests(
+                f"{count} wrong API keys came from this address, and this one is wrong too",
+                hint="send a right key: sudo sparkctl key show",
+                code="too_many_wrong_keys",
+                retry_after_s=math.ceil(left_s),
+            )
+        if left_s <= 0:
             count, since_s = 0, now_s
+        self._counts.pop(address, None)
         self._counts[address] = (count + 1, since_s)
         _forget_oldest(self._counts)
         return count + 1
-
-    def right(self, address: str, digest: str) -> None:
-        """Note a key that was right, before it is needed."""
-        if (address, digest) not in self._right:
-            self._right[address, digest] = None
-            _forget_oldest(self._right)
 
 
 @functools.lru_cache(maxsize=1024)

@@ -62,6 +62,13 @@ SETTINGS_KEYS: Final = table(
         doc="The largest request body that is taken.",
     ),
     Key(
+        name="bodies_limit",
+        field="bodies_limit_bytes",
+        kind=Size(_KIB, 64 * _GIB),
+        doc="The memory that the bodies of all open requests may take together, at least "
+        "body_limit; further bodies are refused with 503.",
+    ),
+    Key(
         name="idle_timeout",
         field="idle_timeout_s",
         kind=IDLE_TIMEOUT,

@@ -18,7 +18,7 @@ from sparkd.core.apikeys import ApiKey
 from sparkd.core.auth import Access
 from sparkd.core.model import ModelSpec
 from sparkd.core.names import Names
-from sparkd.status import reference_state, status, used, visible_to
+from sparkd.status import reference_state, used, visible_to
 from sparkd.web.admission import admitted, key_of, sight_of
 from sparkd.web.context import READ, Context
 
@@ -46,15 +46,15 @@ def add_routes(app: Sanic[Any, Any]) -> None:
 async def show_status(request: Request) -> HTTPResponse:
     """What runs, what waits, and the state of every model."""
     context = admitted(request)
-    described = await status(context.runtime, context.config)
-    described["keys"] = [used(meter) for meter in context.meters.all()]
+    keys = [used(meter) for meter in context.meters.all()]
+    described = {**await context.readings.status.read(), "keys": keys}
     return _json(sight_of(request).value(visible_to(key_of(request), described)))
 
 
 async def debug_state(request: Request) -> HTTPResponse:
     """The same in the terms of the gateway that this one replaces."""
     context = admitted(request)
-    described = await status(context.runtime, context.config)
+    described = await context.readings.status.read()
     shown = sight_of(request).value(visible_to(key_of(request), described))
     return _json(reference_state(shown, context.config))
 
@@ -105,7 +105,7 @@ async def check(request: Request, model_id: str) -> HTTPResponse:
     """Whether the model is ready now; starts nothing."""
     context = admitted(request)
     spec = _spec(context, key_of(request), model_id)
-    described = await status(context.runtime, context.config)
+    described = await context.readings.status.read()
     models: Any = described["models"]
     state = next(model["state"] for model in models if model["id"] == spec.model_id)
     ready = state in ("ready", "busy")

@@ -17,7 +17,7 @@ from sparkd.adapters.journal import Event, fields
 from sparkd.core import auth
 from sparkd.core.apikeys import ApiKey, Scope
 from sparkd.core.auth import Access
-from sparkd.core.errors import RequestError, Unauthorized
+from sparkd.core.errors import RequestError
 from sparkd.core.quota import WRONG_KEYS_MOST, origin_of
 from sparkd.core.sight import Sight
 from sparkd.web.context import Context
@@ -27,6 +27,17 @@ log = logging.getLogger(__name__)
 
 
 def admitted(request: Request) -> Context:
+    """The context, for a request whose key may do what the route does and has a read left.
+
+    Every route but inference begins with this. Raises as `identified`.
+    """
+    context = identified(request)
+    key = key_of(request)
+    context.meters.of(key).read(key, time.monotonic())
+    return context
+
+
+def identified(request: Request) -> Context:
     """The context, for a request whose key may do what the route does; see `key_of`.
 
     Raises Unauthorized, Forbidden, TooManyRequests or Misconfigured.
@@ -43,29 +54,30 @@ def admitted(request: Request) -> Context:
     now_s, now = time.monotonic(), time.time()
     ring = context.keys.current(now_s)
     digest = auth.best_of(ring, digests, now)
-    context.wrong_keys.check(address, digest, now_s)
-    try:
-        if digest not in ring.keys:
-            # It may have been added a moment ago.
-            ring = context.keys.current(now_s, at_once=True)
-            digest = auth.best_of(ring, digests, now)
-        key = auth.identify(ring, digest, now)
-    except Unauthorized:
-        if context.wrong_keys.wrong(address, now_s) == WRONG_KEYS_MOST:
-            log.warning(
-                "%d wrong API keys came from %s; more are not looked at for a while",
-                WRONG_KEYS_MOST,
-                address,
-                extra=fields(Event.WRONG_KEYS, address=address),
-            )
-        raise
-    context.wrong_keys.right(address, digest)
+    if digest not in ring.keys:
+        # It may have been added a moment ago.
+        ring = context.keys.current(now_s, at_once=True)
+        digest = auth.best_of(ring, digests, now)
+    if digest not in ring.keys and ring.error is None:
+        _count_wrong(context, address, now_s)
+    key = auth.identify(ring, digest, now)
     auth.require(key, access_of(request.route))
     context.require_usable()
     request.ctx.key = key
     wire: WireHttp = request.stream  # type: ignore[assignment]  # It is all we serve.
     wire.admit()
     return context
+
+
+def _count_wrong(context: Context, address: str, now_s: float) -> None:
+    """Count a key that this server does not have. Raises TooManyRequests after too many."""
+    if context.wrong_keys.wrong(address, now_s) == WRONG_KEYS_MOST:
+        log.warning(
+            "%d wrong API keys came from %s; further wrong ones get 429 for a while",
+            WRONG_KEYS_MOST,
+            address,
+            extra=fields(Event.WRONG_KEYS, address=address),
+        )
 
 
 def key_of(request: Request) -> ApiKey:

@@ -4,33 +4,26 @@
 from __future__ import annotations
 
 import json
-import logging
-import traceback
 from typing import Any
 
 from sanic import HTTPResponse, Request, Sanic
-from sanic.exceptions import MethodNotAllowed, PayloadTooLarge, SanicException
+from sanic.exceptions import MethodNotAllowed, SanicException
 from sanic.handlers import ErrorHandler
 from sanic.response import BaseHTTPResponse
 
 from sparkd.core.auth import Access
-from sparkd.core.errors import BodyTooLarge, NotFound, RequestError, SparkdError
+from sparkd.core.errors import NotFound, RequestError, SparkdError
 from sparkd.core.routing import route, unknown_path
 from sparkd.web import admin, crossorigin, description, events, figures, logs, openai, page
 from sparkd.web.admission import is_admin, sight_of
 from sparkd.web.context import READ, Context
 from sparkd.web.render import error_body, error_headers, shape_of
 from sparkd.web.requestid import name_answer
-from sparkd.web.wire import HEAD_S
-
-log = logging.getLogger(__name__)
+from sparkd.web.unexpected import unexpected
+from sparkd.web.wire import HEAD_S, KEEP_ALIVE_S, WireRequest
 
 _NEVER_S = 10 * 365 * 24 * 3600
 """Sanic limits the time to an answer; a load may take an hour, so `load_timeout` limits it."""
-_KEEP_ALIVE_S = 20
-"""Shorter than any sensible `idle_exit`, so that idle connections do not outlive it."""
-_LINGER_FACTOR = 2
-"""How much of a refused body is read and thrown away, so that the client gets to read why."""
 
 
 def create_app(context: Context) -> Sanic[Any, Any]:
@@ -38,13 +31,16 @@ def create_app(context: Context) -> Sanic[Any, Any]:
     # Sanic would set a start method for worker processes that it never starts here.
     Sanic.START_METHOD_SET = True
     app: Sanic[Any, Any] = Sanic(
-        "sparkd", configure_logging=False, error_handler=_Errors(), dumps=json.dumps
+        "sparkd",
+        configure_logging=False,
+        error_handler=_Errors(),
+        request_class=WireRequest,
+        dumps=json.dumps,
     )
     app.config.ACCESS_LOG = False
     app.config.RESPONSE_TIMEOUT = _NEVER_S
-    app.config.KEEP_ALIVE_TIMEOUT = _KEEP_ALIVE_S
+    app.config.KEEP_ALIVE_TIMEOUT = KEEP_ALIVE_S
     app.config.REQUEST_TIMEOUT = HEAD_S
-    app.config.REQUEST_MAX_SIZE = context.config.settings.body_limit_bytes * _LINGER_FACTOR
     app.ctx.sparkd = context
     app.add_route(
         healthz,
@@ -95,17 +91,9 @@ class _Errors(ErrorHandler):
 def _as_ours(request: Request, exception: Exception) -> SparkdError:
     if isinstance(exception, SparkdError):
         return exception
-    if isinstance(exception, PayloadTooLarge):
-        return BodyTooLarge(f"the request is too large: {exception}", hint="raise body_limit")
     if isinstance(exception, SanicException) and exception.status_code < 500:
         return _from_sanic(request, exception)
-    # The value of an exception may quote a request; its kind and place never do.
-    frames = "".join(traceback.format_tb(exception.__traceback__))
-    log.error("bug: %s while answering a request\n%s", type(exception).__name__, frames)
-    return SparkdError(
-        f"sparkd failed with an internal {type(exception).__name__}",
-        hint="sudo journalctl -u sparkd shows where",
-    )
+    return unexpected(exception)
 
 
 def _from_sanic(request: Request, exception: SanicException) -> SparkdError:

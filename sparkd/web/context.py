@@ -17,7 +17,9 @@ from sparkd.events import EventFeed
 from sparkd.proxy import Proxy
 from sparkd.runtime import Runtime
 from sparkd.sampling import Sampler
+from sparkd.web.body_budget import BodyBudget
 from sparkd.web.preparer import Preparer
+from sparkd.web.readings import Readings
 from sparkd.web.strangers import Strangers
 from sparkd.web.turns import Turns
 
@@ -71,6 +73,8 @@ class Context:
     wrong_keys: WrongKeys = field(default_factory=WrongKeys)
     strangers: Strangers = field(default_factory=Strangers)
     doctor: Doctor = field(default_factory=Doctor)
+    bodies: BodyBudget = field(default_factory=BodyBudget)
+    readings: Readings = field(init=False)
     turns: Turns = field(default_factory=Turns)
     preparer: Preparer = field(default_factory=Preparer)
     traffic: Traffic = field(default_factory=Traffic)
@@ -78,6 +82,9 @@ class Context:
     events: EventFeed = field(default_factory=EventFeed)
     leaving: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the daemon stops: whoever only listens is told, and let go."""
+
+    def __post_init__(self) -> None:
+        self.readings = Readings(self)
 
     def require_usable(self) -> None:
         """Raise Misconfigured when sparkd.yaml is wrong."""

@@ -9,7 +9,6 @@ starts the daemon again.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from typing import Any
 
@@ -21,6 +20,7 @@ from sparkd.core import auth
 from sparkd.core.auth import Access
 from sparkd.core.errors import RequestError
 from sparkd.core.happening import as_sse
+from sparkd.core.numbers import bounded_float, bounded_int
 from sparkd.core.sight import Sight
 from sparkd.core.sse import comment
 from sparkd.events import Listener, ListenerLostError
@@ -33,6 +33,8 @@ _ALIVE_S = 15.0
 _STALL_S = 10.0
 """A client that takes nothing for this long is dropped."""
 _COME_BACK_MS = 300_000
+_LATEST_US = (1 << 53) - 1
+"""The latest moment that an event can have as its id, in microseconds since 1970."""
 
 
 def add_routes(app: Sanic[Any, Any]) -> None:
@@ -51,6 +53,14 @@ async def tell(request: Request) -> None:
     key = key_of(request)
     if chatty:
         auth.require(key, Access.ADMIN)
+    with context.meters.of(key).listening(key):
+        await _listen(request, context, after_us, chatty=chatty)
+
+
+async def _listen(
+    request: Request, context: Context, after_us: int | None, *, chatty: bool
+) -> None:
+    key = key_of(request)
     async with context.events.listen(after_us, chatty=chatty, of=key.may_use) as listener:
         headers = Header([("cache-control", "no-cache"), (HEADER, request_id(request))])
         response = await request.respond(headers=headers, content_type="text/event-stream")
@@ -98,14 +108,14 @@ async def _send(response: BaseHTTPResponse, data: bytes) -> None:
 def _after_us(request: Request) -> int | None:
     """The moment after which events are wanted. Raises RequestError."""
     last_id = request.headers.get("last-event-id", "")
-    if last_id.isascii() and last_id.isdigit():
-        return int(last_id)
+    if (after_us := bounded_int(last_id, most=_LATEST_US)) is not None:
+        return after_us
     last_s = request.args.get("last")
     if last_s is None:
         return None
-    with contextlib.suppress(ValueError):
-        if 0 <= float(last_s) < float("inf"):
-            return max(0, time.time_ns() // 1000 - int(float(last_s) * 1e6))
+    ago_s = bounded_float(last_s, most=_LATEST_US / 1e6)
+    if ago_s is not None:
+        return max(0, time.time_ns() // 1000 - round(ago_s * 1e6))
     raise RequestError(
         f"last={last_s[:40]!r} is not a number of seconds",
         hint="/events?last=600",

@@ -30,13 +30,14 @@ from sparkd.core.errors import (
     UpstreamLost,
 )
 from sparkd.core.keepalive import Beats, may_follow
-from sparkd.core.model import LogRequests
+from sparkd.core.model import LogRequests, Settings
 from sparkd.core.quota import Meter
 from sparkd.core.spliced import Raw
 from sparkd.core.sse import EndMark
 from sparkd.core.traffic import Passage, Traffic
 from sparkd.queue import Grant, Progress
 from sparkd.web.admission import is_admin, sight_of
+from sparkd.web.body_budget import BodyBudget, BodyShare
 from sparkd.web.pulse import Pulse
 from sparkd.web.render import Shape, error_event, shape_of
 from sparkd.web.wire import WireHttp
@@ -57,10 +58,13 @@ Explain = Callable[[str, UpstreamLost], Awaitable[None]]
 class Exchange:
     """The wire of one request, and what the journal is told about it: never what was said."""
 
-    def __init__(self, request: Request, request_id: str, traffic: Traffic) -> None:
+    def __init__(
+        self, request: Request, request_id: str, traffic: Traffic, bodies: BodyBudget
+    ) -> None:
         self._request = request
         self._wire: WireHttp = request.stream  # type: ignore[assignment]  # It is all we serve.
         self._response: BaseHTTPResponse | None = None
+        self._share = BodyShare(bodies)
         self._traffic = traffic
         self._passage: Passage | None = None
         self._pulse: Pulse | None = None
@@ -77,17 +81,23 @@ class Exchange:
         self.complete = False
         """Whether the client was sent all of its answer, whatever it does afterwards."""
 
-    async def read_body(self, limit_bytes: int) -> Raw:
-        """The whole body. Raises BodyTooLarge, UnknownEncoding, or RequestError when it stalls."""
+    async def read_body(self, settings: Settings) -> Raw:
+        """The whole body, counted among all bodies in memory.
+
+        Raises BodyTooLarge, BodiesFull, UnknownEncoding, or RequestError when it stalls.
+        """
+        limit_bytes = settings.body_limit_bytes
+        together_bytes = max(settings.bodies_limit_bytes, limit_bytes)
         encoding = self._request.headers.get("content-encoding", "identity")
         if encoding.lower() != "identity":
             raise UnknownEncoding(
                 f"the body has content-encoding {encoding[:40]!r}, only plain ones are read",
                 hint="switch the compression of requests off in the client",
             )
-        announced = self._request.headers.get("content-length", "")
-        if announced.isdigit() and int(announced) > limit_bytes:
-            raise _too_large(int(announced), limit_bytes)
+        announced = self._wire.request_bytes
+        if announced > limit_bytes:
+            raise _too_large(announced, limit_bytes)
+        self._share.check(announced, together_bytes)
         body: Raw = b""
         began_s = monotonic()
         try:
@@ -99,6 +109,7 @@ class Exchange:
                     return body
                 if len(body) + len(part) > limit_bytes:
                     raise _too_large(len(body) + len(part), limit_bytes)
+                self._share.take(len(part), together_bytes)
                 # It grows in place: joining parts at the end would stop the loop.
                 body = bytearray(body) if isinstance(body, bytes) and body else body
                 body += part
@@ -118,6 +129,14 @@ class Exchange:
                 return await self._wire.read()
         except BadRequest as error:
             raise RequestError(str(error), code="bad_request") from None
+
+    def prepared(self, size_bytes: int) -> None:
+        """Only the body for the engine, of this size, is left in memory."""
+        self._share.settle(size_bytes)
+
+    def sent(self) -> None:
+        """The engine has the body, and it has left memory."""
+        self._share.settle(0)
 
     def keep_alive(self, beats: Beats) -> None:
         """Have keep-alives sent while the client waits; the request asks for a stream."""
@@ -228,6 +247,7 @@ class Exchange:
 
     def ended(self, began_s: float, told: LogRequests) -> None:
         """Count the request, and log it if that is wanted."""
+        self._share.settle(0)
         now_s = monotonic()
         labels = (self.model_id, self.operation, str(self.status), self.reason or "")
         tokens = self._traffic.ended(labels, self._passage, began_s=began_s, now_s=now_s)

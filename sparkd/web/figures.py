@@ -10,12 +10,10 @@ from urllib.parse import unquote
 from sanic import HTTPResponse, Request, Sanic
 from sanic.response import json
 
-from sparkd._version import __version__
 from sparkd.core import auth
 from sparkd.core.auth import Access
 from sparkd.core.errors import Forbidden, NotFound
 from sparkd.core.model import MetricsAccess
-from sparkd.metrics import page
 from sparkd.statistics import reference_stats
 from sparkd.web.admission import admitted, key_of
 from sparkd.web.context import READ, Context
@@ -42,10 +40,7 @@ async def show_metrics(request: Request) -> HTTPResponse:
                 hint="sudo sparkctl key add NAME, without --model",
                 code="model_forbidden",
             )
-    body = await page(
-        context.runtime, context.config, context.traffic, context.meters, version=__version__
-    )
-    return HTTPResponse(body, content_type=_CONTENT_TYPE)
+    return HTTPResponse(await context.readings.metrics.read(), content_type=_CONTENT_TYPE)
 
 
 async def gpu_stats(request: Request) -> HTTPResponse:

@@ -21,6 +21,7 @@ from sparkd.adapters.journalreader import follow, logged, model_log, read
 from sparkd.core import naming
 from sparkd.core.auth import Access
 from sparkd.core.errors import RequestError
+from sparkd.core.numbers import bounded_int
 from sparkd.web.admission import admitted, key_of
 from sparkd.web.requestid import HEADER, request_id
 
@@ -82,8 +83,9 @@ async def _copy(
 def _lines(request: Request) -> int:
     """How many lines are wanted. Raises RequestError."""
     text = request.args.get("lines", str(_LINES))
-    if text.isascii() and text.isdigit() and int(text) <= _LINES_MOST:
-        return int(text)
+    lines = bounded_int(text, most=_LINES_MOST)
+    if lines is not None:
+        return lines
     raise RequestError(
         f"lines={text[:40]!r} is not a number up to {_LINES_MOST}", hint="?lines=200", param="lines"
     )

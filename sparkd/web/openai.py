@@ -19,7 +19,7 @@ from sanic import HTTPResponse, Request, Sanic
 
 from sparkd.core import naming, routing
 from sparkd.core.auth import Access
-from sparkd.core.body import prepare, prepare_form
+from sparkd.core.body import Prepared, prepare, prepare_form
 from sparkd.core.cards import card
 from sparkd.core.errors import SparkdError, UpstreamLost
 from sparkd.core.keepalive import Beats, KeepAlive, chosen
@@ -27,11 +27,11 @@ from sparkd.core.model import Config, ModelSpec, Status
 from sparkd.core.modellist import is_anthropics, listing, shown
 from sparkd.proxy import Outgoing, request_headers
 from sparkd.queue import OnWait, Progress
-from sparkd.status import states
-from sparkd.web.admission import admitted, key_of, sight_of
+from sparkd.web.admission import admitted, identified, key_of, sight_of
 from sparkd.web.context import READ, Context
 from sparkd.web.exchange import Exchange
 from sparkd.web.requestid import request_id
+from sparkd.web.unexpected import unexpected
 from sparkd.web.wire import ClientStalled
 
 
@@ -46,7 +46,7 @@ async def list_models(request: Request) -> HTTPResponse:
     """Every model that can be asked, in OpenAI's list. Starts nothing and counts as no use."""
     context, key = admitted(request), key_of(request)
     models = (spec for spec in context.config.models.values() if key.may_use(spec.model_id))
-    state = await states(context.runtime, context.config)
+    state = await context.readings.states()
     data = [
         card(spec, state.get(spec.model_id))
         for spec in models
@@ -67,7 +67,7 @@ async def show_model(request: Request, model_id: str) -> HTTPResponse:
     context = admitted(request)
     spec = naming.resolve(context.config, unquote(model_id), key_of(request))
     routing.check_enabled(spec)
-    state = await states(context.runtime, context.config)
+    state = await context.readings.states()
     return _json(
         sight_of(request).value(
             shown(card(spec, state.get(spec.model_id)), anthropic=is_anthropics(request.headers))
@@ -79,10 +79,10 @@ async def infer(request: Request, rest: str) -> None:
     """One inference request, from the key to the last byte of the answer."""
     context: Context = request.app.ctx.sparkd
     started_s = time.monotonic()
-    exchange = Exchange(request, request_id(request), context.traffic)
+    exchange = Exchange(request, request_id(request), context.traffic, context.bodies)
     with context.open_requests:
         try:
-            admitted(request)
+            identified(request)
             key = key_of(request)
             exchange.key_name = key.name
             exchange.meter = meter = context.meters.of(key)
@@ -101,19 +101,49 @@ async def infer(request: Request, rest: str) -> None:
                 stalled = isinstance(error, ClientStalled)
                 exchange.reason = "client_stalled" if stalled else "client_gone"
             raise
+        except Exception as exception:
+            bug = unexpected(exception)
+            if not await exchange.fail(bug):
+                raise bug from None
         finally:
             exchange.close()
             exchange.ended(started_s, context.config.settings.log_requests)
 
 
 async def _infer(context: Context, request: Request, exchange: Exchange) -> None:
-    config = context.config
     route = routing.route(request.path)
-    operation = route.operation
     exchange.operation = route.name
-    raw = await exchange.read_body(config.settings.body_limit_bytes)
+    config, prepared, headers = await _prepared(context, request, exchange, route)
+    spec, size = prepared.spec, len(prepared.payload)
+    exchange.prepared(size)
+    if prepared.streams:
+        # Keep-alives and errors stand between the events of the engine, as plain text.
+        headers["accept-encoding"] = "identity"
+        _keep_alive(request, exchange, config, spec, headers["x-request-id"])
+    scheduler = context.runtime.scheduler
+    exchange.hurry_when(lambda: scheduler.is_in_the_way(spec.model_id))
+    told = (exchange.granted, _noticed(request, exchange) if exchange.keeps_alive else None)
+    path = route.operation.upstream_path
+    outgoing = Outgoing(method="POST", path=path, headers=headers, body=prepared.payload)
+    answering = context.proxy.answer(config, spec, outgoing, *told)
+    # This frame lives as long as the answer, and the body must not.
+    del prepared, outgoing
+    with context.traffic.flight(spec.model_id, size):
+        async with await answering as answer:
+            exchange.sent()
+            await exchange.relay(answer, context.runtime.endings.explain)
+            await context.sampler.sample(spec.model_id)
+
+
+async def _prepared(
+    context: Context, request: Request, exchange: Exchange, route: routing.Route
+) -> tuple[Config, Prepared, dict[str, str]]:
+    """The configuration that holds for the request, and the body and headers for the engine."""
+    raw = await exchange.read_body(context.config.settings)
+    # A reload may have come during the body: everything after it is of one configuration.
+    config, operation = context.config, route.operation
     headers = request_headers(request.headers)
-    choose = partial(_asked, context, request, exchange, route)
+    choose = partial(_asked, config, request, exchange, route)
     if operation.form:
         kind = headers.get("content-type", "")
         prepared = await context.preparer.run(len(raw), prepare_form, raw, kind, choose)
@@ -122,19 +152,7 @@ async def _infer(context: Context, request: Request, exchange: Exchange) -> None
         nonce = secrets.token_hex(16)
         prepared = await context.preparer.run(len(raw), prepare, raw, nonce, choose, dialect)
         headers = _json_headers(headers)
-    spec, body = prepared.spec, prepared.payload
-    if prepared.streams:
-        # Keep-alives and errors stand between the events of the engine, as plain text.
-        headers["accept-encoding"] = "identity"
-        _keep_alive(request, exchange, config, spec, headers["x-request-id"])
-    scheduler = context.runtime.scheduler
-    exchange.hurry_when(lambda: scheduler.is_in_the_way(spec.model_id))
-    outgoing = Outgoing(method="POST", path=operation.upstream_path, headers=headers, body=body)
-    told = (exchange.granted, _noticed(request, exchange) if exchange.keeps_alive else None)
-    with context.traffic.flight(spec.model_id, len(body)):
-        async with await context.proxy.answer(config, spec, outgoing, *told) as answer:
-            await exchange.relay(answer, context.runtime.endings.explain)
-            await context.sampler.sample(spec.model_id)
+    return config, prepared, headers
 
 
 def _noticed(request: Request, exchange: Exchange) -> OnWait:
@@ -164,14 +182,14 @@ def _keep_alive(
 
 
 def _asked(
-    context: Context,
+    config: Config,
     request: Request,
     exchange: Exchange,
     route: routing.Route,
     body: dict[str, Any],
 ) -> ModelSpec:
     """The model that is asked, if its key may use it and it does what is asked."""
-    spec = naming.asked(context.config, route, body, key_of(request))
+    spec = naming.asked(config, route, body, key_of(request))
     exchange.model_id = spec.model_id
     return spec
 

@@ -11,8 +11,9 @@ comes, so that they are compared again.
 from __future__ import annotations
 
 import asyncio
+import select
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from http import HTTPStatus
 
@@ -20,7 +21,6 @@ from sanic.compat import Header
 from sanic.exceptions import (
     BadRequest,
     ExpectationFailed,
-    PayloadTooLarge,
     RequestCancelled,
     RequestTimeout,
     ServerError,
@@ -28,17 +28,34 @@ from sanic.exceptions import (
 from sanic.helpers import has_message_body
 from sanic.http import Http, Stage
 from sanic.http.http1 import HTTP_CONTINUE
+from sanic.request import Request
 from sanic.server import HttpProtocol
 
 from sparkd.adapters.transport import break_off, untaken_bytes
-from sparkd.core.httprequest import ChunkedBody, Malformed, RequestHead, head_end, parse_head
+from sparkd.core import errors
+from sparkd.core.httprequest import (
+    HEAD_BYTES,
+    ChunkedBody,
+    HeadTooLarge,
+    Malformed,
+    RequestHead,
+    head_end,
+    parse_head,
+)
 from sparkd.core.paths import canonical
 from sparkd.web.context import Context
 
 HEAD_S = 30.0
 """How long the head of a request may take, from its first byte to its last."""
+KEEP_ALIVE_S = 125.0
+"""How long an idle connection is kept: proxies keep theirs for 60 to 120 s and reuse them."""
+_TOLD_KEEP_ALIVE_S = 120
+"""What `keep-alive: timeout=` says: a client that obeys it never meets the close."""
 LINGER_S = 30.0
-"""How long the rest of a refused body is taken, so that its client gets to read why."""
+"""How long the rest of a refused request is discarded, so that its client can read the answer: a
+close with unread bytes would reset the connection."""
+_LINGER_BODIES = 2
+"""How many times `body_limit` of it is discarded."""
 STALL_S = 60.0
 """How long a client may take next to nothing of its response."""
 STALL_WANTED_S = 10.0
@@ -46,6 +63,9 @@ STALL_WANTED_S = 10.0
 _STALL_BYTES = 16 << 10
 """Next to nothing: a reader below this per bound only wants to hold the model."""
 _STALL_LOOK_S = 1.0
+_LEFT_LOOK_S = 1.0
+"""How often a connection whose reading is paused is checked for its client's leaving."""
+_POLL_LEFT = select.POLLRDHUP | select.POLLHUP | select.POLLERR
 _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}" for status in HTTPStatus}
 
 
@@ -53,17 +73,26 @@ class ClientStalled(RequestCancelled):  # As the one that it is a kind of.
     """A client did not take its response, so its connection was broken off."""
 
 
+class WireRequest(Request):
+    """A request whose body only its handler reads.
+
+    Sanic would read the whole body before it calls the handler, and so before the key is checked.
+    """
+
+    async def receive_body(self) -> None:
+        """Read nothing."""
+
+
 class WireHttp(Http):
     """One connection: reads the requests on it, and frames the answers."""
 
-    __slots__ = ("_body", "_chunked", "_head", "_left")
+    __slots__ = ("_body", "_chunked", "_head", "_left", "_unread")
 
     # What Sanic sets without saying what it is.
     protocol: WireProtocol
     request_body: bool | None  # type: ignore[assignment]
     request_bytes: int
     request_bytes_left: int
-    request_max_size: float
     response_func: Callable[[bytes, bool], Awaitable[None]] | None  # type: ignore[assignment]
 
     def init_for_request(self) -> None:
@@ -71,7 +100,31 @@ class WireHttp(Http):
         self._head: RequestHead | None = None
         self._body: ChunkedBody | None = None
         self.protocol.wanted = None
+        self._unread = False
         self.protocol.become_a_stranger()
+
+    async def http1(self) -> None:
+        """Serve the connection; an answer that comes before its request has ended is readable."""
+        await super().http1()  # type: ignore[no-untyped-call]
+        if self._unread and not self.protocol.gone():
+            await self._linger()
+
+    async def _linger(self) -> None:
+        """Say that this side has ended, then discard what still comes, within limits."""
+        transport, buffer = self.protocol.transport, self.recv_buffer
+        assert transport is not None
+        if transport.can_write_eof():
+            transport.write_eof()
+        settings = self.protocol.app.ctx.sparkd.config.settings
+        left_bytes = settings.body_limit_bytes * _LINGER_BODIES
+        try:
+            async with asyncio.timeout(LINGER_S):
+                while left_bytes > 0:
+                    left_bytes -= len(buffer)
+                    buffer.clear()
+                    await self._receive_more()
+        except TimeoutError:
+            return
 
     async def http1_request_header(self) -> None:
         """Receive the head of a request, and make Sanic's `Request` of it."""
@@ -83,15 +136,20 @@ class WireHttp(Http):
         if buffer.startswith(b"\r\n"):
             del buffer[:2]
         try:
-            end = head_end(buffer, self.HEADER_MAX_SIZE)
+            end = head_end(buffer, HEAD_BYTES)
             if end is None:
                 end = await self._rest_of_head()
             raw = bytes(buffer[:end])
             self._head = head = parse_head(raw)
+        except HeadTooLarge as error:
+            self._unread = True
+            raise errors.HeadTooLarge(
+                str(error), hint="delete the cookies of this host, or send fewer headers"
+            ) from None
         except Malformed as error:
+            self._unread = True
             raise BadRequest(f"this is not HTTP/1.1: {error}") from None
         del buffer[: end + 4]
-        self.url = head.target.decode("ascii")
         self.head_only = head.method == "HEAD"
         self.keep_alive = head.keep_alive
         request = protocol.request_class(
@@ -112,8 +170,9 @@ class WireHttp(Http):
         try:
             async with asyncio.timeout(HEAD_S):
                 while True:
+                    seen_bytes = len(self.recv_buffer)
                     await self._receive_more()
-                    end = head_end(self.recv_buffer, self.HEADER_MAX_SIZE)
+                    end = head_end(self.recv_buffer, HEAD_BYTES, seen_bytes)
                     if end is not None:
                         return end
         except TimeoutError:
@@ -145,9 +204,6 @@ class WireHttp(Http):
             self.expecting_continue = False
             await self._send(HTTP_CONTINUE)
         data = await (self._read_counted() if self._body is None else self._read_chunk(self._body))
-        if self.request_bytes > self.request_max_size:
-            self.keep_alive = False
-            raise PayloadTooLarge("Request body exceeds the size limit")
         if data:
             return data
         self.request_body = None
@@ -156,24 +212,24 @@ class WireHttp(Http):
             self.protocol.transport.resume_reading()
         return None
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        """What is left of a body after its answer, for Sanic to throw away; not for ever."""
-        try:
-            async with asyncio.timeout(LINGER_S):
-                while self.request_body:
-                    data = await self.read()
-                    if data:
-                        yield data
-        except TimeoutError:
-            raise PayloadTooLarge("the rest of the body did not come in time") from None
-
     def admit(self) -> None:
         """Note that the request has shown a key: it is not to be broken off for another."""
         self.protocol.strangers.remove(self.protocol)
 
     def give_up_body(self) -> None:
         """Read no more of the body; the answer is the last on this connection."""
-        self.request_body, self.keep_alive = None, False
+        self.request_body, self.keep_alive, self._unread = None, False, True
+
+    def _leave_body(self) -> None:
+        """Begin the answer to a request whose body was not read to its end."""
+        arrived = self._body is None and self.request_bytes_left <= len(self.recv_buffer)
+        if arrived and not self.expecting_continue:
+            del self.recv_buffer[: self.request_bytes_left]
+            self.request_body = None
+        else:
+            # After this answer, a client that waits for "100 Continue" need not send the body.
+            self.expecting_continue = False
+            self.give_up_body()
 
     async def _read_counted(self) -> bytes:
         buffer = self.recv_buffer
@@ -190,7 +246,7 @@ class WireHttp(Http):
                 await self._receive_more()
         except Malformed as error:
             # Nobody can tell where it ends: nothing of it is read on.
-            self.keep_alive, self.request_body = False, None
+            self.give_up_body()
             raise BadRequest(f"the body is not in chunks: {error}") from None
         self.request_bytes += len(data)
         return data
@@ -214,11 +270,12 @@ class WireHttp(Http):
         else:
             headers["transfer-encoding"] = "chunked"
             self._chunked = True
-        if self.expecting_continue:
-            # The answer is there without the body: now the client need not send it.
-            self.expecting_continue, self.request_body, self.keep_alive = False, None, False
+        if self.request_body:
+            self._leave_body()
         if old or not self.keep_alive:
             headers["connection"] = "keep-alive" if self.keep_alive else "close"
+        if self.keep_alive:
+            headers["keep-alive"] = f"timeout={_TOLD_KEEP_ALIVE_S}"
         if response.content_type and has_message_body(response.status):
             headers.setdefault("content-type", response.content_type)
         head = _head(response.status, headers)
@@ -284,6 +341,27 @@ class WireProtocol(HttpProtocol):
         self.strangers, self.turns = context.strangers, context.turns
         self.wanted: Callable[[], bool] | None = None
         super().connection_made(transport)  # type: ignore[no-untyped-call]
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.transport is not None and not self.transport.is_reading():
+            self._look_whether_left()
+
+    def _look_whether_left(self) -> None:
+        """End the request of a client that left while nothing more is read from it.
+
+        A client may send the next request behind one that is being answered. Above a size Sanic
+        pauses the reading, and then asyncio does not see the end of the connection.
+        """
+        transport = self.transport
+        if transport is None or transport.is_closing() or transport.is_reading():
+            return
+        poll = select.poll()
+        poll.register(transport.get_extra_info("socket").fileno(), _POLL_LEFT)
+        if poll.poll(0):
+            transport.abort()
+        else:
+            self.loop.call_later(_LEFT_LOOK_S, self._look_whether_left)
 
     def become_a_stranger(self) -> None:
         if self.transport is not None and not self.transport.is_closing():

@@ -33,8 +33,10 @@ _START_LIMIT_S = 120.0
 class Gateway:
     """One daemon for the tests of a module."""
 
-    def __init__(self, directory: Path, *, patience_s: float | None = None) -> None:
-        """`patience_s` is how long it waits for clients that take their time, if not as ever."""
+    def __init__(
+        self, directory: Path, *, patience_s: float | None = None, settings: str = ""
+    ) -> None:
+        """`patience_s` is how long it waits for slow clients, `settings` its sparkd.yaml."""
         self.directory = directory
         self.engine = directory / "api.sock"
         self._log = directory / "log"
@@ -46,6 +48,7 @@ class Gateway:
         key_file.touch(0o600)
         key_file.write_text(f"{KEY}\n")
         (directory / "catalog/m.yaml").write_text(CATALOG)
+        (directory / "etc/sparkd.yaml").write_text(settings)
         places = {
             "SPARKD_RUNTIME_DIR": directory / "run",
             "SPARKD_STATE_DIR": directory / "state",

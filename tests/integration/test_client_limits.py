@@ -16,7 +16,7 @@ from sanic import Sanic
 
 from sparkd.adapters.files import config_paths
 from sparkd.adapters.keyfiles import KeyFiles
-from sparkd.core.model import Config
+from sparkd.core.model import Config, Dialect, ModelSpec
 from sparkd.web import exchange, wire
 from sparkd.web.app import create_app
 from sparkd.web.context import Context
@@ -26,17 +26,18 @@ pytestmark = pytest.mark.integration
 
 HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer sk-right\r\n"
 
+CONFIG = Config(models={"m": ModelSpec(model_id="m", image="i", dialects=(Dialect.CHAT,))})
+
 
 @asynccontextmanager
-async def gateway(etc: Path) -> AsyncIterator[int]:
-    """The gateway's own application, with nothing behind it; its port."""
+async def gateway(etc: Path) -> AsyncIterator[tuple[int, Context]]:
+    """The gateway's own application, with nothing behind it; its port and context."""
     (etc / "api-key").touch(mode=0o600)
     (etc / "api-key").write_text("sk-right\n")
     keys = KeyFiles(config_paths({"SPARKD_CONFIG_DIR": str(etc)}), {})
     nothing = cast(Any, None)
-    app = create_app(
-        Context(runtime=nothing, proxy=nothing, config=Config(), keys=keys, sampler=nothing)
-    )
+    context = Context(runtime=nothing, proxy=nothing, config=CONFIG, keys=keys, sampler=nothing)
+    app = create_app(context)
     listening = socket.create_server(("127.0.0.1", 0))
     server = await app.create_server(
         sock=listening, return_asyncio_server=True, protocol=WireProtocol
@@ -45,7 +46,7 @@ async def gateway(etc: Path) -> AsyncIterator[int]:
     await server.startup()
     await server.start_serving()
     try:
-        yield listening.getsockname()[1]
+        yield listening.getsockname()[1], context
     finally:
         assert server.server is not None
         server.server.close()
@@ -80,18 +81,27 @@ async def crept(port: int, said: bytes, creeping: bytes, *, times: int) -> bytes
 
 
 async def scenes(etc: Path) -> dict[str, bytes]:
-    async with gateway(etc) as port:
+    async with gateway(etc) as (port, context):
         length = b"Content-Length: 1000000\r\n\r\n"
         end = b"Connection: close\r\n\r\n"
         compressed = HEAD + b"Content-Encoding: gzip\r\n" + length
-        return {
+        told = {
             "head": await crept(port, HEAD + b"X-Slow: ", b"x", times=40),
             "body": await crept(port, HEAD + length, b"x", times=40),
             "two keys": await crept(
                 port, HEAD + b"Authorization: Bearer x\r\n" + end, b"", times=1
             ),
+            # With nothing behind the gateway, a request for a model meets a defect.
+            "defect": await crept(
+                port, HEAD + b"Content-Length: 13\r\n" + end + b'{"model":"m"}', b"", times=1
+            ),
             "compressed": await crept(port, compressed, b"x", times=40),
         }
+        counted = context.traffic.counts["sparkd_requests_total"]
+        (told["defect, as counted"],) = [
+            " ".join(labels).encode() for labels in counted if labels[0] == "m"
+        ]
+        return told
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -123,3 +133,9 @@ def test_refused_body_that_creeps_does_not_hold_the_connection(answers: dict[str
 def test_request_with_two_keys_is_nobodys(answers: dict[str, bytes]) -> None:
     assert answers["two keys"].startswith(b"HTTP/1.1 400 ")
     assert b"two Authorization headers" in answers["two keys"]
+
+
+def test_defect_is_answered_and_counted_as_a_failure(answers: dict[str, bytes]) -> None:
+    assert answers["defect"].startswith(b"HTTP/1.1 500 ")
+    assert b"internal_error" in answers["defect"]
+    assert answers["defect, as counted"] == b"m chat/completions 500 internal_error"

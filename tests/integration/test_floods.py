@@ -182,14 +182,15 @@ async def test_five_hundred_that_creep_are_sent_away_in_time_and_keep_nobody_wai
 @pytest.mark.parametrize(
     ("flood", "status"),
     [
-        (b"a:\r\n" * 1800, 200),
-        (b"a:\r\n" * 300_000, 400),
-        (b"a: " + b"x" * MIB, 400),
+        (b"a:\r\n" * 200, 200),
+        (b"a: " + b"x" * 60_000 + b"\r\n", 200),
+        (b"a:\r\n" * 300_000, 431),
+        (b"a: " + b"x" * MIB, 431),
         (b"a: x\r\n x\r\n" * 10, 400),
         (b"content-length: 0\r\n" * 100, 400),
         (b"authorization: Bearer x\r\n" * 100, 400),
     ],
-    ids=["many", "endless", "huge", "folded", "lengths", "keys"],
+    ids=["many", "long", "endless", "huge", "folded", "lengths", "keys"],
 )
 async def test_flood_of_headers_is_answered_at_once_and_gathers_nothing(
     served: Gateway, flood: bytes, status: int

@@ -19,12 +19,22 @@ from sparkd import events, guard, metrics, pull, sampling
 from sparkd.adapters import records
 from sparkd.adapters.journal import Event
 from sparkd.commands.arguments import _COMMANDS, _KEY_COMMANDS, parse
-from sparkd.core import backoff, busy, enginepages, names, quota, session, soak, traffic
+from sparkd.core import (
+    backoff,
+    busy,
+    enginepages,
+    httprequest,
+    names,
+    quota,
+    session,
+    soak,
+    traffic,
+)
 from sparkd.core.diagnosis.gpu import accepted_version
 from sparkd.core.model import Settings
 from sparkd.core.policy import View
-from sparkd.web import app, exchange, logs, strangers, wire
 from sparkd.web import events as streams
+from sparkd.web import exchange, logs, readings, strangers, wire
 
 from .sources import ROOT
 from .test_docs_true import DOCUMENTS
@@ -60,7 +70,6 @@ FIGURES = [
     ("docs/observability.md", "past 4,000 label sets", traffic.LABEL_SETS_MAX, 4000),
     ("docs/observability.md", "at most every 30 seconds while it is", sampling._PAUSE_S, 30),
     ("docs/explanation/scheduling.md", "come back for 20 s", PATIENCE_S, 20),
-    ("docs/troubleshooting.md", "after a minute keys are looked at again", quota._MINUTE_S, 60),
     ("docs/reference/cli.md", "the last 20 that ended", session.RECENT_MAX, 20),
     ("docs/reference/cli.md", "Up to four files are fetched at a time", pull._AT_ONCE, 4),
     (
@@ -79,7 +88,38 @@ FIGURES = [
         (exchange._BODY_SLOWEST_BYTES_S, exchange._BODY_STALL_S),
         (4096, 60),
     ),
-    ("docs/reference/http-api.md", "on a connection | 20 s |", app._KEEP_ALIVE_S, 20),
+    (
+        "docs/reference/http-api.md",
+        "on a connection | 125 s; `keep-alive: timeout=120` tells",
+        (wire.KEEP_ALIVE_S, wire._TOLD_KEEP_ALIVE_S),
+        (125, 120),
+    ),
+    (
+        "docs/reference/http-api.md",
+        "64 KiB, 256 headers",
+        (httprequest.HEAD_BYTES, httprequest.HEADER_LINES),
+        (65536, 256),
+    ),
+    (
+        "docs/reference/http-api.md",
+        "300 a minute, 16 streams",
+        (quota.READS_PER_MINUTE, quota.LISTENERS_MOST),
+        (300, 16),
+    ),
+    (
+        "docs/reference/http-api.md",
+        "from one address | 20 a minute",
+        (quota.WRONG_KEYS_MOST, quota._MINUTE_S),
+        (20, 60),
+    ),
+    (
+        "docs/reference/http-api.md",
+        "twice `body_limit` for at most 30 s",
+        (wire._LINGER_BODIES, wire.LINGER_S),
+        (2, 30),
+    ),
+    ("docs/reference/http-api.md", "at most four a second", readings.PAUSE_S, 0.25),
+    ("docs/reference/http-api.md", "can be a second old", readings.STATES_AGE_S, 1),
     ("docs/reference/http-api.md", "the last `lines` (200)", logs._LINES, 200),
 ]
 

@@ -6,9 +6,12 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sanic import Request
 
 from sparkd.core.httprequest import (
+    HEADER_LINES,
     ChunkedBody,
+    HeadTooLarge,
     Malformed,
     connection_options,
     head_end,
@@ -182,3 +185,76 @@ def test_any_bytes_are_chunks_or_malformed(data: bytes, cut: int) -> None:
 
 def test_options_of_a_connection_are_words_of_all_its_headers() -> None:
     assert connection_options(["Close, X-A", "x-b ,,TE"]) == {"close", "x-a", "x-b", "te"}
+
+
+@pytest.mark.parametrize(
+    ("target", "path"),
+    [
+        (b"/a?b=c", b"/a?b=c"),
+        (b"http://h/a?b=c", b"/a?b=c"),
+        (b"HTTPS://[::1]:8009/a", b"/a"),
+        (b"http://h", b"/"),
+        (b"http://h:80?b", b"/?b"),
+        (b"*", b"*"),
+    ],
+)
+def test_target_in_any_form_is_read_as_its_path(target: bytes, path: bytes) -> None:
+    assert parse_head(b"GET " + target + b" HTTP/1.1\r\nHost: h").target == path
+
+
+@given(st.binary(max_size=60), st.sampled_from([b"", b"/", b"//", b"http://", b"https://[", b"*"]))
+def test_no_target_that_is_taken_makes_sanic_raise(rest: bytes, begin: bytes) -> None:
+    target = begin + bytes(one % 94 + 33 for one in rest)
+    try:
+        head = parse_head(b"GET " + target + b" HTTP/1.1\r\nHost: h")
+    except Malformed:
+        return
+    request = Request(head.target, head.headers, "1.1", "GET", None, None)  # type: ignore[arg-type]
+    assert isinstance(request.path, str)
+    assert request.args is not None
+
+
+@given(st.integers(1, 40), st.lists(st.sampled_from([b"\r\n", b"\n", b"a: b", b"\r"]), max_size=8))
+def test_head_in_pieces_ends_where_a_whole_one_does(cut: int, parts: list[bytes]) -> None:
+    data = POST + b"\r\n" + b"".join(parts)
+    assert ended(data, cut=cut) == ended(data, cut=len(data))
+
+
+def ended(data: bytes, *, cut: int) -> int | str | None:
+    """Where the head ends, or that none can come of it."""
+    buffer = bytearray()
+    for at in range(0, len(data), cut):
+        seen = len(buffer)
+        buffer += data[at : at + cut]
+        try:
+            end = head_end(buffer, 8192, seen)
+        except Malformed:
+            return "malformed"
+        if end is not None:
+            return end
+    return None
+
+
+def test_head_in_single_bytes_costs_no_more_than_a_few_passes() -> None:
+    class Counted(bytearray):
+        """Notes how much of it was searched."""
+
+        searched = 0
+
+        def find(self, what: bytes, start: int = 0) -> int:  # type: ignore[override]
+            Counted.searched += len(self) - start
+            return super().find(what, start)
+
+    buffer = Counted(POST)
+    for _ in range(10_000):
+        seen = len(buffer)
+        buffer += b"x"
+        assert head_end(buffer, 1 << 16, seen) is None
+    assert Counted.searched < 10 * len(buffer)
+
+
+def test_more_headers_than_any_client_sends_are_too_large() -> None:
+    lines = b"\r\nX-A: 1" * (HEADER_LINES - 1)
+    assert len(parse_head(POST + lines).headers) == HEADER_LINES
+    with pytest.raises(HeadTooLarge):
+        parse_head(POST + lines + b"\r\nX-A: 1")

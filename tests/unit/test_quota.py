@@ -3,13 +3,24 @@
 
 from __future__ import annotations
 
+import contextlib
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparkd.core.apikeys import ApiKey
+from sparkd.core.apikeys import ApiKey, Scope
 from sparkd.core.errors import TooManyRequests
-from sparkd.core.quota import WRONG_KEYS_MOST, Meter, Meters, WrongKeys, origin_of
+from sparkd.core.quota import (
+    LISTENERS_MOST,
+    READS_PER_MINUTE,
+    WRONG_KEYS_MOST,
+    Meter,
+    Meters,
+    WrongKeys,
+    origin_of,
+)
 
 
 def key(concurrent: int | None = None, per_minute: int | None = None) -> ApiKey:
@@ -83,42 +94,63 @@ def test_tokens_are_added_to_what_the_key_used() -> None:
 
 def guessed(wrong: WrongKeys, count: int, address: str = "10.0.0.9", at_s: float = 0) -> None:
     for _ in range(count):
-        wrong.check(address, "guess", at_s)
         wrong.wrong(address, at_s)
 
 
-def test_address_that_guesses_is_no_longer_listened_to_for_the_rest_of_the_minute() -> None:
+def test_further_wrong_keys_of_an_address_are_throttled_for_the_rest_of_the_minute() -> None:
     wrong = WrongKeys()
     guessed(wrong, WRONG_KEYS_MOST)
     with pytest.raises(TooManyRequests) as caught:
-        wrong.check("10.0.0.9", "perhaps right", 20)
+        wrong.wrong("10.0.0.9", 20)
     assert (caught.value.code, caught.value.retry_after_s) == ("too_many_wrong_keys", 40)
-    wrong.check("10.0.0.8", "perhaps right", 20)
-    wrong.check("10.0.0.9", "perhaps right", 60)
+    assert wrong.wrong("10.0.0.8", 20) == 1
+    assert wrong.wrong("10.0.0.9", 60) == 1
 
 
 def test_few_wrong_keys_in_each_minute_change_nothing() -> None:
     wrong = WrongKeys()
     for minute in range(5):
         guessed(wrong, WRONG_KEYS_MOST - 1, at_s=minute * 60)
-    wrong.check("10.0.0.9", "right", 241)
-
-
-def test_key_that_was_right_from_there_before_is_not_locked_out_by_its_neighbour() -> None:
-    wrong = WrongKeys()
-    wrong.right("10.0.0.9", "right")
-    guessed(wrong, WRONG_KEYS_MOST)
-    wrong.check("10.0.0.9", "right", 1)
-    with pytest.raises(TooManyRequests):
-        wrong.check("10.0.0.9", "of somebody else", 1)
+    assert wrong.wrong("10.0.0.9", 241) == WRONG_KEYS_MOST
 
 
 def test_memory_for_addresses_is_bounded() -> None:
     wrong = WrongKeys()
     for number in range(5000):
         wrong.wrong(str(number), 0)
-        wrong.right(str(number), "key")
-    assert len(wrong._counts) == len(wrong._right) == 1024
+    assert len(wrong._counts) == 1024
+
+
+def test_reads_of_a_key_have_a_budget_of_their_own() -> None:
+    meter, small = Meter("laptop"), key(concurrent=1, per_minute=1)
+    for _ in range(READS_PER_MINUTE):
+        meter.read(small, 1)
+    with pytest.raises(TooManyRequests, match="other than inference") as caught:
+        meter.read(small, 21)
+    assert (caught.value.code, caught.value.retry_after_s) == ("rate_limited", 40)
+    meter.enter(small, 21)
+    meter.read(small, 61)
+    assert (meter.requests, meter.refused) == (1, 1)
+
+
+def test_streams_of_events_of_a_key_are_limited_and_one_that_ends_makes_room() -> None:
+    meter = Meter("laptop")
+    with contextlib.ExitStack() as others:
+        for _ in range(LISTENERS_MOST - 1):
+            others.enter_context(meter.listening(key()))
+        with meter.listening(key()):
+            with pytest.raises(TooManyRequests), meter.listening(key()):
+                pass
+            assert meter.refused == 1
+        with meter.listening(key()):
+            pass
+
+
+def test_key_of_an_admin_reads_without_a_limit() -> None:
+    meter, admin = Meter("a"), replace(key(), scopes=(Scope.ADMIN,))
+    for _ in range(READS_PER_MINUTE + 1):
+        meter.read(admin, 0)
+    assert meter.refused == 0
 
 
 @pytest.mark.parametrize(
