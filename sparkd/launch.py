@@ -16,7 +16,6 @@ import asyncio
 import contextlib
 import errno
 import logging
-import os
 import time
 from collections.abc import Coroutine
 from dataclasses import dataclass
@@ -33,7 +32,6 @@ from sparkd.adapters.upstream import Upstream
 from sparkd.core.containerspec import EXIT_GPU_TAKEN, container_spec, endpoint_of, spec_hash
 from sparkd.core.errors import (
     HostError,
-    Misconfigured,
     SparkdError,
     StartCrashed,
     StartTimedOut,
@@ -43,6 +41,7 @@ from sparkd.core.model import Instance, ModelSpec, Transport
 from sparkd.core.names import GPU_LOCK_MODE, Layout, Names
 from sparkd.core.policy import excluding_program, gpu_held
 from sparkd.core.unitspec import scope_properties, timer_properties
+from sparkd.presence import check_files
 
 log = logging.getLogger(__name__)
 
@@ -75,10 +74,10 @@ class Launcher:
 
         `extra_args` are computed for this start and not part of what the model is configured as.
 
-        Raises Misconfigured (image, weights, files) or HostError; then nothing is left.
+        Raises NotPresent (image, weights, files) or HostError; then nothing is left.
         """
         names = Names(spec.model_id)
-        check_sources(spec, self.layout)
+        await asyncio.to_thread(check_files, spec, self.layout)
         await self.remove(names)
         try:
             await self.arm_load_timer(names, spec.load_timeout_s + spec.idle_timeout_s)
@@ -119,18 +118,19 @@ class Launcher:
             started_s=time.monotonic(),
         )
 
-    async def wait_ready(self, spec: ModelSpec, instance: Instance, *, adopted: bool) -> None:
+    async def wait_ready(
+        self, spec: ModelSpec, instance: Instance, *, adopted: bool, keep: bool = True
+    ) -> None:
         """Wait until the started model is healthy.
 
         Raises StartCrashed as soon as its process ends, StartTimedOut at its load timeout,
         LaneTaken or GpuHeld when it found the GPU taken; then only the dead container is left.
-        When cancelled, a start of ours is taken back and nothing is left; a model that somebody
-        else started (`adopted`) goes on, and its timers look after it.
+        When cancelled, the model goes on and its timers look after it; unless `keep`, it is
+        stopped and nothing is left. An `adopted` model gets some time even after its load timeout.
         """
         names = Names(spec.model_id)
-        remaining_s = instance.started_s + spec.load_timeout_s - time.monotonic()
         try:
-            async with asyncio.timeout(max(_ADOPTION_PATIENCE_S if adopted else 0.0, remaining_s)):
+            async with asyncio.timeout(_patience_s(spec, instance, adopted=adopted)):
                 healthy = await _healthy_or_ended(instance)
         except TimeoutError:
             await self._give_up(spec, instance, names)
@@ -142,11 +142,20 @@ class Launcher:
             _log_failed(spec, slow)
             raise slow from None
         except asyncio.CancelledError:
-            if not adopted:
+            if not keep:
                 await to_the_end(self.stop(names, instance.container_id, spec.stop_grace_s))
             raise
         if not healthy:
             raise await self._crashed(spec, instance, names)
+
+    async def until_settled(self, spec: ModelSpec, instance: Instance) -> None:
+        """Wait until the model is healthy, has ended, or is past its load timeout.
+
+        Only looks, so no lock is needed.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_patience_s(spec, instance, adopted=False)):
+                await _healthy_or_ended(instance)
 
     async def stop(self, names: Names, container_id: str | None, grace_s: float) -> None:
         """End the model whatever state it is in, and remove all that belonged to it.
@@ -267,6 +276,11 @@ class Launcher:
         return None
 
 
+def _patience_s(spec: ModelSpec, instance: Instance, *, adopted: bool) -> float:
+    remaining_s = instance.started_s + spec.load_timeout_s - time.monotonic()
+    return max(_ADOPTION_PATIENCE_S if adopted else 0.0, remaining_s)
+
+
 async def _healthy_or_ended(instance: Instance) -> bool:
     """True once the model is healthy, False once its process has ended."""
     try:
@@ -312,67 +326,22 @@ async def _said(container_id: str) -> str:
     return "; its last words: " + " | ".join(lines) if lines else ""
 
 
-def check_sources(spec: ModelSpec, layout: Layout) -> None:
-    """Raise Misconfigured when weights or files of a model are not there to be read."""
-    _check_weights(spec)
-    _check_files(spec, layout)
-
-
-def _check_weights(spec: ModelSpec) -> None:
-    if spec.weights is not None and not _readable(spec.weights.path):
-        raise Misconfigured(
-            f"weights of model {spec.model_id!r} are not at {spec.weights.path}",
-            hint=f"sudo sparkctl pull {spec.model_id}"
-            if spec.weights.repo
-            else f"put them there, readable by the user sparkd: ls -l {spec.weights.path}",
-            code="weights_missing",
-        )
-    sealed = _sealed(spec.weights.path) if spec.weights is not None else None
-    if sealed is not None:
-        raise Misconfigured(
-            f"weights of model {spec.model_id!r} cannot be read: {sealed}",
-            hint=f"sudo chmod -R a+rX {sealed.parent}",
-            code="weights_unreadable",
-        )
-
-
-def _check_files(spec: ModelSpec, layout: Layout) -> None:
-    for file in spec.files:
-        path = layout.host_path(file.path)
-        if not os.access(path, os.R_OK):
-            fetched = file.url or file.repo
-            raise Misconfigured(
-                f"model {spec.model_id!r} needs {path}, which is not there",
-                hint=f"sudo sparkctl pull {spec.model_id}"
-                if fetched
-                else f"put it there, readable by the user sparkd: ls -l {path}",
-                code="files_missing",
-            )
-
-
-def _sealed(weights: Path) -> Path | None:
-    """A file of the weights that this user may not read; the engine's own word on it is obscure."""
-    files = weights.iterdir() if weights.is_dir() else (weights,)
-    return next((file for file in files if not os.access(file, os.R_OK)), None)
-
-
-def _readable(path: Path) -> bool:
-    try:
-        return path.is_file() or any(path.iterdir())
-    except OSError:
-        return False
+async def ended(work: asyncio.Future[Any]) -> bool:
+    """Wait until the work has ended, also when this task is cancelled meanwhile; whether it was."""
+    cancelled = False
+    while not work.done():
+        try:
+            await asyncio.wait([work])
+        except asyncio.CancelledError:
+            cancelled = True
+    return cancelled
 
 
 async def to_the_end(cleanup: Coroutine[Any, Any, None]) -> None:
     """Run a clean-up to its end even when this task is cancelled (again) meanwhile; only then is
     it cancelled."""
     task = asyncio.ensure_future(cleanup)
-    cancelled = False
-    while not task.done():
-        try:
-            await asyncio.wait([task])
-        except asyncio.CancelledError:
-            cancelled = True
+    cancelled = await ended(task)
     try:
         task.result()
     except SparkdError as error:

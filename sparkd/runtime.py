@@ -19,12 +19,14 @@ from sparkd.launch import Launcher
 from sparkd.leases import Leases
 from sparkd.loadwatch import LoadWatch
 from sparkd.podmanservice import PodmanService
+from sparkd.presence import Presence
 from sparkd.reap import Reaper
 from sparkd.scheduler import Scheduler
 from sparkd.sessions import Sessions
 from sparkd.sleep import Sleep
 from sparkd.starter import Starter
 from sparkd.stop import Stopper
+from sparkd.tending import Tender
 from sparkd.view import ViewMaker
 from sparkd.world import WorldReader
 
@@ -50,10 +52,12 @@ class Runtime:
     ensurer: Ensurer
     reaper: Reaper
     stopper: Stopper
+    presence: Presence
 
     async def close(self) -> None:
-        """Take back what is under way; what runs goes on."""
+        """End what is under way, or leave it, as `abandoned_loads` has it; what runs goes on."""
         await self.scheduler.close()
+        await self.starter.tender.close()
         self.ensurer.close()
 
 
@@ -65,6 +69,7 @@ def build() -> Runtime:
     systemd = UserManager(user_dir / "bus")
     api_socket = user_dir / "podman" / "podman.sock"
     podman = Podman(api_socket, PodmanService(api_socket, systemd).answering)
+    presence = Presence(layout, podman)
     launcher = Launcher(layout, systemd, podman)
     records = Records(layout)
     world = WorldReader(layout, leases, systemd, podman, records)
@@ -74,18 +79,14 @@ def build() -> Runtime:
     sessions = Sessions(layout)
     sleep = Sleep(records, probe)
     evictor = Evictor(leases, launcher, records, sessions, sleep)
+    tender = Tender(leases, launcher, world, loads)
     starter = Starter(
-        layout=layout,
-        leases=leases,
         launcher=launcher,
-        world=world,
         views=views,
-        probe=probe,
-        records=records,
-        loads=loads,
         sessions=sessions,
         evictor=evictor,
-        sleep=sleep,
+        tender=tender,
+        presence=presence,
     )
     scheduler = Scheduler(leases, world, views, starter)
     return Runtime(
@@ -103,7 +104,10 @@ def build() -> Runtime:
         scheduler=scheduler,
         starter=starter,
         evictor=evictor,
-        ensurer=Ensurer(layout, leases, scheduler, records),
+        ensurer=Ensurer(
+            layout, leases, scheduler, records=records, presence=presence, systemd=systemd
+        ),
+        presence=presence,
         reaper=Reaper(leases, systemd, podman, launcher, sessions, records),
         stopper=Stopper(leases, systemd, podman, launcher, records, sessions),
     )

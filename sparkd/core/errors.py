@@ -11,7 +11,8 @@ docs/reference/errors.md; `web.render` turns an error into the body of the clien
     │   ├── Unauthorized      401  no key, or a wrong one
     │   ├── Forbidden         403  a right key that may not do this
     │   ├── NotFound          404  no such model, path or running instance
-    │   │   └── Disabled      404  a model that the catalog has switched off
+    │   │   ├── Disabled      404  a model that the catalog has switched off
+    │   │   └── NotPresent    404  weights, image or files of a model are missing here
     │   ├── BodyTooLarge      413  the body is over the limit
     │   ├── UnknownEncoding   415  the body is compressed
     │   └── TooManyRequests   429  the key, or its address, asks more than it may
@@ -103,6 +104,15 @@ class Disabled(NotFound):
     """Not 503: clients try those again, and this one stays."""
 
     code = "model_disabled"
+
+
+class NotPresent(NotFound):
+    """A model whose weights, image or files are missing on this host.
+
+    404, because a client that tries again changes nothing.
+    """
+
+    code = "model_not_present"
 
 
 class BodyTooLarge(RequestError):

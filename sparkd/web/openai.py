@@ -20,9 +20,10 @@ from sparkd.core.cards import card
 from sparkd.core.errors import SparkdError
 from sparkd.core.forms import Form
 from sparkd.core.model import ModelSpec, Status
+from sparkd.core.presence import Missing
 from sparkd.core.rewrite import rewrite
 from sparkd.proxy import Outgoing, request_headers
-from sparkd.status import states
+from sparkd.status import RESIDENT, states
 from sparkd.web.admission import admitted, key_of
 from sparkd.web.context import READ, Context
 from sparkd.web.exchange import Exchange
@@ -37,14 +38,16 @@ def add_routes(app: Sanic[Any, Any]) -> None:
 
 
 async def list_models(request: Request) -> HTTPResponse:
-    """Every model that can be asked, in OpenAI's list. Starts nothing and counts as no use."""
+    """The models on this host, with `?all=1` those of the catalog too; starts nothing."""
     context, key = admitted(request), key_of(request)
-    models = (spec for spec in context.config.models.values() if key.may_use(spec.model_id))
-    state = await states(context.runtime, context.config)
+    state, missing = await _looked_at(context)
+    every = request.args.get("all") == "1"
     data = [
-        card(spec, state.get(spec.model_id))
-        for spec in models
-        if spec.status is not Status.DISABLED
+        card(spec, state.get(spec.model_id), missing.get(spec.model_id, ()))
+        for spec in context.config.models.values()
+        if key.may_use(spec.model_id)
+        and spec.status is not Status.DISABLED
+        and (every or not missing.get(spec.model_id) or state.get(spec.model_id) in RESIDENT)
     ]
     return _json({"object": "list", "data": data})
 
@@ -55,8 +58,15 @@ async def show_model(request: Request, model_id: str) -> HTTPResponse:
     spec = routing.lookup(context.config, unquote(model_id))
     auth.require_model(key_of(request), spec.model_id)
     routing.check_enabled(spec)
-    state = await states(context.runtime, context.config)
-    return _json(card(spec, state.get(spec.model_id)))
+    state, missing = await _looked_at(context)
+    return _json(card(spec, state.get(spec.model_id), missing.get(spec.model_id, ())))
+
+
+async def _looked_at(context: Context) -> tuple[dict[str, str], dict[str, tuple[Missing, ...]]]:
+    """The state of each model, and what each lacks on this host."""
+    return await asyncio.gather(
+        states(context.runtime, context.config), context.runtime.presence.survey(context.config)
+    )
 
 
 async def infer(request: Request, rest: str) -> None:

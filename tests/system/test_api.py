@@ -618,7 +618,8 @@ def test_client_that_leaves_before_the_answer_cancels_it_too(served: Host) -> No
     served.wait_until(lambda: not in_use(served), "the use has ended")
 
 
-def test_client_that_leaves_while_the_model_loads_takes_the_load_back(host: Host) -> None:
+def test_client_that_leaves_takes_the_load_back_where_the_settings_say_so(host: Host) -> None:
+    host.configure(SETTINGS + "abandoned_loads: stop\n")
     with host.held_load(MODEL):
         with asking(host, MODEL):
             host.wait_until(lambda: host.containers() != [], "it loads")
