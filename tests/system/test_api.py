@@ -374,7 +374,7 @@ def test_wrong_entry_of_the_catalog_stops_only_its_own_model(served: Host) -> No
 
 def test_list_of_models_is_that_of_sparkctl_and_wakes_nothing(host: Host) -> None:
     with nothing_starts(host):
-        listed = host.request("GET", "/v1/models").json()
+        listed = host.request("GET", "/v1/models?all=1").json()
         known = json.loads(host.run("sparkctl", "models", "--json").stdout)
         assert listed["object"] == "list"
         ids = [model["id"] for model in listed["data"]]
