@@ -99,6 +99,7 @@ class Daemon:
             ensurer=runtime.ensurer,
             reaper=runtime.reaper,
             records=runtime.records,
+            starter=runtime.starter,
         )
         runtime.scheduler.on_started.append(runtime.endings.watch)
         # What is wrong with them is in the journal from the start.

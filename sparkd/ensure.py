@@ -13,11 +13,14 @@ from dataclasses import dataclass
 
 from sparkd.adapters.host import ProcessWatch
 from sparkd.adapters.records import Records
+from sparkd.adapters.systemd import UserManager
 from sparkd.core.containerspec import spec_hash
 from sparkd.core.model import Config, Evict, Instance, ModelSpec
 from sparkd.core.names import Layout, Names
+from sparkd.core.presence import refusal
 from sparkd.core.routing import check_enabled
 from sparkd.leases import Leases
+from sparkd.presence import Presence
 from sparkd.queue import Grant, OnWait
 from sparkd.scheduler import Scheduler
 
@@ -34,12 +37,21 @@ class Ensurer:
     """Gives out grants. Keeps no truth: what it remembers is checked with the kernel each time."""
 
     def __init__(
-        self, layout: Layout, leases: Leases, scheduler: Scheduler, records: Records
+        self,
+        layout: Layout,
+        leases: Leases,
+        scheduler: Scheduler,
+        *,
+        records: Records,
+        presence: Presence,
+        systemd: UserManager,
     ) -> None:
         self._layout = layout
         self._leases = leases
         self._scheduler = scheduler
         self._records = records
+        self._presence = presence
+        self._systemd = systemd
         self._known: dict[str, _Known] = {}
         self._hashes: dict[str, tuple[ModelSpec, str]] = {}
         scheduler.on_started.append(self._remember)
@@ -47,11 +59,26 @@ class Ensurer:
     async def grant(self, config: Config, spec: ModelSpec, on_wait: OnWait | None = None) -> Grant:
         """Wait until the model is healthy and lent to the caller.
 
-        Raises what `Scheduler.wait` raises, and Disabled. Cancel to stop waiting.
+        Raises what `Scheduler.wait` raises, Disabled, and NotPresent before anything is done for a
+        model that lacks something on this host. Cancel to stop waiting.
         """
         check_enabled(spec)
         grant = self._try_fast(spec)
-        return grant if grant is not None else await self._scheduler.wait(config, spec, on_wait)
+        if grant is not None:
+            return grant
+        await self._require_present(spec)
+        return await self._scheduler.wait(config, spec, on_wait)
+
+    async def _require_present(self, spec: ModelSpec) -> None:
+        """One that runs already lacks nothing that it still needs."""
+        missing = await self._presence.missing(spec)
+        if missing and not await self._runs(Names(spec.model_id)):
+            raise refusal(spec.model_id, missing)
+
+    async def _runs(self, names: Names) -> bool:
+        if not self._layout.endpoint_dir(names).exists():
+            return False
+        return any(unit.active for unit in await self._systemd.units([names.scope]))
 
     def forget(self, model_id: str) -> None:
         """Look anew next time: the server did not answer though its process lived."""

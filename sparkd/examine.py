@@ -117,6 +117,7 @@ async def _leftovers(config: Config, runtime: Runtime) -> facts.Leftovers:
     moving = {model_id for model_id, one in world.models.items() if one.in_transition}
     units = await runtime.systemd.units([SCOPE_PATTERN])
     scopes = {model for unit in units if unit.active and (model := model_of_scope(unit.name))}
+    failed = {model for unit in units if unit.failed and (model := model_of_scope(unit.name))}
     containers = {one.model_id: one for one in await runtime.podman.models()}
     alive = {model_id for model_id, one in containers.items() if not one.dead}
     directories = {unescape(name) for name in os.listdir(runtime.layout.endpoints_dir)}
@@ -124,6 +125,7 @@ async def _leftovers(config: Config, runtime: Runtime) -> facts.Leftovers:
         containers=tuple(alive - scopes - moving),
         scopes=tuple(scopes - containers.keys() - moving),
         directories=tuple(directories - scopes - containers.keys() - moving),
+        failed_units=tuple(failed - moving),
     )
 
 

@@ -18,8 +18,8 @@ from sparkd.adapters.journal import Event, fields
 from sparkd.adapters.memory import MemoryProbe
 from sparkd.adapters.systemd import UserManager
 from sparkd.core import memory
-from sparkd.core.errors import HostError
-from sparkd.core.model import Settings
+from sparkd.core.errors import HostError, StartFailed
+from sparkd.core.model import ModelSpec, Settings
 from sparkd.core.names import model_of_scope
 from sparkd.supervisor import alongside
 
@@ -64,6 +64,17 @@ class LoadGuard:
     @property
     def floor_bytes(self) -> int:
         return self._settings.memory_floor_bytes
+
+    def failure(self, spec: ModelSpec) -> StartFailed | None:
+        """The error of a load that this guard killed."""
+        if self.crossed_bytes is None:
+            return None
+        return StartFailed(
+            f"model {spec.model_id!r} was killed while it loaded: {self.crossed_bytes >> 20} MiB "
+            f"of memory were available, the floor is {self.floor_bytes >> 20} MiB",
+            hint="lower its --gpu-memory-utilization, or memory_floor in /etc/sparkd/sparkd.yaml",
+            code="memory_collapsed",
+        )
 
     async def begin(self) -> None:
         """Note how much is available before the load."""

@@ -2,6 +2,7 @@
 """What a running daemon does by itself, beside answering: nothing of it is needed for correctness.
 
 - What a killed process left of a model, or of a file it wrote, is removed at the start.
+- A load that an earlier gateway left under way is tended from the start on (`tending`).
 - A comeback that is due, but whose time nobody saw, is begun at the start (`comeback`).
 - After a reload, models whose entry changed or went are stopped as soon as nobody uses them.
 - A model that makes no step while requests are open is declared hung and killed.
@@ -24,11 +25,12 @@ from sparkd.core.containerspec import spec_hash
 from sparkd.core.enginemetrics import PAGE_LIMIT_BYTES, Steps, parse_steps
 from sparkd.core.errors import SparkdError
 from sparkd.core.model import Config, Instance
-from sparkd.core.names import COMEBACK_SERVICE, Names
+from sparkd.core.names import COMEBACK_SERVICE, SCOPE_PATTERN, Names
 from sparkd.ensure import Ensurer
 from sparkd.eviction import Evictor
 from sparkd.leases import Leases
 from sparkd.reap import Reaper
+from sparkd.starter import Starter
 from sparkd.supervisor import Supervisor
 from sparkd.world import WorldReader
 
@@ -50,6 +52,7 @@ class Housekeeper:
         ensurer: Ensurer,
         reaper: Reaper,
         records: Records,
+        starter: Starter,
     ) -> None:
         self._config = config
         self._leases = leases
@@ -59,6 +62,7 @@ class Housekeeper:
         self._ensurer = ensurer
         self._reaper = reaper
         self._records = records
+        self._starter = starter
         self._tasks = Supervisor()
         self._steps: dict[str, tuple[Steps | None, float]] = {}
 
@@ -69,6 +73,7 @@ class Housekeeper:
         """At the start of the daemon."""
         self._tasks.once("removal of leftovers", self._sweep)
         self._tasks.once("comebacks", self._see_to_comebacks)
+        self._tasks.once("loads without waiters", self._see_to_loads)
 
     def reloaded(self) -> None:
         """Stop what runs as it is not configured any more, model by model, once idle."""
@@ -97,6 +102,15 @@ class Housekeeper:
                 await self._systemd.start_soon(COMEBACK_SERVICE)
             except SparkdError as error:
                 log.warning("models that had to leave do not come back yet: %s", error)
+
+    async def _see_to_loads(self) -> None:
+        try:
+            units = await self._systemd.units([SCOPE_PATTERN])
+            if any(unit.active for unit in units):
+                config = self._config()
+                await self._starter.tend_abandoned(config, await self._world.read(config))
+        except SparkdError as error:
+            log.warning("loads of an earlier gateway are not tended: %s", error)
 
     async def _retire_changed(self) -> None:
         try:

@@ -16,14 +16,12 @@ import asyncio
 import contextlib
 import errno
 import logging
-import os
 import time
 from collections.abc import Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sparkd.adapters import weightfiles
 from sparkd.adapters.faults import reach
 from sparkd.adapters.host import LockTable, ProcessWatch, free_port
 from sparkd.adapters.journal import NOTICE, Event, fields
@@ -36,7 +34,6 @@ from sparkd.core.containerspec import EXIT_GPU_TAKEN, container_spec, endpoint_o
 from sparkd.core.enginetext import exit_words
 from sparkd.core.errors import (
     HostError,
-    Misconfigured,
     SparkdError,
     StartCrashed,
     StartTimedOut,
@@ -49,6 +46,7 @@ from sparkd.core.policy import excluding_program, gpu_held
 from sparkd.core.unitspec import scope_properties, timer_properties
 from sparkd.deaths import recorded_exit, said
 from sparkd.gpudevices import explained
+from sparkd.presence import check_files
 
 log = logging.getLogger(__name__)
 
@@ -84,11 +82,11 @@ class Launcher:
 
         `extra_args` are computed for this start and not part of what the model is configured as.
 
-        Raises Misconfigured (image, weights, files), HostError, or LaneTaken when another model
+        Raises NotPresent (image, weights, files), HostError, or LaneTaken when another model
         holds its locks; then nothing is left.
         """
         names = Names(spec.model_id)
-        check_sources(spec, self.layout)
+        await asyncio.to_thread(check_files, spec, self.layout)
         await self.remove(names)
         holder = self._model_in_the_way(spec, LockTable.read())
         if holder is not None:
@@ -136,20 +134,25 @@ class Launcher:
         )
 
     async def wait_ready(
-        self, spec: ModelSpec, instance: Instance, *, adopted: bool, served: bool = False
+        self,
+        spec: ModelSpec,
+        instance: Instance,
+        *,
+        adopted: bool,
+        keep: bool = True,
+        served: bool = False,
     ) -> None:
         """Wait until the started model is healthy.
 
         Raises StartCrashed as soon as its process ends, StartTimedOut at its load timeout,
         LaneTaken or GpuHeld when it found the GPU taken; then only the dead container is left.
-        When cancelled, a start of ours is taken back and nothing is left; a model that somebody
-        else started (`adopted`) goes on, and its timers look after it. The end of one that
-        `served` before is no failed start: `deaths` tells of it.
+        When cancelled, the model goes on and its timers look after it; unless `keep`, it is
+        stopped and nothing is left. An `adopted` model gets some time even after its load timeout.
+        The end of one that `served` before is no failed start: `deaths` tells of it.
         """
         names = Names(spec.model_id)
-        remaining_s = instance.started_s + spec.load_timeout_s - time.monotonic()
         try:
-            async with asyncio.timeout(max(_ADOPTION_PATIENCE_S if adopted else 0.0, remaining_s)):
+            async with asyncio.timeout(_patience_s(spec, instance, adopted=adopted)):
                 healthy = await _healthy_or_ended(instance)
         except TimeoutError:
             await self._give_up(spec, instance, names)
@@ -162,11 +165,20 @@ class Launcher:
             _log_failed(spec, slow)
             raise slow from None
         except asyncio.CancelledError:
-            if not adopted:
+            if not keep:
                 await to_the_end(self.stop(names, instance.container_id, spec.stop_grace_s))
             raise
         if not healthy:
             raise await self._crashed(spec, instance, names, served=served)
+
+    async def until_settled(self, spec: ModelSpec, instance: Instance) -> None:
+        """Wait until the model is healthy, has ended, or is past its load timeout.
+
+        Only looks, so no lock is needed.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_patience_s(spec, instance, adopted=False)):
+                await _healthy_or_ended(instance)
 
     async def stop(self, names: Names, container_id: str | None, grace_s: float) -> None:
         """End the model whatever state it is in, and remove all that belonged to it.
@@ -286,6 +298,11 @@ class Launcher:
         return excluding_model(gpu, lane, spec.model_id, spec.lifecycle)
 
 
+def _patience_s(spec: ModelSpec, instance: Instance, *, adopted: bool) -> float:
+    remaining_s = instance.started_s + spec.load_timeout_s - time.monotonic()
+    return max(_ADOPTION_PATIENCE_S if adopted else 0.0, remaining_s)
+
+
 async def _healthy_or_ended(instance: Instance) -> bool:
     """True once the model is healthy, False once its process has ended."""
     try:
@@ -326,70 +343,22 @@ def _log_failed(spec: ModelSpec, error: SparkdError) -> None:
     log.error("%s", error.message, extra=extra)
 
 
-def check_sources(spec: ModelSpec, layout: Layout) -> None:
-    """Raise Misconfigured when weights or files of a model are not there to be read."""
-    _check_weights(spec)
-    _check_files(spec, layout)
-
-
-def _check_weights(spec: ModelSpec) -> None:
-    if spec.weights is not None and not _readable(spec.weights.path):
-        raise Misconfigured(
-            f"weights of model {spec.model_id!r} are not at {spec.weights.path}",
-            hint=f"sudo sparkctl pull {spec.model_id}"
-            if spec.weights.repo
-            else f"put them there, readable by the user sparkd: ls -l {spec.weights.path}",
-            code="weights_missing",
-        )
-    if spec.weights is None:
-        return
-    flaw = weightfiles.layout_flaw(spec.weights.path)
-    if flaw is not None:
-        raise Misconfigured(
-            f"weights of model {spec.model_id!r}: {flaw.message}",
-            hint=flaw.hint,
-            code="weights_misplaced",
-        )
-    sealed = weightfiles.sealed_file(spec.weights.path)
-    if sealed is not None:
-        raise Misconfigured(
-            f"weights of model {spec.model_id!r} cannot be read: {sealed}",
-            hint=f"sudo chmod -R a+rX {sealed.parent}",
-            code="weights_unreadable",
-        )
-
-
-def _check_files(spec: ModelSpec, layout: Layout) -> None:
-    for file in spec.files:
-        path = layout.host_path(file.path)
-        if not os.access(path, os.R_OK):
-            fetched = file.url or file.repo
-            raise Misconfigured(
-                f"model {spec.model_id!r} needs {path}, which is not there",
-                hint=f"sudo sparkctl pull {spec.model_id}"
-                if fetched
-                else f"put it there, readable by the user sparkd: ls -l {path}",
-                code="files_missing",
-            )
-
-
-def _readable(path: Path) -> bool:
-    try:
-        return path.is_file() or any(path.iterdir())
-    except OSError:
-        return False
+async def ended(work: asyncio.Future[Any]) -> bool:
+    """Wait until the work has ended, also when this task is cancelled meanwhile; whether it was."""
+    cancelled = False
+    while not work.done():
+        try:
+            await asyncio.wait([work])
+        except asyncio.CancelledError:
+            cancelled = True
+    return cancelled
 
 
 async def to_the_end(cleanup: Coroutine[Any, Any, None]) -> None:
     """Run a clean-up to its end even when this task is cancelled (again) meanwhile; only then is
     it cancelled."""
     task = asyncio.ensure_future(cleanup)
-    cancelled = False
-    while not task.done():
-        try:
-            await asyncio.wait([task])
-        except asyncio.CancelledError:
-            cancelled = True
+    cancelled = await ended(task)
     try:
         task.result()
     except SparkdError as error:

@@ -29,6 +29,8 @@ class LoadWatch:
 
     def __init__(self) -> None:
         self._loads: dict[str, LoadProgress] = {}
+        self._told: dict[str, tuple[str, LoadProgress]] = {}
+        """What was told last of each model's latest load, which may be watched more than once."""
 
     def progress(self, model_id: str) -> LoadProgress | None:
         """None for a model that this process does not wait for."""
@@ -48,7 +50,10 @@ class LoadWatch:
             self._loads.pop(instance.model_id, None)
 
     async def _watch(self, instance: Instance, *, tell: bool) -> None:
-        progress = told = LoadProgress()
+        container_id, told = self._told.get(instance.model_id, ("", LoadProgress()))
+        if container_id != instance.container_id:
+            told = LoadProgress()
+        progress = self._loads[instance.model_id] = told
         lines = follow(*container_output(instance.container_id))
         async with contextlib.aclosing(lines):
             async for line in lines:
@@ -56,6 +61,7 @@ class LoadWatch:
                 self._loads[instance.model_id] = progress
                 if tell and _is_news(told, progress):
                     told = progress
+                    self._told[instance.model_id] = (instance.container_id, told)
                     _tell(instance, progress)
 
 

@@ -20,12 +20,14 @@ from sparkd.launch import Launcher
 from sparkd.leases import Leases
 from sparkd.loadwatch import LoadWatch
 from sparkd.podmanservice import PodmanService
+from sparkd.presence import Presence
 from sparkd.reap import Reaper
 from sparkd.scheduler import Scheduler
 from sparkd.sessions import Sessions
 from sparkd.sleep import Sleep
 from sparkd.starter import Starter
 from sparkd.stop import Stopper
+from sparkd.tending import Tender
 from sparkd.view import ViewMaker
 from sparkd.world import WorldReader
 
@@ -51,10 +53,12 @@ class Runtime:
     ensurer: Ensurer
     reaper: Reaper
     stopper: Stopper
+    presence: Presence
 
     async def close(self) -> None:
-        """Take back what is under way; what runs goes on."""
+        """End what is under way, or leave it, as `abandoned_loads` has it; what runs goes on."""
         await self.scheduler.close()
+        await self.starter.tender.close()
         self.ensurer.close()
 
 
@@ -64,7 +68,9 @@ def build() -> Runtime:
     layout = Layout.of(os.environ)
     leases = Leases(layout)
     systemd = UserManager(user_dir / "bus")
-    podman = _podman(user_dir / "podman" / "podman.sock", systemd)
+    api_socket = user_dir / "podman" / "podman.sock"
+    podman = Podman(api_socket, PodmanService(api_socket, systemd).answering)
+    presence = Presence(layout, podman)
     launcher = Launcher(layout, systemd, podman)
     records = Records(layout)
     world = WorldReader(layout, leases, systemd, podman, records)
@@ -74,18 +80,14 @@ def build() -> Runtime:
     sleep = Sleep(records, probe)
     deaths = Deaths(podman, sessions, records)
     evictor = Evictor(leases, launcher, records, sessions, sleep, deaths)
+    tender = Tender(leases, launcher, world, LoadWatch())
     starter = Starter(
-        layout=layout,
-        leases=leases,
         launcher=launcher,
-        world=world,
         views=views,
-        probe=probe,
-        records=records,
-        loads=LoadWatch(),
         sessions=sessions,
         evictor=evictor,
-        sleep=sleep,
+        tender=tender,
+        presence=presence,
         deaths=deaths,
     )
     scheduler = Scheduler(leases, world, views, starter)
@@ -99,16 +101,15 @@ def build() -> Runtime:
         views=views,
         records=records,
         sessions=sessions,
-        loads=starter.loads,
+        loads=tender.loads,
         endings=Endings(deaths),
         scheduler=scheduler,
         starter=starter,
         evictor=evictor,
-        ensurer=Ensurer(layout, leases, scheduler, records),
+        ensurer=Ensurer(
+            layout, leases, scheduler, records=records, presence=presence, systemd=systemd
+        ),
+        presence=presence,
         reaper=Reaper(leases, systemd, podman, launcher, sessions, records, deaths),
         stopper=Stopper(leases, systemd, podman, launcher, records, sessions, deaths),
     )
-
-
-def _podman(api_socket: Path, systemd: UserManager) -> Podman:
-    return Podman(api_socket, PodmanService(api_socket, systemd).answering)

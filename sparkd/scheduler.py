@@ -70,6 +70,7 @@ class Scheduler:
         """Told about every model that became ready."""
         self.on_left: list[Callable[[str, float], None]] = []
         """Told how long each who leaves the queue, served or not, has waited for which model."""
+        starter.tender.on_ready.append(self._ready)
 
     def queue(self) -> Mapping[str, Entry]:
         """Who waits for what now, for status readings."""
@@ -86,7 +87,8 @@ class Scheduler:
         """Join the queue and wait for a grant; `on_wait` is called every few seconds meanwhile.
 
         Raises Busy when the queue is full or the wait too long, and whatever ends the start.
-        Cancel to leave the queue; a start that nobody waits for any more is taken back.
+        Cancel to leave the queue. A load that has begun then goes on without waiters, or is taken
+        back, as the setting `abandoned_loads` has it.
         """
         settings = config.settings
         if sum(len(entry.waiters) for entry in self._entries.values()) >= settings.queue_limit:
@@ -159,11 +161,11 @@ class Scheduler:
             why=entry.why,
             elapsed_s=time.monotonic() - (entry.task_since_s if loading else since_s),
             typical_s=self._views.records.loads(entry.spec.model_id).typical_s,
-            load=self._starter.loads.progress(entry.spec.model_id),
+            load=self._starter.tender.loads.progress(entry.spec.model_id),
         )
 
     def _abandon(self, entry: Entry) -> None:
-        """Nobody waits for it any more: forget it, and take its start back."""
+        """Forget an entry without waiters; `starter` leaves its load under way or takes it back."""
         if self._entries.get(entry.spec.model_id) is entry:
             del self._entries[entry.spec.model_id]
             if entry.told is not None:
@@ -276,9 +278,7 @@ class Scheduler:
                 if instance is None:
                     entry.not_before_s = time.monotonic() + _RETRY_S
                     return
-                self._note_ready(instance)
-                for listener in self.on_started:
-                    listener(instance)
+                self._ready(instance)
                 # With the transition still held nobody can stop it before its waiters have it.
                 self._lend(entry, instance)
         except LaneTaken as error:
@@ -309,12 +309,14 @@ class Scheduler:
             self._starter.remember_failure(entry.spec, discreet)
         entry.fail(error)
 
-    def _note_ready(self, instance: Instance) -> None:
-        """When it became ready; finding it again is no reason to begin its residency anew."""
+    def _ready(self, instance: Instance) -> None:
+        """Note when it became ready; finding it again does not restart its residency."""
         now_s = time.monotonic()
         started_s = instance.woken_s or instance.started_s
         if self._ready_at_s.get(instance.model_id, started_s) <= started_s:
             self._ready_at_s[instance.model_id] = now_s
+        for listener in self.on_started:
+            listener(instance)
 
     def _lend(self, entry: Entry, instance: Instance) -> None:
         names = Names(entry.spec.model_id)

@@ -17,41 +17,42 @@ from dataclasses import dataclass, replace
 
 from sparkd.adapters.faults import reach
 from sparkd.adapters.journal import NOTICE, Event, fields
-from sparkd.adapters.memory import MemoryProbe
-from sparkd.adapters.records import Failure, Records
+from sparkd.adapters.records import Failure
 from sparkd.core import memory, policy
 from sparkd.core.containerspec import spec_hash
 from sparkd.core.errors import SparkdError, StartCrashed, StartFailed
-from sparkd.core.model import Config, Instance, Lifecycle, ModelSpec, Settings, World
-from sparkd.core.names import COMEBACK_SERVICE, Layout, Names
+from sparkd.core.model import (
+    AbandonedLoads,
+    Config,
+    Instance,
+    Lifecycle,
+    ModelSpec,
+    Settings,
+    World,
+)
+from sparkd.core.names import COMEBACK_SERVICE, Names
 from sparkd.core.session import EndReason
 from sparkd.deaths import Deaths
 from sparkd.eviction import Evictor
 from sparkd.guard import LoadGuard, recovered
-from sparkd.launch import LaneTaken, Launcher, to_the_end
-from sparkd.leases import Leases
-from sparkd.loadwatch import LoadWatch
+from sparkd.launch import LaneTaken, Launcher, ended, to_the_end
+from sparkd.presence import Presence
 from sparkd.sessions import Sessions
-from sparkd.sleep import Sleep, SleepFailed
+from sparkd.sleep import SleepFailed
+from sparkd.tending import Load, Tender
 from sparkd.view import Queued, ViewMaker
-from sparkd.world import WorldReader
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Starter:
-    layout: Layout
-    leases: Leases
     launcher: Launcher
-    world: WorldReader
     views: ViewMaker
-    probe: MemoryProbe
-    records: Records
-    loads: LoadWatch
     sessions: Sessions
     evictor: Evictor
-    sleep: Sleep
+    tender: Tender
+    presence: Presence
     deaths: Deaths
 
     async def bring_up(
@@ -65,11 +66,12 @@ class Starter:
 
         Those in `before` are being brought up already: what memory they will take is theirs.
         Call with its transition held. Raises what `Launcher` raises, and the policy's refusals.
-        Raises LaneTaken when another model holds its locks. When cancelled, a start of ours is
-        taken back.
+        Raises LaneTaken when another model holds its locks. When cancelled before sparkd makes
+        room for it, nothing was done. Later, a start of ours goes on and is tended, or is taken
+        back, as `abandoned_loads` has it.
         """
         spec = queued.spec
-        world = await self.world.read(config)
+        world = await self.tender.world.read(config)
         view = await self.views.view(
             config, world, [queued, *before], ready_at_s=ready_at_s, ours=spec.model_id
         )
@@ -80,11 +82,25 @@ class Starter:
         if isinstance(decision, policy.Wait):
             return None
         if isinstance(decision, policy.Use):
-            return await self._adopt(config.settings, spec, world)
+            return await self._adopt(config, spec, world)
         return await self._start(config, spec, view, decision)
 
-    async def _adopt(self, settings: Settings, spec: ModelSpec, world: World) -> Instance | None:
-        """Wait for an instance that runs already, started by whoever."""
+    async def tend_abandoned(self, config: Config, world: World) -> None:
+        """Tend the loads of `world` whose starters are gone, as after an upgrade of the gateway."""
+        if config.settings.abandoned_loads is not AbandonedLoads.FINISH:
+            return
+        for reading in world.running():
+            spec, instance = config.models.get(reading.model_id), reading.instance
+            loads = instance is not None and (reading.last_used_s or 0.0) < instance.started_s
+            if spec is None or instance is None or reading.in_transition or not loads:
+                continue
+            guard = self._guard(Names(spec.model_id), config.settings, whole=False)
+            await guard.begin()
+            load = Load(config=config, spec=spec, instance=instance, guard=guard)
+            self.tender.take(load, self._load)
+
+    async def _adopt(self, config: Config, spec: ModelSpec, world: World) -> Instance | None:
+        """Wait for an instance that runs already, whichever process started it."""
         names = Names(spec.model_id)
         instance = world.models[spec.model_id].instance
         if instance is None:
@@ -93,9 +109,15 @@ class Starter:
             return None
         if world.models[spec.model_id].asleep:
             # Whoever put it to sleep or woke it was killed in the middle of that.
-            return await self._wake(settings, spec, instance)
+            return await self._wake(config, spec, instance)
+        tended = await self.tender.hand_over(instance)
+        if tended is not None:
+            return await self._load(Load(config=config, spec=spec, instance=instance, guard=tended))
+        loads = (world.models[spec.model_id].last_used_s or 0.0) < instance.started_s
+        guard = self._guard(names, config.settings, whole=False)
+        watched = guard.watching(names.scope) if loads else contextlib.nullcontext()
         try:
-            async with self.loads.watching(instance, tell=False):
+            async with watched, self.tender.loads.watching(instance, tell=False):
                 served = self.sessions.open_session(spec.model_id)
                 await self.launcher.wait_ready(
                     spec,
@@ -123,7 +145,9 @@ class Starter:
     async def _start(
         self, config: Config, spec: ModelSpec, view: policy.View, decision: policy.Start
     ) -> Instance | None:
-        names, evict = Names(spec.model_id), decision.evict
+        evict = decision.evict
+        # Before any model is drained: it may have waited long.
+        await self.presence.require(spec)
         in_use = {resident.model_id for resident in view.residents if resident.in_use}
         need = view.queue[0].need
         async with contextlib.AsyncExitStack() as held:
@@ -134,29 +158,67 @@ class Starter:
                 if right is None:
                     return None
                 held.enter_context(right)
-            with await self.leases.start():
-                world = await self.world.read(config)
+            with await self.tender.leases.start():
+                world = await self.tender.world.read(config)
                 if _newcomer(spec, world, evict):
                     return None
-                for model_id in evict:
-                    await self.evictor.make_room(
-                        config, world, model_id, wanted=spec, sleep=model_id in decision.sleep
-                    )
-                if evict and need is not None:
-                    reserve = config.settings.memory_reserve_bytes
-                    await recovered(self.probe, need.peak_bytes + reserve)
-                    if not memory.fits(need, await self.probe.host(reserve), []):
-                        return None
-                reach("swap-evicted")
-                sleeper = _sleeper(world, spec, evict)
-                if sleeper is None:
-                    arguments = await self._computed_arguments(spec, need, config.settings)
-                    guard = self._guard(names, config.settings)
-                    await guard.begin()
-                    instance = await self._begin(spec, arguments)
+                placing = asyncio.ensure_future(self._place(config, spec, need, world, decision))
+                load = await self._placed(config, placing)
+        if isinstance(load, Instance):
+            return await self._wake(config, spec, load)
+        return None if load is None else await self._load(load)
+
+    async def _placed(
+        self, config: Config, placing: asyncio.Future[Load | Instance | None]
+    ) -> Load | Instance | None:
+        """The outcome of `_place`; when cancelled meanwhile, what it began is left or taken back.
+
+        A model that is stopped for a start is stopped for nothing if the start then does not come.
+        """
+        finish = config.settings.abandoned_loads is AbandonedLoads.FINISH
+        try:
+            await asyncio.shield(placing)
+        except asyncio.CancelledError:
+            if not finish:
+                placing.cancel()
+            await ended(placing)
+            load = None if placing.cancelled() or placing.exception() else placing.result()
+            if isinstance(load, Load):
+                reach("abandoned-begun")
+                self.tender.take(load, self._load)
+            raise
+        return placing.result()
+
+    async def _place(
+        self,
+        config: Config,
+        spec: ModelSpec,
+        need: memory.Need | None,
+        world: World,
+        decision: policy.Start,
+    ) -> Load | Instance | None:
+        """Make room and begin the load; its sleeping instance if it only has to be woken.
+
+        None when there is no room after all.
+        """
+        for model_id in decision.evict:
+            await self.evictor.make_room(
+                config, world, model_id, wanted=spec, sleep=model_id in decision.sleep
+            )
+        if decision.evict and need is not None:
+            reserve = config.settings.memory_reserve_bytes
+            await recovered(self.views.probe, need.peak_bytes + reserve)
+            if not memory.fits(need, await self.views.probe.host(reserve), []):
+                return None
+        reach("swap-evicted")
+        sleeper = _sleeper(world, spec, decision.evict)
         if sleeper is not None:
-            return await self._wake(config.settings, spec, sleeper)
-        return await self._load(spec, instance, guard)
+            return sleeper
+        arguments = await self._computed_arguments(spec, need, config.settings)
+        guard = self._guard(Names(spec.model_id), config.settings)
+        await guard.begin()
+        instance = await self._begin(spec, arguments)
+        return Load(config=config, spec=spec, instance=instance, guard=guard)
 
     async def _begin(self, spec: ModelSpec, arguments: tuple[str, ...]) -> Instance:
         # A start removes the container of the last run, which tells how that ended.
@@ -169,21 +231,27 @@ class Starter:
                 await to_the_end(self.launcher.systemd.start_soon(COMEBACK_SERVICE))
             raise
 
-    async def _load(self, spec: ModelSpec, instance: Instance, guard: LoadGuard) -> Instance | None:
+    async def _load(self, load: Load) -> Instance | None:
         """Wait for a fresh start under the guard, and remember how it went."""
+        spec, instance, guard = load.spec, load.instance, load.guard
+        keep = load.config.settings.abandoned_loads is AbandonedLoads.FINISH
         try:
             async with (
                 guard.watching(Names(spec.model_id).scope),
-                self.loads.watching(instance, tell=True),
+                self.tender.loads.watching(instance, tell=True),
             ):
-                await self.launcher.wait_ready(spec, instance, adopted=False)
+                await self.launcher.wait_ready(spec, instance, adopted=False, keep=keep)
         except StartFailed as error:
-            failure = _collapse(spec, guard) or error
+            failure = guard.failure(spec) or error
             self.remember_failure(spec, failure)
             raise failure from error
+        except asyncio.CancelledError:
+            if keep:
+                self.tender.take(load, self._load)
+            raise
         reach("ready-healthy")
         took_s = time.monotonic() - instance.started_s
-        self.records.add_load(spec.model_id, took_s, await guard.peak_bytes())
+        self.views.records.add_load(spec.model_id, took_s, await guard.peak_bytes())
         grown_bytes = await guard.grown_bytes()
         await self._settle(spec, instance, load_s=took_s, grown_bytes=grown_bytes)
         log.log(
@@ -195,7 +263,20 @@ class Starter:
         )
         return instance
 
-    async def _wake(
+    async def _wake(self, config: Config, spec: ModelSpec, instance: Instance) -> Instance | None:
+        """Wake it, to the end even when cancelled, where `abandoned_loads` has loads finished."""
+        waking = asyncio.ensure_future(self._waken(config.settings, spec, instance))
+        try:
+            return await asyncio.shield(waking)
+        except asyncio.CancelledError:
+            if config.settings.abandoned_loads is not AbandonedLoads.FINISH:
+                waking.cancel()
+            await ended(waking)
+            if not waking.cancelled() and waking.exception() is not None:
+                log.warning("model %s did not wake: %s", spec.model_id, waking.exception())
+            raise
+
+    async def _waken(
         self, settings: Settings, spec: ModelSpec, instance: Instance
     ) -> Instance | None:
         """Wake it under the guard. One that does not wake as what it was is stopped: look again."""
@@ -205,12 +286,12 @@ class Starter:
         began_s = time.monotonic()
         try:
             async with guard.watching(names.scope):
-                await self.sleep.wake(spec, instance)
+                await self.evictor.sleep.wake(spec, instance)
         except LaneTaken:
             raise  # It sleeps on.
         except SleepFailed as error:
             await self._give_up(spec, instance, str(error))
-            failure = _collapse(spec, guard)
+            failure = guard.failure(spec)
             if failure is None:
                 return None
             self.remember_failure(spec, failure)
@@ -246,17 +327,18 @@ class Starter:
     ) -> tuple[str, ...]:
         if not spec.auto_utilization or need is None:
             return ()
-        host = await self.probe.host(settings.memory_reserve_bytes)
+        host = await self.views.probe.host(settings.memory_reserve_bytes)
         fraction = memory.utilization(need.peak_bytes, host)
         return (memory.UTILIZATION_OPTION, f"{fraction:.2f}")
 
-    def _guard(self, names: Names, settings: Settings) -> LoadGuard:
+    def _guard(self, names: Names, settings: Settings, *, whole: bool = True) -> LoadGuard:
+        """A guard; it measures the load only if it watches the `whole` of it."""
         return LoadGuard(
-            self.probe,
+            self.views.probe,
             self.launcher.systemd,
-            self.layout.drop_caches,
+            self.launcher.layout.drop_caches,
             settings,
-            lambda: self.leases.others_move(names),
+            lambda: not whole or self.tender.leases.others_move(names),
         )
 
     async def _settle(
@@ -273,17 +355,17 @@ class Starter:
         """
         names = Names(spec.model_id)
         self.sessions.open(instance, load_s=load_s, grown_bytes=grown_bytes)
-        self.leases.touch(names)
+        self.tender.leases.touch(names)
         await self.launcher.arm_idle_timer(names, spec.idle_timeout_s)
-        self.records.clear_failure(spec.model_id)
-        self.records.clear_comeback(spec.model_id)
+        self.views.records.clear_failure(spec.model_id)
+        self.views.records.clear_comeback(spec.model_id)
 
     def remember_failure(self, spec: ModelSpec, error: SparkdError) -> None:
         """Have the policy refuse further starts for a while."""
-        wanted = spec_hash(spec, self.layout)
-        before = self.records.failure(spec.model_id)
+        wanted = spec_hash(spec, self.launcher.layout)
+        before = self.views.records.failure(spec.model_id)
         count = before.count if before is not None and before.spec_hash == wanted else 0
-        self.records.add_failure(
+        self.views.records.add_failure(
             spec.model_id,
             Failure(
                 count=count + 1,
@@ -314,15 +396,3 @@ def _sleeper(world: World, spec: ModelSpec, evict: tuple[str, ...]) -> Instance 
     """Its instance that only has to be woken."""
     reading = world.models[spec.model_id]
     return reading.instance if reading.asleep and spec.model_id not in evict else None
-
-
-def _collapse(spec: ModelSpec, guard: LoadGuard) -> StartFailed | None:
-    """The error of a load that the guard killed."""
-    if guard.crossed_bytes is None:
-        return None
-    return StartFailed(
-        f"model {spec.model_id!r} was killed while it loaded: {guard.crossed_bytes >> 20} MiB of "
-        f"memory were available, the floor is {guard.floor_bytes >> 20} MiB",
-        hint="lower its --gpu-memory-utilization, or memory_floor in /etc/sparkd/sparkd.yaml",
-        code="memory_collapsed",
-    )

@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from sparkd.core.apikeys import ApiKey, Scope
 from sparkd.core.errors import HostError
 from sparkd.core.memory import HostMemory
 from sparkd.core.model import Config, ModelReading, ModelSpec, State, World
 from sparkd.core.names import SCOPE_PATTERN, Names
+from sparkd.core.presence import Missing, described
 from sparkd.core.quota import Meter
 from sparkd.queue import Entry
 from sparkd.runtime import Runtime
+
+RESIDENT = frozenset({"starting", "ready", "busy", "sleeping", "stopping"})
+"""The states of models that are in memory."""
 
 
 async def status(runtime: Runtime, config: Config) -> dict[str, object]:
@@ -26,13 +30,16 @@ async def status(runtime: Runtime, config: Config) -> dict[str, object]:
     A model's state is one of stopped, queued, starting, ready, busy, sleeping, stopping, failed,
     backing-off.
     """
-    world = await runtime.world.read_with_health(config)
+    world, missing = await asyncio.gather(
+        runtime.world.read_with_health(config), runtime.presence.survey(config)
+    )
     queue = runtime.scheduler.queue()
     host = await runtime.views.probe.host(config.settings.memory_reserve_bytes)
     return {
         "models": [
             _model(runtime, config, reading, queue.get(reading.model_id))
             | _memory(runtime, config.models.get(reading.model_id), host)
+            | _presence(missing.get(reading.model_id, ()))
             for reading in world.models.values()
         ],
         "gpu": {"holders": _holders(world)},
@@ -124,6 +131,10 @@ def _memory(runtime: Runtime, spec: ModelSpec | None, host: HostMemory) -> dict[
         "need_bytes": need.peak_bytes if need else None,
         "need_basis": need.basis if need else None,
     }
+
+
+def _presence(missing: Sequence[Missing]) -> dict[str, object]:
+    return {"present": not missing, "missing": described(missing)}
 
 
 def used(meter: Meter) -> dict[str, object]:

@@ -13,9 +13,18 @@ from sparkd.core import backoff, memory
 from sparkd.core.busy import Running
 from sparkd.core.containerspec import spec_hash
 from sparkd.core.errors import StartFailed
-from sparkd.core.model import Config, Evict, Lifecycle, ModelReading, ModelSpec, World
+from sparkd.core.model import Config, Evict, Lifecycle, ModelReading, ModelSpec, State, World
 from sparkd.core.names import Layout
 from sparkd.core.policy import Phase, Resident, Setback, View, Waiting
+
+_PUBLIC_STATES = {
+    Phase.STARTING: State.STARTING,
+    Phase.ABANDONED: State.STARTING,
+    Phase.READY: State.READY,
+    Phase.LEAVING: State.STOPPING,
+    Phase.ASLEEP: State.SLEEPING,
+}
+"""The word of `/status` for each phase."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +108,7 @@ class ViewMaker:
             found.append(
                 Running(
                     model_id=reading.model_id,
-                    state=resident.phase,
+                    state=_PUBLIC_STATES[resident.phase],
                     started_at=reading.instance.started_at if reading.instance else last_used_at,
                     last_used_at=last_used_at,
                     in_use=reading.in_use,

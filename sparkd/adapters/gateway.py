@@ -21,6 +21,7 @@ from sparkd.core.errors import (
     HostError,
     Misconfigured,
     NotFound,
+    NotPresent,
     RequestError,
     SparkdError,
     StartFailed,
@@ -45,9 +46,8 @@ _BY_STATUS: dict[int, type[SparkdError]] = {
 }
 _BY_CODE: dict[str, type[SparkdError]] = {
     **dict.fromkeys(("misconfigured", "model_misconfigured", "model_disabled"), Misconfigured),
-    **dict.fromkeys(
-        ("weights_missing", "weights_misplaced", "files_missing", "image_missing"), Misconfigured
-    ),
+    **dict.fromkeys(("weights_missing", "weights_unreadable", "weights_misplaced"), NotPresent),
+    **dict.fromkeys(("files_missing", "image_missing", "model_not_present"), NotPresent),
     # In a stream that has begun nothing else tells the kind.
     "busy": Busy,
     **dict.fromkeys(("unavailable", "gpu_held", "insufficient_memory"), Unavailable),

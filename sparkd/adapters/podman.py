@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from sparkd.core.containerspec import OOM_SCORE_ADJ, TMPFS, ContainerSpec, with_image
 from sparkd.core.diagnosis.cdi import concerns_cdi
-from sparkd.core.errors import HostError, Misconfigured, room_hint
+from sparkd.core.errors import HostError, NotPresent, room_hint
 from sparkd.core.names import LABEL_ENDPOINT, LABEL_HEALTH, LABEL_MODEL, LABEL_SPEC
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ class Podman:
     answering: Callable[[], Awaitable[None]] | None = None
 
     async def create(self, spec: ContainerSpec) -> str:
-        """Create the container; its id. Raises Misconfigured when the image is missing."""
+        """Create the container; its id. Raises NotPresent when the image is missing."""
         return await self._call(lambda client: _create(client, spec))
 
     async def init(self, container_id: str) -> Pids:
@@ -146,9 +146,11 @@ class Podman:
         """One container by id or name, or None when there is no such container."""
         return await self._call(lambda client: _inspected(client, container))
 
-    async def has_image(self, image: str) -> bool:
-        """Whether an image is in this user's storage, as an entry names it."""
-        return await self._call(lambda client: bool(client.images.exists(image)))
+    async def images_present(self, images: Sequence[str]) -> frozenset[str]:
+        """Those of these images, as entries name them, that are in this user's storage."""
+        return await self._call(
+            lambda client: frozenset(name for name in images if client.images.exists(name))
+        )
 
     async def models(self) -> list[ContainerReading]:
         """Every container that carries our label, running or not."""
@@ -256,8 +258,8 @@ def _unreachable(api_socket: Path, why: str) -> HostError:
     )
 
 
-def _no_image(text: str) -> Misconfigured:
-    return Misconfigured(
+def _no_image(text: str) -> NotPresent:
+    return NotPresent(
         f"image is missing: {text}",
         hint="sudo sparkctl images prints the command that gets it",
         code="image_missing",

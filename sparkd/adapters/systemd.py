@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import signal
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from dbus_fast.aio import MessageBus
 
 from sparkd.core.errors import HostError
 from sparkd.core.unitspec import Property
+
+log = logging.getLogger(__name__)
 
 _DESTINATION = "org.freedesktop.systemd1"
 _PATH = "/org/freedesktop/systemd1"
@@ -91,7 +94,8 @@ class UserManager:
         """Create a transient unit and wait until its start job is done.
 
         One of the same name that has ended is loaded until systemd collects it: that is waited for.
-        Raises UnitActive at once when it has not.
+        systemd never collects a failed one that it was told to keep, so that is reset. Raises
+        UnitActive at once when there is one that has not ended.
         """
         typed = [[key, Variant(signature, value)] for key, signature, value in properties]
         body = [name, "fail", typed, []]
@@ -103,11 +107,21 @@ class UserManager:
             except SystemdCallError as error:
                 if error.name != _UNIT_EXISTS:
                     raise
-                if any(unit.active for unit in await self.units([name])):
+                there = await self.units([name])
+                if any(unit.active for unit in there):
                     raise UnitActive(error.name, error.message) from error
+                if any(unit.failed for unit in there):
+                    await self._reset(name)
                 if asyncio.get_running_loop().time() > deadline:
                     raise
             await asyncio.sleep(_COLLECT_PAUSE_S)
+
+    async def _reset(self, name: str) -> None:
+        """Have systemd forget that a unit failed, and the unit with it."""
+        with contextlib.suppress(SystemdCallError):
+            async with self._connection() as bus:
+                await _call(bus, "ResetFailedUnit", "s", [name])
+            log.warning("unit %s had failed and stayed loaded: it was reset", name)
 
     async def start(self, name: str) -> None:
         """Start a unit and wait until that is done."""
@@ -130,6 +144,10 @@ class UserManager:
             except SystemdCallError as error:
                 if error.name != _NO_SUCH_UNIT:
                     raise
+                return
+        # A failed one that systemd was told to keep would be in the way of the next one.
+        if any(unit.failed for unit in await self.units([name])):
+            await self._reset(name)
 
     async def kill(self, name: str) -> None:
         """Send SIGKILL to every process of a unit; one that does not exist is dead."""

@@ -6,6 +6,7 @@ The key is written down only when that is asked for: what is printed is likely t
 
 from __future__ import annotations
 
+import asyncio
 from urllib.parse import urlsplit
 
 from sparkd.commands import catalog, gateway, identity, output, systemunits
@@ -13,6 +14,8 @@ from sparkd.commands.arguments import Options
 from sparkd.commands.exits import Exit, UsageError
 from sparkd.core.errors import NotFound
 from sparkd.core.integrations import FILES, Choice, Gateway, Target, choose, render
+from sparkd.core.presence import refusal
+from sparkd.runtime import build
 
 
 def run(options: Options) -> Exit:
@@ -21,9 +24,17 @@ def run(options: Options) -> Exit:
     identity.read_as_sparkd()
     config = catalog.load()
     named = [catalog.find(config, model_id) for model_id in options.models]
-    choice = choose(config.models.values(), named)
+    survey = asyncio.run(build().presence.survey(config))
+    here = [spec for spec in config.models.values() if not survey[spec.model_id]]
+    choice = choose(here, named)
     if choice is None:
-        raise NotFound("there is no model to offer", hint="sparkctl models --all")
+        raise NotFound(
+            "no model that chats is on this host",
+            hint="sudo sparkctl models, then sudo sparkctl pull MODEL",
+        )
+    for spec in named:
+        if survey[spec.model_id]:
+            output.print_error(refusal(spec.model_id, survey[spec.model_id]))
     target, where = Target(options.client), Gateway(url=url, key=key)
     written = render(target, choice, where)
     if options.json:

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from sparkd.commands import catalog, identity, output, reading
@@ -11,11 +12,16 @@ from sparkd.commands.arguments import Options
 from sparkd.commands.exits import Exit
 from sparkd.core.errors import SparkdError
 from sparkd.core.model import Config, State, Status, World
+from sparkd.core.presence import Missing, described, local
 from sparkd.core.quantities import count_of
+from sparkd.runtime import build
+
+Survey = Mapping[str, Sequence[Missing]]
+"""What each model lacks on this host."""
 
 UNKNOWN = "unknown"
 """Stands for a state that could not be read."""
-_HEADER = ("MODEL", "LIFECYCLE", "STATE", "STATUS", "CONTEXT", "DIALECTS")
+_HEADER = ("MODEL", "LOCAL", "LIFECYCLE", "STATE", "STATUS", "CONTEXT", "DIALECTS")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +31,9 @@ class Listed:
     id: str
     lifecycle: str | None
     """None, like all that the entry should have said, when the entry is broken."""
+    local: str
+    """Whether its weights, files and image are on this host: yes, partial, no."""
+    missing: list[dict[str, str]]
     state: str
     status: str | None
     """How far it has been proven."""
@@ -41,7 +50,7 @@ def run(options: Options) -> Exit:
     identity.read_as_sparkd()
     config = catalog.load()
     world, error = reading.try_read_world(config, options.words)
-    listed = listing(config, world)
+    listed = listing(config, world, asyncio.run(build().presence.survey(config)))
     shown = [one for one in listed if options.all or one.status != Status.DISABLED]
     if options.json:
         output.print_json([asdict(one) for one in shown])
@@ -52,9 +61,12 @@ def run(options: Options) -> Exit:
     return Exit.OK
 
 
-def listing(config: Config, world: World | None) -> list[Listed]:
+def listing(config: Config, world: World | None, survey: Survey) -> list[Listed]:
     """The models of the catalog by id; without a world their states are unknown."""
-    return [_listed(config, world, model_id) for model_id in catalog.names(config)]
+    return [
+        _listed(config, world, model_id, survey.get(model_id, ()))
+        for model_id in catalog.names(config)
+    ]
 
 
 def text(listed: Sequence[Listed], *, hidden: int = 0) -> str:
@@ -64,6 +76,7 @@ def text(listed: Sequence[Listed], *, hidden: int = 0) -> str:
     rows = [
         (
             one.id,
+            one.local,
             one.lifecycle or output.NOTHING,
             one.state,
             one.status or output.NOTHING,
@@ -92,12 +105,16 @@ def states_unknown(error: SparkdError) -> SparkdError:
     return SparkdError(f"states are unknown: {error.message}", hint=error.hint)
 
 
-def _listed(config: Config, world: World | None, model_id: str) -> Listed:
+def _listed(
+    config: Config, world: World | None, model_id: str, missing: Sequence[Missing]
+) -> Listed:
     spec = config.models.get(model_id)
     broken = config.broken.get(model_id)
     return Listed(
         id=model_id,
         lifecycle=spec.lifecycle if spec else None,
+        local=local(spec, missing) if spec else UNKNOWN,
+        missing=described(missing),
         state=_state(world, model_id),
         status=spec.status if spec else None,
         reason=(spec.reason or None) if spec else None,

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from sparkd.commands import catalog, gateway, identity, output, progress
 from sparkd.commands.arguments import Options
 from sparkd.commands.exits import Exit
-from sparkd.core.errors import Misconfigured, SparkdError
+from sparkd.core.errors import SparkdError
 from sparkd.core.model import Config, Dialect, Lifecycle, ModelSpec, Status, WhenBusy
 from sparkd.core.quantities import count_of
 
@@ -187,17 +187,11 @@ async def _choose(
 
 async def _missing(spec: ModelSpec) -> str | None:
     """Why a model cannot be started here."""
-    from sparkd.launch import check_sources
+    from sparkd.core.presence import refusal
     from sparkd.runtime import build
 
-    parts = build()
-    try:
-        check_sources(spec, parts.layout)
-    except Misconfigured as error:
-        return error.message
-    if not await parts.podman.has_image(spec.image):
-        return f"image {spec.image} of model {spec.model_id!r} is not there"
-    return None
+    missing = await build().presence.missing(spec)
+    return refusal(spec.model_id, missing).message if missing else None
 
 
 async def _make_way(config: Config, spec: ModelSpec) -> None:

@@ -1,19 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """`sparkctl start`: bring a model up as a request would, with the same locks, and let it be.
 
-What is given up leaves nothing behind. The model that was started is one like any other: its idle
+Ctrl-C stops a load that this command began: it is an admin's order, and no process would watch the
+host's memory afterwards. The model that was started is one like any other: its idle
 timer ends it when nobody uses it.
 """
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sparkd.commands import catalog, identity, journaling, output, progress
 from sparkd.commands.arguments import Options
 from sparkd.commands.exits import Exit
-from sparkd.core.model import Config, Instance, ModelSpec
+from sparkd.core.model import AbandonedLoads, Config, Instance, ModelSpec
 from sparkd.core.names import Names
 from sparkd.queue import OnWait, Progress
 from sparkd.runtime import Runtime, build
@@ -84,6 +85,8 @@ async def _start(runtime: Runtime, config: Config, spec: ModelSpec, on_wait: OnW
     began_s = time.monotonic()
     # Somebody who asks by hand has seen the failure, or mended it: no back-off for him.
     runtime.records.clear_failure(spec.model_id)
+    settings = replace(config.settings, abandoned_loads=AbandonedLoads.STOP)
+    config = replace(config, settings=settings)
     try:
         grant = await runtime.ensurer.grant(config, spec, on_wait)
         # While it is lent to us nobody stops it, so what is read now is what was granted.

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 
 from sparkd.commands import catalog, identity, journaling, output, progress
@@ -19,10 +20,11 @@ def run(options: Options) -> Exit:
     model_id = catalog.id_of(config, options.model)
     journaling.configure()
     runtime = build()
+    asyncio.run(_require_known(runtime, config, model_id))
     began_s = time.monotonic()
     what = "stopping" if options.now else "stopping, after the requests that it serves"
     stopped = progress.run(
-        _stop(runtime, config, model_id, now=options.now), lambda: f"{model_id}: {what}"
+        runtime.stopper.stop(config, model_id, drain=not options.now), lambda: f"{model_id}: {what}"
     )
     took_s = time.monotonic() - began_s
     if options.json:
@@ -40,7 +42,8 @@ def as_json(model_id: str, took_s: float, *, stopped: bool) -> dict[str, object]
     return {"id": model_id, "state": "stopped", "stopped": stopped, "seconds": round(took_s, 3)}
 
 
-async def _stop(runtime: Runtime, config: Config, model_id: str, *, now: bool) -> bool:
+async def _require_known(runtime: Runtime, config: Config, model_id: str) -> None:
+    """Raise NotFound for a model that neither the catalog nor the host knows."""
     known = catalog.names(config)
     if model_id not in known:
         # It may have left the catalog while it ran, or have left something behind.
@@ -48,4 +51,3 @@ async def _stop(runtime: Runtime, config: Config, model_id: str, *, now: bool) -
         left = runtime.layout.endpoint_dir(Names(model_id)).exists()
         if model_id not in world.models and not left:
             raise catalog.unknown(model_id, {*known, *world.models})
-    return await runtime.stopper.stop(config, model_id, drain=not now)

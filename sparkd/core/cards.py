@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from sparkd.core.clients import calls_tools, reasons
 from sparkd.core.model import Dialect, ModelSpec
+from sparkd.core.presence import Missing, described
 
 
-def card(spec: ModelSpec, state: str | None) -> dict[str, object]:
+def card(spec: ModelSpec, state: str | None, missing: Sequence[Missing]) -> dict[str, object]:
     """All there is to say; `state` is a word of `status`, or None where it could not be read."""
     return {
         "id": spec.model_id,
@@ -17,6 +20,8 @@ def card(spec: ModelSpec, state: str | None) -> dict[str, object]:
         "owned_by": "sparkd",
         "max_model_len": spec.max_model_len,
         "state": state,
+        "present": not missing,
+        "missing": described(missing),
         "status": spec.status,
         "lifecycle": spec.lifecycle,
         "aliases": list(spec.aliases),

@@ -142,9 +142,9 @@ class Disabled(NotFound):
 
 
 class NotPresent(NotFound):
-    """A configured model whose weights or image are not on this host.
+    """A configured model whose weights, image or files are missing on this host.
 
-    `details` lists them as `missing`.
+    `details` lists them as `missing`. 404, because a client that tries again changes nothing.
     """
 
     code = "model_not_present"

@@ -33,7 +33,6 @@ class State(StrEnum):
 
     STOPPED = "stopped"
     STARTING = "starting"
-    """Its scope is active, its server not yet healthy."""
     READY = "ready"
     SLEEPING = "sleeping"
     """Its process runs, has let go of the GPU and of most memory, and can be woken."""
@@ -43,12 +42,16 @@ class State(StrEnum):
     """Not running, and the dead container that was kept says why."""
 
 
+class AbandonedLoads(StrEnum):
+    FINISH = "finish"
+    STOP = "stop"
+
+
 class WhenBusy(StrEnum):
     """What a request gets when another model is in its way."""
 
     WAIT = "wait"
     REJECT = "reject"
-    """429 at once, for clients that choose another model by themselves."""
 
 
 class Evict(StrEnum):
@@ -279,6 +282,7 @@ class Settings:
     stop_grace_s: float = 10.0
     log_output: bool = True
     busy: WhenBusy = WhenBusy.WAIT
+    abandoned_loads: AbandonedLoads = AbandonedLoads.FINISH
     max_wait_s: float = 60.0
     min_residency_s: float = 30.0
     queue_limit: int = 512

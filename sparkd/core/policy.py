@@ -54,7 +54,8 @@ class Phase(StrEnum):
     ASLEEP = "asleep"
     """It holds no lock, and little memory."""
     ABANDONED = "abandoned"
-    """Not ready, and whoever was bringing it up is gone: it may be used, or stopped at once."""
+    """It loads and no request waits for it, or its starter is gone: it may be used, or stopped at
+    once."""
 
 
 _MOVING = (Phase.STARTING, Phase.LEAVING)
@@ -270,7 +271,7 @@ def _wait_for(view: View, waiting: Waiting, victims: list[Resident]) -> Wait | N
     """Rule 6: the wait that the victims ask for, or None when all may be stopped now."""
     moving = tuple(r.model_id for r in victims if r.phase in _MOVING)
     if moving:  # a
-        return Wait(f"{moving[0]} is on the move", moving)
+        return Wait(f"{moving[0]} is starting or stopping", moving)
     settled_at = {r.model_id: _settled_at(view, r) for r in victims}
     fresh = tuple(model_id for model_id, at in settled_at.items() if view.now < at)
     if fresh:  # b

@@ -24,7 +24,7 @@ from sparkd.core.keys import (
     Texts,
     table,
 )
-from sparkd.core.model import LogRequests, MetricsAccess, WhenBusy
+from sparkd.core.model import AbandonedLoads, LogRequests, MetricsAccess, WhenBusy
 
 _SECOND = 1.0
 _MINUTE = 60.0
@@ -92,6 +92,12 @@ SETTINGS_KEYS: Final = table(
         kind=Choice(WhenBusy),
         doc="What a request gets when another model is in its way: wait for it, or reject it with "
         "429 at once.",
+    ),
+    Key(
+        name="abandoned_loads",
+        field="abandoned_loads",
+        kind=Choice(AbandonedLoads),
+        doc="What happens to a load when no request waits for it any more: finish it, or stop it.",
     ),
     Key(
         name="max_wait",

@@ -25,8 +25,10 @@ from sparkd.core.errors import SparkdError, UpstreamLost
 from sparkd.core.keepalive import Beats, KeepAlive, chosen
 from sparkd.core.model import Config, ModelSpec, Status
 from sparkd.core.modellist import is_anthropics, listing, shown
+from sparkd.core.presence import Missing
 from sparkd.proxy import Outgoing, request_headers
 from sparkd.queue import OnWait, Progress
+from sparkd.status import RESIDENT
 from sparkd.web.admission import admitted, identified, key_of, sight_of
 from sparkd.web.context import READ, Context
 from sparkd.web.exchange import Exchange
@@ -43,14 +45,16 @@ def add_routes(app: Sanic[Any, Any]) -> None:
 
 
 async def list_models(request: Request) -> HTTPResponse:
-    """Every model that can be asked, in OpenAI's list. Starts nothing and counts as no use."""
+    """The models on this host, with `?all=1` those of the catalog too; starts nothing."""
     context, key = admitted(request), key_of(request)
-    models = (spec for spec in context.config.models.values() if key.may_use(spec.model_id))
-    state = await context.readings.states()
+    state, missing = await _looked_at(context)
+    every = request.args.get("all") == "1"
     data = [
-        card(spec, state.get(spec.model_id))
-        for spec in models
-        if spec.status is not Status.DISABLED
+        card(spec, state.get(spec.model_id), missing.get(spec.model_id, ()))
+        for spec in context.config.models.values()
+        if key.may_use(spec.model_id)
+        and spec.status is not Status.DISABLED
+        and (every or not missing.get(spec.model_id) or state.get(spec.model_id) in RESIDENT)
     ]
     return _json(_listed(request, data))
 
@@ -67,11 +71,16 @@ async def show_model(request: Request, model_id: str) -> HTTPResponse:
     context = admitted(request)
     spec = naming.resolve(context.config, unquote(model_id), key_of(request))
     routing.check_enabled(spec)
-    state = await context.readings.states()
-    return _json(
-        sight_of(request).value(
-            shown(card(spec, state.get(spec.model_id)), anthropic=is_anthropics(request.headers))
-        )
+    state, missing = await _looked_at(context)
+    shown_card = card(spec, state.get(spec.model_id), missing.get(spec.model_id, ()))
+    anthropic = is_anthropics(request.headers)
+    return _json(sight_of(request).value(shown(shown_card, anthropic=anthropic)))
+
+
+async def _looked_at(context: Context) -> tuple[dict[str, str], dict[str, tuple[Missing, ...]]]:
+    """The state of each model, and what each lacks on this host."""
+    return await asyncio.gather(
+        context.readings.states(), context.runtime.presence.survey(context.config)
     )
 
 

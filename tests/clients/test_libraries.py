@@ -184,6 +184,19 @@ def test_library_waits_through_a_cold_start(
     assert b"echo:" in rest
 
 
+@pytest.mark.parametrize("library", ["openai_python"], indirect=True)
+def test_library_with_less_patience_than_a_load_succeeds_with_one_load(
+    trixie: Host, library: Library, gateway: dict[str, Any], tap: Tap
+) -> None:
+    trixie.stop_models()
+    trixie.configure(SETTINGS)
+    cursor = trixie.cursor()
+    impatient = {**gateway, "url": tap.url, "timeout": 1.0, "retries": 6}
+    assert library.do("chat", text="again", **impatient)["text"] == "echo: again"
+    loads = trixie.journal("SPARKD_EVENT=model-starting", since=cursor)
+    assert [entry["SPARKD_MODEL"] for entry in loads] == [MODEL]
+
+
 @slow
 def test_failure_of_a_cold_start_reaches_the_caller_in_our_words(
     trixie: Host, library: Library, gateway: dict[str, Any], tap: Tap

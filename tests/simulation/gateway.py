@@ -9,14 +9,16 @@ It mirrors, step by step and with the same pauses, what the real modules do:
   a model in the way change (seen within 50 ms) or a time comes. The slow look every 5 s is left
   out on purpose: what a decision waits for must be in the decision;
 - `starter`: decides again under the transition lock, drains or locks the victims, makes room under
-  the start lock, waits for their memory, loads, lends; taken back when nobody waits any more;
+  the start lock, waits for their memory, loads, lends. From the moment it makes room, a start goes
+  on when its last waiter leaves, unless the rules have it taken back;
+- `tending`: a load without waiters holds no lock, and is completed when it ends;
 - `reap`, in `house`: a model that was not used for `idle_timeout` is stopped by another process.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -87,6 +89,7 @@ class Gateway:
         self.house.on_locks = self._locks_changed
         self.asked: list[Asked] = []
         self._entries: dict[str, Entry] = {}
+        self._tasks: list[Task] = []
         self._starting = False
         self._turns = 0
         self._turn_due = False
@@ -122,9 +125,10 @@ class Gateway:
     def kill(self) -> None:
         """The daemon dies: connections break, locks are let go, models live on."""
         entries, self._entries = list(self._entries.values()), {}
+        tasks, self._tasks = self._tasks, []
+        for task in tasks:
+            self.clock.kill(task)
         for entry in entries:
-            if entry.task is not None:
-                self.clock.kill(entry.task)
             entry.waiters.clear()
         self._starting = False
         for slot in self.house.slots.values():
@@ -132,6 +136,9 @@ class Gateway:
         for asked in self.asked:
             if asked.end is None:
                 self._refuse(asked, Unavailable("the connection broke", code="killed"))
+        for slot, instance in self.house.alive():
+            if instance.ready_s is None and not instance.stopping:
+                self._tend(slot, instance)
 
     # ensure
 
@@ -250,6 +257,7 @@ class Gateway:
             case _:
                 before = [other for other in self._entries.values() if other.task is not None]
                 entry.task = self.clock.start(self._bring_up(entry, before))
+                self._tasks.append(entry.task)
         return []
 
     def _locks_changed(self, slot: Slot) -> None:
@@ -360,9 +368,9 @@ class Gateway:
             try:
                 if self._newcomer(slot, evict):
                     return False
-                if not (yield from self._make_room(entry, slot, victims)):
+                instance = yield from self._place(entry, slot, victims)
+                if instance is None:
                     return False
-                instance = self.house.begin(slot)
             finally:
                 self._starting = False
         yield from self._load(entry, slot, instance)
@@ -381,6 +389,19 @@ class Gateway:
             for other, _ in self.house.alive()
         )
 
+    def _place(
+        self, entry: Entry, slot: Slot, victims: list[Slot]
+    ) -> Generator[Until, None, Instance | None]:
+        """Make room and begin the load, to the end where abandoned loads are finished."""
+        task = entry.task
+        assert task is not None
+        task.shielded = self.rules.finish_abandoned_loads
+        if not (yield from self._make_room(entry, slot, victims)):
+            return None
+        instance = self.house.begin(slot)
+        task.shielded = False
+        return instance
+
     def _make_room(
         self, entry: Entry, slot: Slot, victims: list[Slot]
     ) -> Generator[Until, None, bool]:
@@ -388,7 +409,8 @@ class Gateway:
         for victim in victims:
             if victim.instance is not None:
                 self.house.count.evictions += 1
-                yield from self.house.stop(victim, entry.task)
+                shielded = self.rules.finish_abandoned_loads
+                yield from self.house.stop(victim, None if shielded else entry.task)
         need = self.house.need(slot)
         if not victims or need is None:
             return True
@@ -399,10 +421,26 @@ class Gateway:
         try:
             yield pause(slot.model.load_s)
         except Cancelled:
+            if self.rules.finish_abandoned_loads:
+                self._tend(slot, instance)
+                raise
             self.house.count.taken_back += 1
             yield from self.house.stop(slot, entry.task)
             raise
         yield from self._loaded(slot, instance, entry.task)
+
+    def _tend(self, slot: Slot, instance: Instance) -> None:
+        """Have a load completed that no request waits for."""
+        if self.rules.finish_abandoned_loads:
+            self._tasks.append(self.clock.start(self._tended(slot, instance)))
+
+    def _tended(self, slot: Slot, instance: Instance) -> Steps:
+        remaining_s = instance.started_s + slot.model.load_s - self.clock.now
+        yield Until(lambda: slot.instance is not instance, max(0.0, remaining_s))
+        yield Until(lambda: slot.instance is not instance or not slot.in_transition)
+        if slot.instance is instance and instance.ready_s is None and not instance.stopping:
+            with self.house.transition(slot), suppress(_Failed):
+                yield from self._loaded(slot, instance, None)
 
     def _loaded(self, slot: Slot, instance: Instance, task: Task | None) -> Steps:
         """A load has ended, well or not."""

@@ -27,6 +27,7 @@ rules = st.builds(
     idle_timeout_s=st.sampled_from([1200.0, 1.0, 20.0]),
     queue_limit=st.sampled_from([512, 512, 3]),
     queue_timeout_s=st.just(1e6),
+    finish_abandoned_loads=st.booleans(),
 )
 hosts = st.builds(
     Host,

@@ -262,10 +262,31 @@ def test_clients_who_leave_the_queue_leave_no_load_behind() -> None:
     assert result.count.loads == 1
 
 
-def test_load_that_nobody_waits_for_any_more_is_taken_back() -> None:
+def test_load_without_waiters_goes_on_and_then_idles_as_any_other() -> None:
     result = play((A,), arrival("A", 0.0, patience_s=30.0))
+    assert (result.count.loads, result.count.taken_back) == (1, 0)
+    assert result.count.idle_stops == 1
+
+
+def test_load_without_waiters_is_taken_back_where_the_rules_say_so() -> None:
+    old = Rules(finish_abandoned_loads=False)
+    result = play((A,), arrival("A", 0.0, patience_s=30.0), rules=old)
     assert (result.count.loads, result.count.taken_back) == (0, 1)
     assert result.count.idle_stops == 0
+
+
+def test_clients_with_less_patience_than_a_load_are_answered_by_one_load() -> None:
+    tries = (arrival("A", 25.0 * number, patience_s=20.0) for number in range(5))
+    result = play((replace(A, load_s=90.0),), *tries)
+    assert result.count.loads == 1
+    assert [one.end for one in result.asked] == [End.LEFT] * 3 + [End.ANSWERED] * 2
+
+
+def test_load_without_waiters_is_in_no_other_models_way() -> None:
+    slow = replace(A, load_s=600.0)
+    result = play((slow, B), arrival("A", 0.0, patience_s=10.0), arrival("B", 50.0))
+    assert (result.count.loads, result.count.evictions) == (1, 1)
+    assert result.asked[1].wait_s < 120.0
 
 
 def test_failing_model_is_tried_five_times_in_half_an_hour_and_is_in_nobodys_way() -> None:
@@ -292,8 +313,14 @@ def test_load_of_a_killed_daemon_goes_on_for_who_asks_again() -> None:
     assert result.asked[1].wait_s == 10.0
 
 
-def test_load_of_a_killed_daemon_that_nobody_wants_is_ended_by_its_timer() -> None:
+def test_load_of_a_killed_daemon_is_completed_by_the_next_one() -> None:
     result = play((A,), arrival("A", 0.0), kills=(40.0,))
+    assert (result.count.loads, result.count.idle_stops) == (1, 1)
+
+
+def test_load_of_a_killed_daemon_that_nobody_wants_is_ended_by_its_timer() -> None:
+    old = Rules(finish_abandoned_loads=False)
+    result = play((A,), arrival("A", 0.0), kills=(40.0,), rules=old)
     assert (result.count.loads, result.count.evictions) == (0, 0)
 
 

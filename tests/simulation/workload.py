@@ -67,6 +67,7 @@ class Rules:
     idle_timeout_s: float = 1200.0
     queue_limit: int = 512
     queue_timeout_s: float = 1800.0
+    finish_abandoned_loads: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -375,7 +375,7 @@ def test_wrong_entry_of_the_catalog_stops_only_its_own_model(served: Host) -> No
 
 def test_list_of_models_is_that_of_sparkctl_and_wakes_nothing(host: Host) -> None:
     with nothing_starts(host):
-        listed = host.request("GET", "/v1/models").json()
+        listed = host.request("GET", "/v1/models?all=1").json()
         known = json.loads(host.run("sparkctl", "models", "--json").stdout)
         assert listed["object"] == "list"
         ids = [model["id"] for model in listed["data"]]
@@ -621,7 +621,8 @@ def test_client_that_leaves_before_the_answer_cancels_it_too(served: Host) -> No
     served.wait_until(lambda: not in_use(served), "the use has ended")
 
 
-def test_client_that_leaves_while_the_model_loads_takes_the_load_back(host: Host) -> None:
+def test_client_that_leaves_takes_the_load_back_where_the_settings_say_so(host: Host) -> None:
+    host.configure(SETTINGS + "abandoned_loads: stop\n")
     with host.held_load(MODEL):
         with asking(host, MODEL):
             host.wait_until(lambda: host.containers() != [], "it loads")

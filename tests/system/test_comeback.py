@@ -64,11 +64,12 @@ def test_utility_comes_back_without_any_daemon(left: Host) -> None:
 def test_utility_comes_back_when_the_exclusive_model_cannot_start(host: Host) -> None:
     answer_of(host.chat("fake-util"))
     broken = (
-        "models: {excl-broken: {image: localhost/none:1, weights: none, lifecycle: exclusive}}\n"
+        "models: {excl-broken: {image: localhost/sparkd-fake-vllm:latest, weights: none, "
+        "lifecycle: exclusive, gpu: nosuch}}\n"
     )
     with host.file("/etc/sparkd/models.d/broken.yaml", broken):
         reload(host, models={"excl-broken"})
-        assert host.chat("excl-broken").json()["error"]["code"] == "image_missing"
+        assert host.chat("excl-broken").json()["error"]["code"] == "cdi_unresolvable"
         wait_for_comeback(host)
     host.run("systemctl", "stop", "sparkd.service")
 

@@ -70,7 +70,7 @@ def test_model_without_weights_names_the_pull_that_brings_them_and_serves_after_
     pulling: Host,
 ) -> None:
     refused = pulling.chat("pulled")
-    assert refused.status_code == 503
+    assert refused.status_code == 404
     error = refused.json()["error"]
     assert error["code"] == "weights_missing"
     assert error["hint"] == "sudo sparkctl pull pulled"

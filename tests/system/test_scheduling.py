@@ -186,7 +186,8 @@ def test_hundred_clients_that_leave_the_queue_leave_nothing_behind(host: Host) -
     assert resident(host) == {"fake-b"}
 
 
-def test_load_that_nobody_waits_for_any_more_is_taken_back(host: Host) -> None:
+def test_load_without_waiters_is_taken_back_where_the_settings_say_so(host: Host) -> None:
+    host.configure(SETTINGS + "abandoned_loads: stop\n")
     with host.held_load("fake-b"):
         stream = Stream(host, "fake-b", tokens=1, pace_ms=0)
         host.wait_until(lambda: resident(host) == {"fake-b"}, "it loads")

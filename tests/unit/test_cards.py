@@ -9,17 +9,27 @@ import pytest
 
 from sparkd.core.cards import capabilities, card
 from sparkd.core.model import Dialect, ModelSpec, Rewrite
+from sparkd.core.presence import Missing, Part
 
 CHAT = (Dialect.CHAT,)
 
 
 def test_card_has_the_fields_of_openai_and_the_state() -> None:
     spec = ModelSpec(model_id="m", image="i", max_model_len=8192, aliases=("n",))
-    shown = card(spec, "ready")
+    shown = card(spec, "ready", ())
     assert (shown["id"], shown["object"], shown["owned_by"]) == ("m", "model", "sparkd")
     assert isinstance(shown["created"], int)
     assert (shown["max_model_len"], shown["state"], shown["aliases"]) == (8192, "ready", ["n"])
-    assert card(spec, None)["state"] is None
+    assert card(spec, None, ())["state"] is None
+
+
+def test_card_says_what_is_missing_on_the_host() -> None:
+    spec = ModelSpec(model_id="m", image="i")
+    lacking = Missing(part=Part.IMAGE, code="image_missing", text="its image", hint="build it")
+    shown = card(spec, "stopped", (lacking,))
+    assert shown["present"] is False
+    assert shown["missing"] == [{"what": "image", "code": "image_missing", "hint": "build it"}]
+    assert card(spec, "stopped", ())["present"] is True
 
 
 @pytest.mark.parametrize(

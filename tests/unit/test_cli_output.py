@@ -33,6 +33,7 @@ from sparkd.core.model import (
     State,
     World,
 )
+from sparkd.core.presence import Missing, Part
 from sparkd.queue import Progress
 
 DOCUMENTATION = (Path(__file__).resolve().parents[2] / "docs/reference/cli.md").read_text()
@@ -118,22 +119,23 @@ def test_an_error_is_one_line_that_cannot_steer_a_terminal_and_a_hint() -> None:
 
 
 def test_models_lists_the_catalog_with_the_states_of_the_world() -> None:
-    listed = models.listing(CONFIG, WORLD)
+    lacking = Missing(part=Part.IMAGE, code="image_missing", text="its image", hint="build it")
+    listed = models.listing(CONFIG, WORLD, {"small": (lacking,)})
     assert models.text(listed).splitlines() == [
-        "MODEL  LIFECYCLE  STATE    STATUS        CONTEXT  DIALECTS",
-        "bad    -          stopped  -             -        -",
-        "large  normal     ready    experimental  131072   chat",
-        "small  utility    failed   experimental  -        chat,completions",
+        "MODEL  LOCAL    LIFECYCLE  STATE    STATUS        CONTEXT  DIALECTS",
+        "bad    unknown  -          stopped  -             -        -",
+        "large  yes      normal     ready    experimental  131072   chat",
+        "small  no       utility    failed   experimental  -        chat,completions",
         "bad cannot be started: /etc/x.yaml:7: models.bad.gup: unknown key 'gup'",
     ]
 
 
 def test_models_without_a_world_have_unknown_states() -> None:
-    assert {one.state for one in models.listing(CONFIG, None)} == {"unknown"}
+    assert {one.state for one in models.listing(CONFIG, None, {})} == {"unknown"}
 
 
 def test_an_empty_catalog_says_where_models_go() -> None:
-    assert "/etc/sparkd/models.d" in models.text(models.listing(Config(), WORLD))
+    assert "/etc/sparkd/models.d" in models.text(models.listing(Config(), WORLD, {}))
 
 
 def test_ps_lists_what_runs_and_nothing_else() -> None:

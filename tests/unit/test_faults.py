@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ast
 
+from tests.system.test_abandoned import ABANDONED_POINTS
 from tests.system.test_scheduling import KILL_POINTS
 from tests.system.test_sleep import NAP_POINTS
 
@@ -20,6 +21,7 @@ def test_every_step_of_start_stop_and_swap_has_a_kill_test_and_every_kill_test_a
     assert {point for point in points() if not point.startswith("pull-")} == {
         *KILL_POINTS,
         *NAP_POINTS,
+        *ABANDONED_POINTS,
     }
 
 

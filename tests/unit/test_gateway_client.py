@@ -36,9 +36,9 @@ def test_event_without_its_end_is_not_read() -> None:
         (502, "busy", Exit.NOT_NOW),
         (502, "start_crashed", Exit.START_FAILED),
         (503, "gpu_held", Exit.NOT_NOW),
-        (503, "weights_missing", Exit.CONFIGURATION),
-        (503, "weights_misplaced", Exit.CONFIGURATION),
-        (503, "image_missing", Exit.START_FAILED),
+        (404, "weights_missing", Exit.CONFIGURATION),
+        (404, "weights_misplaced", Exit.CONFIGURATION),
+        (404, "image_missing", Exit.START_FAILED),
         (504, "start_timed_out", Exit.START_FAILED),
     ],
 )

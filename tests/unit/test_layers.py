@@ -12,8 +12,8 @@ from .sources import PATHS, module_name, tree
 
 LOOKS_AND_ACTS = """
 blobs deaths endings ensure events eviction examine garbage gpudevices guard housekeeping launch
-leases loadwatch metrics podmanservice proxy pull queue reap runtime sampling scheduler sessions
-sleep starter statistics status stop supervisor top view world
+leases loadwatch metrics podmanservice presence proxy pull queue reap runtime sampling scheduler
+sessions sleep starter statistics status stop supervisor tending top view world
 """
 LAYERS = {
     # Pure: no I/O, no clock; time comes as an argument.

@@ -232,7 +232,7 @@ def test_idle_resident_makes_room() -> None:
 @pytest.mark.parametrize("phase", [Phase.STARTING, Phase.LEAVING])
 def test_resident_on_the_move_is_waited_for_however_long_it_takes(phase: Phase) -> None:
     of = view(waiting("a", since=LONG_AGO), residents=(resident("b", phase=phase),))
-    assert decision(of) == Wait("b is on the move", ("b",))
+    assert decision(of) == Wait("b is starting or stopping", ("b",))
 
 
 def test_load_that_was_abandoned_is_stopped_at_once() -> None:

@@ -246,7 +246,7 @@ def test_unreadable_source_is_reported_as_it_came() -> None:
     ("text", "message", "hint"),
     [
         ("idle_exti: 5s", "unknown key 'idle_exti'", "did you mean idle_exit?"),
-        ("zzz: 5s", "unknown key 'zzz'", "known here: bodies_limit, body_limit, "),
+        ("zzz: 5s", "unknown key 'zzz'", "known here: abandoned_loads, bodies_limit, "),
         ("idle_exit: 60", "'60' is not a duration", "a unit is missing: 60s"),
         ("idle_exit: [5s]", "wanted a duration, found a list", ""),
         ("idle_exit:", "wanted a duration, found nothing", ""),

@@ -172,6 +172,8 @@ class Leftovers:
     """Scopes without a container."""
     directories: tuple[str, ...] = ()
     """Endpoints of models that have neither."""
+    failed_units: tuple[str, ...] = ()
+    """Models whose scope failed and stays loaded."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -173,16 +173,14 @@ def path_findings(path: Path) -> Findings:
 
 
 def leftover_findings(leftovers: Leftovers) -> Findings:
-    for model_id in sorted({*leftovers.containers, *leftovers.scopes, *leftovers.directories}):
-        parts = [
-            name
-            for name, models in (
-                ("a container", leftovers.containers),
-                ("a scope", leftovers.scopes),
-                ("an endpoint", leftovers.directories),
-            )
-            if model_id in models
-        ]
+    kinds = (
+        ("a container", leftovers.containers),
+        ("a scope", leftovers.scopes),
+        ("an endpoint", leftovers.directories),
+        ("a failed unit", leftovers.failed_units),
+    )
+    for model_id in sorted({model_id for _, models in kinds for model_id in models}):
+        parts = [name for name, models in kinds if model_id in models]
         yield warning(
             "leftover",
             f"{' and '.join(parts)} of {model_id} stayed behind, and it does not run",

@@ -119,6 +119,7 @@ function showModels() {
     const known = world.models.get(model.id) ?? {};
     const text = [model.id, model.family, model.title, model.lifecycle, model.status, ...(known.aliases ?? [])].join(" ").toLowerCase();
     return words.every((word) => text.includes(word))
+      && (kind !== "here" || model.present || RUNNING.has(model.state))
       && (kind !== "running" || RUNNING.has(model.state))
       && (kind !== "proven" || model.status === "validated")
       && (kind !== "troubled" || TROUBLED.has(model.state));
@@ -127,7 +128,7 @@ function showModels() {
   const shown = all.filter(fits).sort((a, b) => RUNNING.has(b.state) - RUNNING.has(a.state) || a.id.localeCompare(b.id));
   setText($("count"), shown.length === all.length ? `${all.length} models` : `${shown.length} of ${all.length} models`);
   showEach($("models"), shown, (model) => model.id,
-    (model) => [model.state, model.pinned, model.failure, model.typical_load_s && Math.round(model.typical_load_s), model.need_bytes, world.admin], row);
+    (model) => [model.state, model.pinned, model.failure, model.present, model.typical_load_s && Math.round(model.typical_load_s), model.need_bytes, world.admin], row);
 }
 
 /** A share of this host's memory that its options reserve is not the size of the model. */
@@ -145,10 +146,12 @@ function row(model) {
     model.typical_load_s && `loads in ${span(model.typical_load_s)}`,
   ].filter(Boolean).join(" · ");
   const off = model.status === "disabled";
+  const get = RUNNING.has(model.state) ? [] : [...new Set(model.missing.map((one) => one.hint))];
   return make("li", {},
     make("div", {}, make("strong", {}, model.id), model.state === "stopped" ? "" : tag(model.state),
       make("p", { class: "facts" }, facts),
       model.failure ? make("p", { class: "trouble" }, model.failure) : "",
+      !off && get.length ? make("p", { class: "facts" }, "not on this host: ", make("code", {}, get.join("; "))) : "",
       off && model.reason ? make("p", { class: "facts" }, model.reason) : ""),
-    off ? "" : buttons(model));
+    off || get.length ? "" : buttons(model));
 }

@@ -10,7 +10,7 @@ function chatWith(id) {
 }
 
 function fillModelChoices() {
-  const chatty = world.status.models.filter((model) => model.status !== "disabled" && (model.dialects ?? ["chat"]).includes("chat"));
+  const chatty = world.status.models.filter((model) => model.status !== "disabled" && (model.present || RUNNING.has(model.state)) && (model.dialects ?? ["chat"]).includes("chat"));
   for (const [place, models, first] of [[$("chat-model"), chatty, []], [$("log-model"), world.status.models, [["", "none"]]]]) {
     const wanted = [...first, ...models.map((model) => [model.id, model.id])];
     if (JSON.stringify(wanted.map(([value]) => value)) === place.dataset.values) continue;

@@ -57,7 +57,8 @@ async function begin() {
   $("forget").hidden = false;
   world.admin = world.status.scopes?.includes("admin") ?? false;
   $("log-section").hidden = $("recent-section").hidden = !world.admin;
-  const listed = await askJson("/v1/models").catch(() => ({ data: [] }));
+  const listed = await askJson("/v1/models?all=1").catch(() => ({ data: [] }));
+  if (!world.status.models.some((model) => model.present)) $("show").value = "";
   world.models = new Map(listed.data.map((model) => [model.id, model]));
   listen();
   if (world.admin) showChecks();

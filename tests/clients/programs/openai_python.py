@@ -11,8 +11,8 @@ from openai import OpenAI
 TOOLS = [{"type": "function", "function": {"name": TOOL, "parameters": TOOL_SCHEMA}}]
 
 
-def client(url: str, key: str, retries: int = 0) -> OpenAI:
-    return OpenAI(base_url=f"{url}/v1", api_key=key, max_retries=retries, timeout=60)
+def client(url: str, key: str, retries: int = 0, timeout: float = 60) -> OpenAI:
+    return OpenAI(base_url=f"{url}/v1", api_key=key, max_retries=retries, timeout=timeout)
 
 
 def said(text: Any) -> list[dict[str, Any]]:
