@@ -29,6 +29,7 @@ from sparkd.core import (
     enginepages,
     happening,
     jsontext,
+    keepalive,
     loadphase,
     names,
     routing,
@@ -367,6 +368,16 @@ def stream(data: bytes) -> None:
     for piece in pieces(data):
         often.feed(piece)
     assert once.seen == often.seen
+    beats = keepalive.Beats(
+        form=keepalive.KeepAlive.CHUNK,
+        operation="chat/completions",
+        model_id="m",
+        engine_request_id="r",
+        created_at=1,
+    )
+    assert keepalive.may_follow(data) in (True, False)
+    (beat,) = sse.Reader().feed(beats.beat("", data))
+    assert set(json.loads(beat.text)) == {"id", "object", "created", "model", "choices"}
     shown = sse.comment(data.decode(errors="replace"))
     assert shown.count(b"\n") == 2
     assert all(item.is_comment for item in sse.Reader().feed(shown))

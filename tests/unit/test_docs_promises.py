@@ -34,7 +34,7 @@ from sparkd.core.diagnosis.gpu import accepted_version
 from sparkd.core.model import Settings
 from sparkd.core.policy import View
 from sparkd.web import events as streams
-from sparkd.web import exchange, logs, readings, strangers, wire
+from sparkd.web import exchange, logs, pulse, readings, strangers, wire
 
 from .sources import ROOT
 from .test_docs_true import DOCUMENTS
@@ -88,6 +88,13 @@ FIGURES = [
         (exchange._BODY_SLOWEST_BYTES_S, exchange._BODY_STALL_S),
         (4096, 60),
     ),
+    (
+        "docs/reference/http-api.md",
+        "take its response | 60 s; 10 s while another model",
+        (wire.STALL_S, wire.STALL_WANTED_S),
+        (60, 10),
+    ),
+    ("docs/reference/http-api.md", "it gets one every 10 s", pulse.INTERVAL_S, 10),
     (
         "docs/reference/http-api.md",
         "on a connection | 125 s; `keep-alive: timeout=120` tells",
