@@ -112,14 +112,7 @@ class Daemon:
         metrics.restore(runtime.layout, self._context.traffic)
         _log_problems(config)
         self._app = create_app(self._context)
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop.set)
-        loop.add_signal_handler(signal.SIGHUP, self._reload)
-        # As systemd(1) has them for its own daemons.
-        for offset, level in ((22, logging.DEBUG), (23, logging.INFO)):
-            loop.add_signal_handler(signal.SIGRTMIN + offset, journal.set_level, level)
-        loop.set_exception_handler(_Complaints())
+        self._handle_signals()
         await self._listen()
         garbage.leave_out_all_there_is()
         self._housekeeper.begin()
@@ -130,6 +123,16 @@ class Daemon:
             len(config.models),
             extra=fields(Event.DAEMON_READY, models=len(config.models)),
         )
+
+    def _handle_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        loop.add_signal_handler(signal.SIGHUP, self._reload)
+        # As systemd(1) has them for its own daemons.
+        for offset, level in ((22, logging.DEBUG), (23, logging.INFO)):
+            loop.add_signal_handler(signal.SIGRTMIN + offset, journal.set_level, level)
+        loop.set_exception_handler(_Complaints())
 
     async def serve(self) -> None:
         """Until a signal asks us to stop, or nobody needs us any more."""

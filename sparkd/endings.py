@@ -15,7 +15,7 @@ from functools import partial
 
 from sparkd.adapters.host import ProcessWatch
 from sparkd.core.errors import UpstreamLost
-from sparkd.core.model import Instance
+from sparkd.core.observed import Instance
 from sparkd.deaths import Deaths
 from sparkd.supervisor import Supervisor
 

@@ -15,8 +15,9 @@ from sparkd.adapters.host import ProcessWatch
 from sparkd.adapters.records import Records
 from sparkd.adapters.systemd import UserManager
 from sparkd.core.containerspec import spec_hash
-from sparkd.core.model import Config, Evict, Instance, ModelSpec
+from sparkd.core.model import Config, Evict, ModelSpec
 from sparkd.core.names import Layout, Names
+from sparkd.core.observed import Instance
 from sparkd.core.presence import refusal
 from sparkd.core.routing import check_enabled
 from sparkd.leases import Leases

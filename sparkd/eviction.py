@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from sparkd.adapters.flock import FileLock
 from sparkd.adapters.journal import NOTICE, Event, fields
 from sparkd.adapters.records import Records
-from sparkd.core.model import Config, Lifecycle, ModelSpec, World
+from sparkd.core.model import Config, Lifecycle, ModelSpec
 from sparkd.core.names import Names
+from sparkd.core.observed import World
 from sparkd.core.session import EndReason
 from sparkd.deaths import Deaths
 from sparkd.launch import Launcher, to_the_end

@@ -24,8 +24,9 @@ from sparkd.adapters.upstream import Upstream
 from sparkd.core.containerspec import spec_hash
 from sparkd.core.enginemetrics import PAGE_LIMIT_BYTES, Steps, parse_steps
 from sparkd.core.errors import SparkdError
-from sparkd.core.model import Config, Instance
+from sparkd.core.model import Config
 from sparkd.core.names import COMEBACK_SERVICE, SCOPE_PATTERN, Names
+from sparkd.core.observed import Instance
 from sparkd.ensure import Ensurer
 from sparkd.eviction import Evictor
 from sparkd.leases import Leases

@@ -40,8 +40,9 @@ from sparkd.core.errors import (
     room_hint,
 )
 from sparkd.core.gpulock import excluding_model
-from sparkd.core.model import Instance, LockHolder, ModelSpec, Transport
+from sparkd.core.model import ModelSpec, Transport
 from sparkd.core.names import GPU_LOCK_MODE, Layout, Names
+from sparkd.core.observed import Instance, LockHolder
 from sparkd.core.policy import excluding_program, gpu_held
 from sparkd.core.unitspec import scope_properties, timer_properties
 from sparkd.deaths import recorded_exit, said

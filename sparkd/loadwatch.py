@@ -15,7 +15,7 @@ from functools import partial
 from sparkd.adapters.journal import Event, fields
 from sparkd.adapters.journalreader import container_output, follow
 from sparkd.core.loadphase import LoadProgress, advanced
-from sparkd.core.model import Instance
+from sparkd.core.observed import Instance
 from sparkd.supervisor import alongside
 
 log = logging.getLogger(__name__)

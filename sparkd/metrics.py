@@ -25,8 +25,9 @@ from sparkd.core.enginemetrics import PAGE_LIMIT_BYTES
 from sparkd.core.enginepages import merged
 from sparkd.core.errors import HostError, SparkdError
 from sparkd.core.metricfamilies import FAMILIES, Samples, Value
-from sparkd.core.model import Config, Endpoint
+from sparkd.core.model import Config
 from sparkd.core.names import SCOPE_PATTERN, Layout, Names, model_of_scope
+from sparkd.core.observed import Endpoint
 from sparkd.core.quota import Meters
 from sparkd.core.session import EndReason
 from sparkd.core.traffic import Traffic

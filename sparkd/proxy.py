@@ -17,7 +17,8 @@ from sparkd.core.engineanswer import passes
 from sparkd.core.errors import UpstreamLost
 from sparkd.core.httprequest import connection_options
 from sparkd.core.keepalive import HEADER as KEEP_ALIVE
-from sparkd.core.model import Config, Endpoint, ModelSpec
+from sparkd.core.model import Config, ModelSpec
+from sparkd.core.observed import Endpoint
 from sparkd.core.spliced import Payload
 from sparkd.ensure import Ensurer
 from sparkd.leases import UseLease

@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from sparkd.adapters.journal import Event, fields
 from sparkd.core.errors import SparkdError
 from sparkd.core.loadphase import LoadProgress
-from sparkd.core.model import Config, Endpoint, ModelSpec
+from sparkd.core.model import Config, ModelSpec
+from sparkd.core.observed import Endpoint
 from sparkd.leases import UseLease
 from sparkd.view import Queued
 

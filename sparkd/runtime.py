@@ -68,8 +68,7 @@ def build() -> Runtime:
     layout = Layout.of(os.environ)
     leases = Leases(layout)
     systemd = UserManager(user_dir / "bus")
-    api_socket = user_dir / "podman" / "podman.sock"
-    podman = Podman(api_socket, PodmanService(api_socket, systemd).answering)
+    podman = _podman(user_dir / "podman" / "podman.sock", systemd)
     presence = Presence(layout, podman)
     launcher = Launcher(layout, systemd, podman)
     records = Records(layout)
@@ -113,3 +112,7 @@ def build() -> Runtime:
         reaper=Reaper(leases, systemd, podman, launcher, sessions, records, deaths),
         stopper=Stopper(leases, systemd, podman, launcher, records, sessions, deaths),
     )
+
+
+def _podman(api_socket: Path, systemd: UserManager) -> Podman:
+    return Podman(api_socket, PodmanService(api_socket, systemd).answering)

@@ -20,8 +20,9 @@ from sparkd.core import policy
 from sparkd.core.busy import busy
 from sparkd.core.errors import Busy, GpuHeld, HostError, SparkdError, Unavailable
 from sparkd.core.gpulock import held_by_model
-from sparkd.core.model import Config, Instance, ModelSpec, WhenBusy, World
+from sparkd.core.model import Config, ModelSpec, WhenBusy
 from sparkd.core.names import Names
+from sparkd.core.observed import Instance, World
 from sparkd.launch import LaneTaken
 from sparkd.leases import Leases
 from sparkd.queue import Entry, Grant, OnWait, Progress, give_back

@@ -17,8 +17,8 @@ from pathlib import Path
 
 from sparkd.adapters import usage
 from sparkd.adapters.records import recall, remember
-from sparkd.core.model import Instance
 from sparkd.core.names import Layout, Names, unescape
+from sparkd.core.observed import Instance
 from sparkd.core.restoring import restored
 from sparkd.core.session import EndReason, Session, Totals, added, begun, kept
 

@@ -27,7 +27,8 @@ from sparkd.adapters.memory import MemoryProbe
 from sparkd.adapters.records import Nap, Records
 from sparkd.adapters.upstream import Upstream
 from sparkd.core.errors import SparkdError, UpstreamLost
-from sparkd.core.model import Instance, ModelSpec
+from sparkd.core.model import ModelSpec
+from sparkd.core.observed import Instance
 from sparkd.launch import LaneTaken
 
 log = logging.getLogger(__name__)

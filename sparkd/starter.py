@@ -21,16 +21,9 @@ from sparkd.adapters.records import Failure
 from sparkd.core import memory, policy
 from sparkd.core.containerspec import spec_hash
 from sparkd.core.errors import SparkdError, StartCrashed, StartFailed
-from sparkd.core.model import (
-    AbandonedLoads,
-    Config,
-    Instance,
-    Lifecycle,
-    ModelSpec,
-    Settings,
-    World,
-)
+from sparkd.core.model import AbandonedLoads, Config, Lifecycle, ModelSpec, Settings
 from sparkd.core.names import COMEBACK_SERVICE, Names
+from sparkd.core.observed import Instance, World
 from sparkd.core.session import EndReason
 from sparkd.deaths import Deaths
 from sparkd.eviction import Evictor

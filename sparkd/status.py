@@ -13,8 +13,9 @@ from collections.abc import Mapping, Sequence
 from sparkd.core.apikeys import ApiKey, Scope
 from sparkd.core.errors import HostError
 from sparkd.core.memory import HostMemory
-from sparkd.core.model import Config, ModelReading, ModelSpec, State, World
+from sparkd.core.model import Config, ModelSpec
 from sparkd.core.names import SCOPE_PATTERN, Names
+from sparkd.core.observed import ModelReading, State, World
 from sparkd.core.presence import Missing, described
 from sparkd.core.quota import Meter
 from sparkd.queue import Entry

@@ -17,8 +17,9 @@ from dataclasses import dataclass, field
 
 from sparkd.adapters.faults import reach
 from sparkd.core.errors import SparkdError
-from sparkd.core.model import Config, Instance, ModelSpec
+from sparkd.core.model import Config, ModelSpec
 from sparkd.core.names import Names
+from sparkd.core.observed import Instance
 from sparkd.guard import LoadGuard
 from sparkd.launch import Launcher
 from sparkd.leases import Leases

@@ -13,8 +13,9 @@ from sparkd.core import backoff, memory
 from sparkd.core.busy import Running
 from sparkd.core.containerspec import spec_hash
 from sparkd.core.errors import StartFailed
-from sparkd.core.model import Config, Evict, Lifecycle, ModelReading, ModelSpec, State, World
+from sparkd.core.model import Config, Evict, Lifecycle, ModelSpec
 from sparkd.core.names import Layout
+from sparkd.core.observed import ModelReading, State, World
 from sparkd.core.policy import Phase, Resident, Setback, View, Waiting
 
 _PUBLIC_STATES = {

@@ -18,15 +18,9 @@ from sparkd.adapters.records import Records
 from sparkd.adapters.systemd import UserManager
 from sparkd.adapters.upstream import Upstream
 from sparkd.core.containerspec import parse_endpoint
-from sparkd.core.model import (
-    Config,
-    DeadContainer,
-    Instance,
-    ModelReading,
-    State,
-    World,
-)
+from sparkd.core.model import Config
 from sparkd.core.names import SCOPE_PATTERN, Layout, Names, model_of_scope
+from sparkd.core.observed import DeadContainer, Instance, ModelReading, State, World
 from sparkd.leases import Leases
 
 _HEALTH_PATIENCE_S = 2.0

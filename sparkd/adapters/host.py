@@ -11,8 +11,8 @@ import socket
 from dataclasses import dataclass
 from pathlib import Path
 
-from sparkd.core.model import LockHolder
 from sparkd.core.names import model_of_scope
+from sparkd.core.observed import LockHolder
 
 _PROC = Path("/proc")
 _CGROUPS = Path("/sys/fs/cgroup")

@@ -18,7 +18,7 @@ import httpx
 from sparkd.adapters.transport import Exchange, LocalTransport, Sink
 from sparkd.core.engineanswer import content_type
 from sparkd.core.errors import UpstreamLost
-from sparkd.core.model import Endpoint
+from sparkd.core.observed import Endpoint
 from sparkd.core.spliced import Payload
 
 _CONNECT_TIMEOUT_S = 5.0

@@ -11,7 +11,8 @@ from sparkd.commands import catalog, identity, output, reading
 from sparkd.commands.arguments import Options
 from sparkd.commands.exits import Exit
 from sparkd.core.errors import SparkdError
-from sparkd.core.model import Config, State, Status, World
+from sparkd.core.model import Config, Status
+from sparkd.core.observed import State, World
 from sparkd.core.presence import Missing, described, local
 from sparkd.core.quantities import count_of
 from sparkd.runtime import build

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from sparkd.commands import catalog, output, reading
 from sparkd.commands.arguments import Options
 from sparkd.commands.exits import Exit
-from sparkd.core.model import ModelReading, State, World
 from sparkd.core.names import Names
+from sparkd.core.observed import ModelReading, State, World
 
 _HEADER = ("MODEL", "STATE", "UP", "IN USE", "IDLE CHECK", "PID", "ENDPOINT", "SCOPE")
 _AT_REST = (State.STOPPED, State.FAILED)

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from sparkd.commands import identity
 from sparkd.core.errors import HostError, SparkdError
-from sparkd.core.model import Config, World
+from sparkd.core.model import Config
+from sparkd.core.observed import World
 
 if TYPE_CHECKING:
     from sparkd.runtime import Runtime

@@ -14,8 +14,9 @@ from dataclasses import dataclass, replace
 from sparkd.commands import catalog, identity, journaling, output, progress
 from sparkd.commands.arguments import Options
 from sparkd.commands.exits import Exit
-from sparkd.core.model import AbandonedLoads, Config, Instance, ModelSpec
+from sparkd.core.model import AbandonedLoads, Config, ModelSpec
 from sparkd.core.names import Names
+from sparkd.core.observed import Instance
 from sparkd.queue import OnWait, Progress
 from sparkd.runtime import Runtime, build
 

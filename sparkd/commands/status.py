@@ -18,7 +18,8 @@ from sparkd.commands.models import states_unknown
 from sparkd.commands.systemunits import UNKNOWN, SystemUnit
 from sparkd.commands.waiting import Waiting
 from sparkd.core.memory import HostMemory
-from sparkd.core.model import Config, LockHolder, ModelReading
+from sparkd.core.model import Config
+from sparkd.core.observed import LockHolder, ModelReading
 from sparkd.core.quantities import count_of
 
 

@@ -16,17 +16,10 @@ from pathlib import Path
 from typing import assert_never
 
 from sparkd.core.hubcache import mount_root
-from sparkd.core.model import (
-    HEALTH_PATH,
-    Endpoint,
-    Evict,
-    Lifecycle,
-    ModelSpec,
-    Placeholder,
-    Transport,
-)
+from sparkd.core.model import HEALTH_PATH, Evict, Lifecycle, ModelSpec, Placeholder, Transport
 from sparkd.core.names import LABEL_ENDPOINT, LABEL_HEALTH, LABEL_MODEL, LABEL_SPEC, Layout, Names
 from sparkd.core.numbers import bounded_int
+from sparkd.core.observed import Endpoint
 
 EXIT_GPU_TAKEN = 75
 """What `flock -E` ends with when somebody else holds the lock (EX_TEMPFAIL of sysexits.h)."""

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from sparkd.core.errors import GpuHeld
-from sparkd.core.model import Lifecycle, LockHolder
+from sparkd.core.model import Lifecycle
+from sparkd.core.observed import LockHolder
 
 RETRY_AFTER_S = 30
 

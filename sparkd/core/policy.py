@@ -43,7 +43,8 @@ from enum import StrEnum
 
 from sparkd.core import memory
 from sparkd.core.errors import GpuHeld, SparkdError
-from sparkd.core.model import Lifecycle, LockHolder
+from sparkd.core.model import Lifecycle
+from sparkd.core.observed import LockHolder
 
 
 class Phase(StrEnum):

@@ -30,11 +30,11 @@ from sparkd.proxy import Outgoing, request_headers
 from sparkd.queue import OnWait, Progress
 from sparkd.status import RESIDENT
 from sparkd.web.admission import admitted, identified, key_of, sight_of
+from sparkd.web.clientlink import ClientStalled
 from sparkd.web.context import READ, Context
 from sparkd.web.exchange import Exchange
 from sparkd.web.requestid import request_id
 from sparkd.web.unexpected import unexpected
-from sparkd.web.wire import ClientStalled
 
 
 def add_routes(app: Sanic[Any, Any]) -> None:

@@ -18,5 +18,5 @@ def unexpected(exception: BaseException) -> SparkdError:
     log.error("bug: %s while answering a request\n%s", type(exception).__name__, frames)
     return SparkdError(
         f"sparkd failed with an internal {type(exception).__name__}",
-        hint="journalctl -u sparkd shows where",
+        hint="sudo journalctl -u sparkd shows where",
     )

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from sparkd.adapters.notify import Notifier
 from sparkd.core.containerspec import spec_hash
-from sparkd.core.model import Endpoint, Instance
+from sparkd.core.observed import Endpoint, Instance
 from sparkd.daemon import Daemon
 
 KEY = "some-key"
@@ -119,11 +119,11 @@ class _Alone(Daemon):
 
 if __name__ == "__main__":
     from sparkd.adapters import journal
-    from sparkd.web import exchange, pulse, wire
+    from sparkd.web import clientlink, exchange, pulse, wire
 
     if sys.argv[3]:
         wire.HEAD_S = wire.LINGER_S = exchange._BODY_STALL_S = float(sys.argv[3])
-        wire.STALL_WANTED_S = pulse.INTERVAL_S = float(sys.argv[3])
-        wire.STALL_S = 4 * wire.STALL_WANTED_S
+        clientlink.STALL_WANTED_S = pulse.INTERVAL_S = float(sys.argv[3])
+        clientlink.STALL_S = 4 * clientlink.STALL_WANTED_S
     journal.configure(environ={})
     asyncio.run(_Alone(socket.socket(fileno=int(sys.argv[1])), Path(sys.argv[2])).run())

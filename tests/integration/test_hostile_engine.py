@@ -19,7 +19,7 @@ from sparkd.adapters.upstream import Upstream
 from sparkd.core.enginemetrics import PAGE_LIMIT_BYTES, Steps, parse_steps
 from sparkd.core.enginepages import merged
 from sparkd.core.errors import UpstreamLost
-from sparkd.core.model import Endpoint, Instance
+from sparkd.core.observed import Endpoint, Instance
 from sparkd.sleep import QUESTION, SleepFailed, _post
 
 pytestmark = pytest.mark.integration

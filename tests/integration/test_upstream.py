@@ -20,7 +20,7 @@ import pytest
 
 from sparkd.adapters.upstream import Answer, ConnectFailed, Upstream
 from sparkd.core.errors import UpstreamLost
-from sparkd.core.model import Endpoint
+from sparkd.core.observed import Endpoint
 
 pytestmark = pytest.mark.integration
 

@@ -19,17 +19,13 @@ from sparkd.commands.systemunits import SystemUnit
 from sparkd.commands.waiting import Waiting
 from sparkd.core.errors import SparkdError
 from sparkd.core.memory import HostMemory
-from sparkd.core.model import (
-    Config,
+from sparkd.core.model import Config, Dialect, Lifecycle, ModelSpec, Problem
+from sparkd.core.observed import (
     DeadContainer,
-    Dialect,
     Endpoint,
     Instance,
-    Lifecycle,
     LockHolder,
     ModelReading,
-    ModelSpec,
-    Problem,
     State,
     World,
 )

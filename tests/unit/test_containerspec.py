@@ -27,7 +27,6 @@ from sparkd.core.model import (
     Client,
     ClientLimits,
     Dialect,
-    Endpoint,
     Engine,
     Evict,
     HostFile,
@@ -39,6 +38,7 @@ from sparkd.core.model import (
     Weights,
 )
 from sparkd.core.names import Layout, Names
+from sparkd.core.observed import Endpoint
 from sparkd.core.tables import MODEL_KEYS
 
 LAYOUT = Layout(runtime_dir=Path("/r"), state_dir=Path("/s"))

@@ -33,8 +33,8 @@ from sparkd.core import (
 from sparkd.core.diagnosis.gpu import accepted_version
 from sparkd.core.model import Settings
 from sparkd.core.policy import View
+from sparkd.web import clientlink, exchange, logs, pulse, readings, strangers, wire
 from sparkd.web import events as streams
-from sparkd.web import exchange, logs, pulse, readings, strangers, wire
 
 from .sources import ROOT
 from .test_docs_true import DOCUMENTS
@@ -91,7 +91,7 @@ FIGURES = [
     (
         "docs/reference/http-api.md",
         "take its response | 60 s; 10 s while another model",
-        (wire.STALL_S, wire.STALL_WANTED_S),
+        (clientlink.STALL_S, clientlink.STALL_WANTED_S),
         (60, 10),
     ),
     ("docs/reference/http-api.md", "it gets one every 10 s", pulse.INTERVAL_S, 10),

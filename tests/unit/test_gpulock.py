@@ -6,7 +6,8 @@ from __future__ import annotations
 import pytest
 
 from sparkd.core.gpulock import excluding_model, held_by_model
-from sparkd.core.model import Lifecycle, LockHolder
+from sparkd.core.model import Lifecycle
+from sparkd.core.observed import LockHolder
 
 UTILITY, NORMAL, EXCLUSIVE = Lifecycle.UTILITY, Lifecycle.NORMAL, Lifecycle.EXCLUSIVE
 

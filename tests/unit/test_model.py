@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from sparkd.core.model import ModelReading, State, World
+from sparkd.core.observed import ModelReading, State, World
 
 
 def test_models_whose_processes_exist_are_running_in_whatever_state() -> None:

@@ -29,7 +29,7 @@ def test_openais_form_knows_no_pages() -> None:
 
 def test_anthropics_form_adds_its_fields_and_takes_none_away() -> None:
     spec = ModelSpec(model_id="m", image="i", title="Model M")
-    plain = card(spec, "ready")
+    plain = card(spec, "ready", ())
     both = shown(plain, anthropic=True)
     assert plain.items() <= both.items()
     assert (both["type"], both["display_name"]) == ("model", "Model M")

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from sparkd.core.errors import GpuHeld, StartCrashed
 from sparkd.core.memory import Basis, HostMemory, Need
-from sparkd.core.model import Lifecycle, LockHolder
+from sparkd.core.model import Lifecycle
+from sparkd.core.observed import LockHolder
 from sparkd.core.policy import (
     Decision,
     Phase,

@@ -19,7 +19,7 @@ from sparkd.core.errors import (
     Unauthorized,
     UpstreamLost,
 )
-from sparkd.core.model import LockHolder
+from sparkd.core.observed import LockHolder
 from sparkd.core.policy import gpu_held
 from sparkd.core.routing import unknown_path
 from sparkd.web.render import Shape, error_body, error_event, error_headers, shape_of

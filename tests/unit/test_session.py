@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from sparkd.adapters import usage
-from sparkd.core.model import Endpoint, Instance
 from sparkd.core.names import Layout
+from sparkd.core.observed import Endpoint, Instance
 from sparkd.core.restoring import restored
 from sparkd.core.session import (
     RECENT_MAX,

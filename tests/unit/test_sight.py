@@ -167,7 +167,7 @@ def test_every_handler_that_shows_models_asks_the_sight_of_the_key() -> None:
     shown = {
         "admin.py": {"show_status", "debug_state", "show_diagnosis"},
         "openai.py": {"_listed", "show_model", "_noticed"},
-        "events.py": {"tell"},
+        "events.py": {"_listen"},
         "app.py": {"default"},
         "exchange.py": {"_tell"},
     }

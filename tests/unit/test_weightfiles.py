@@ -13,10 +13,10 @@ from sparkd import cli
 from sparkd.adapters.weightfiles import layout_flaw, sealed_file
 from sparkd.commands.exits import Exit
 from sparkd.core.containerspec import container_spec, spec_hash
-from sparkd.core.errors import Misconfigured
+from sparkd.core.errors import NotPresent
 from sparkd.core.model import ModelSpec, Weights
 from sparkd.core.names import Layout
-from sparkd.launch import check_sources
+from sparkd.presence import check_files
 
 LAYOUT = Layout()
 UP = "../"
@@ -51,7 +51,7 @@ def test_snapshot_of_a_cache_is_served_from_its_repository(cache: Path) -> None:
     assert mount.read_only
     assert "/models/m/snapshots/rev1" in spec.command
     assert layout_flaw(cache) is None
-    check_sources(model(cache), LAYOUT)
+    check_files(model(cache), LAYOUT)
     # The files as the container sees them: the mounted directory under another name.
     root = cache.parents[1].rename(cache.parents[3] / "elsewhere")
     assert (root / "snapshots/rev1/sub/x.json").read_text() == "{}"
@@ -88,8 +88,8 @@ def test_link_that_a_container_cannot_follow_is_named(cache: Path, target: str, 
     found = layout_flaw(cache)
     assert found
     assert said in found.message
-    with pytest.raises(Misconfigured) as raised:
-        check_sources(model(cache), LAYOUT)
+    with pytest.raises(NotPresent) as raised:
+        check_files(model(cache), LAYOUT)
     assert raised.value.code == "weights_misplaced"
     assert str(cache) in raised.value.message
 
