@@ -87,7 +87,7 @@ class UserManager:
                 active=unit[3] not in ("inactive", "failed"),
                 failed=unit[3] == "failed",
             )
-            for unit in body[0]
+            for unit in (body[0] if body else ())
         ]
 
     async def start_transient(self, name: str, properties: Sequence[Property]) -> None:

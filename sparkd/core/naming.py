@@ -9,6 +9,7 @@ exist.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -19,6 +20,8 @@ from sparkd.core.model import Config, ModelSpec, Status
 from sparkd.core.routing import Route
 
 _TAG = ":latest"
+_PROVIDER = re.compile(r"(?:[a-z0-9][a-z0-9_-]*(?:\.[a-z0-9_-]+)*/)+(?=[^/]+\Z)")
+"""One or more names before the id, as in `openai/` or `hf.co/org/`; no `.` or `..` of a path."""
 _NAME_MOST = 200
 """A longer name is no slip of a person; it is not compared with others."""
 _SUGGESTED_MOST = 3
@@ -59,7 +62,7 @@ def asked(config: Config, route: Route, body: dict[str, Any], key: ApiKey) -> Mo
 
 def _meant(config: Config, name: str, may_use: Callable[[str], bool]) -> ModelSpec | None:
     """The one model that the name means in another spelling, of those that the key may use."""
-    if len(name) > _NAME_MOST:
+    if len(name) > _NAME_MOST or not name.isascii():
         return None
     names = {**config.aliases, **{model_id: model_id for model_id in config.models}}
     for spelling in _spellings(name):
@@ -78,8 +81,9 @@ def _spellings(name: str) -> Iterator[str]:
     folded = name.casefold()
     for tagged in dict.fromkeys((folded, folded.removesuffix(_TAG))):
         yield tagged
-        if "/" in tagged:
-            yield tagged.rpartition("/")[2]
+        provider = _PROVIDER.match(tagged)
+        if provider is not None:
+            yield tagged[provider.end() :]
 
 
 def _refusal(config: Config, name: str, key: ApiKey, error: SparkdError | None) -> SparkdError:

@@ -211,9 +211,9 @@ async def test_flood_of_headers_is_answered_at_once_and_gathers_nothing(
 
 
 TRICKS = (
-    *("..", "../m", "m/..", "m/../m", "./m", "m/", "//m", "m//", "%2e%2e", "%2e%2e%2fm", "m%2f.."),
+    *("..", "../m", "m/..", "m/../m", "./m", "%2e%2e", "%2e%2e%2fm", "m%2f.."),
     *("m%00", "%00", "m%0a", "m%0d%0aX-A:%201", "m%20", "m%5c", "%5cx6d", "m%5cx00", "..%5cm"),
-    *("%256d", "%25252e", "M", "%EF%BD%8D", "m%E2%80%8B", "m%CC%81", "%D0%BC", "%c0%ae%c0%ae"),
+    *("%256d", "%25252e", "%EF%BD%8D", "m%E2%80%8B", "m%CC%81", "%D0%BC", "%c0%ae%c0%ae"),
     *("%ff", "%ED%A0%80", "%", "%zz", "a" * 4000, "%2e%2e%2f" * 400, "m;a=b", "~root", "$(id)"),
     *("start", "m.transition", "-m", "+m", ":m", "models", "*"),
 )
