@@ -44,15 +44,15 @@ def impatient(host: Host, path: str, body: dict[str, object] | None = None) -> b
 
 def test_load_without_waiters_becomes_ready_and_stops_by_its_idle_timeout(host: Host) -> None:
     cursor = host.cursor()
-    with host.held_load("fake-b"):
-        leave_load(host, "fake-b")
+    with host.held_load("fake-slow"):
+        leave_load(host, "fake-slow")
         time.sleep(2)
-        assert state(host, "fake-b") == "starting"
-    host.wait_until(lambda: state(host, "fake-b") == "ready", "it is ready")
+        assert state(host, "fake-slow") == "starting"
+    host.wait_until(lambda: state(host, "fake-slow") == "ready", "it is ready")
     host.wait_until(
         lambda: host.journal("SPARKD_EVENT=model-ready", since=cursor) != [], "it is completed"
     )
-    assert starts(host, cursor) == ["fake-b"]
+    assert starts(host, cursor) == ["fake-slow"]
     wait_for_nothing(host)
     stopped = host.journal("SPARKD_EVENT=model-stopped", since=cursor)
     assert [entry["SPARKD_REASON"] for entry in stopped] == ["idle"]
@@ -142,6 +142,7 @@ def test_gateway_killed_when_a_client_has_left_in_the_middle_of_a_swap(host: Hos
             impatient(host, "/v1/chat/completions", chat_body("fake-b"))
         host.wait_until(lambda: "fake-b" in resident(host), "it was begun")
         assert answer_of(host.chat("fake-b", "after")) == "echo: after"
+    host.run("sparkctl", "stop", "fake-b")
     wait_for_nothing(host)
 
 
@@ -152,4 +153,5 @@ def test_gateway_killed_before_it_completes_a_load_without_waiters(host: Host) -
             pid = host.pid
         host.wait_until(lambda: host.run("ls", f"/proc/{pid}", check=False).stdout == "", "it dies")
     assert answer_of(host.chat("fake-b", "after")) == "echo: after"
+    host.run("sparkctl", "stop", "fake-b")
     wait_for_nothing(host)

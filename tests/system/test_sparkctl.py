@@ -104,6 +104,8 @@ def test_models_lists_the_catalog_as_json(host: Host) -> None:
         "dialects": ["chat", "completions", "embeddings", "transcriptions"],
         "aliases": ["little", "org/little"],
         "max_model_len": 2048,
+        "local": "yes",
+        "missing": [],
         "problem": None,
     }
     assert listed["fake-excl"]["lifecycle"] == "exclusive"
