@@ -50,7 +50,7 @@ def test_files_of_an_entry_are_there_read_only_or_the_start_says_what_is_missing
     with host.file(LOCAL, f"models: {{fake-files: {{{FAKE}, {files}}}}}\n"):
         missing = host.run("sparkctl", "start", "fake-files", check=False)
         assert missing.returncode == 7
-        assert "needs /var/lib/sparkd/files/a.txt, which is not there" in missing.stderr
+        assert "the file /var/lib/sparkd/files/a.txt is missing" in missing.stderr
         host.sh("echo content >/var/lib/sparkd/files/a.txt", user="sparkd")
         try:
             host.run("sparkctl", "start", "fake-files")

@@ -65,9 +65,16 @@ def test_utility_comes_back_when_the_exclusive_model_cannot_start(host: Host) ->
     answer_of(host.chat("fake-util"))
     broken = (
         "models: {excl-broken: {image: localhost/sparkd-fake-vllm:latest, weights: none, "
-        "lifecycle: exclusive, gpu: nosuch}}\n"
+        "lifecycle: exclusive, gpu: '7'}}\n"
     )
-    with host.file("/etc/sparkd/models.d/broken.yaml", broken):
+    # With a file that describes another GPU, only Podman can tell that this one is missing.
+    other = '{"cdiVersion": "0.5.0", "kind": "nvidia.com/gpu", "devices": [{"name": "0", '
+    other += '"containerEdits": {"env": ["GPU=0"]}}]}\n'
+    host.run("mkdir", "-p", "/etc/cdi")
+    with (
+        host.file("/etc/cdi/nvidia.json", other),
+        host.file("/etc/sparkd/models.d/broken.yaml", broken),
+    ):
         reload(host, models={"excl-broken"})
         assert host.chat("excl-broken").json()["error"]["code"] == "cdi_unresolvable"
         wait_for_comeback(host)

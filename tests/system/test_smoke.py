@@ -48,7 +48,7 @@ def test_each_row_passes_or_fails_with_its_reason(smoking: Host) -> None:
     found = rows(smoking, "--utility", "smoke-imageless", *given, code=1)
     assert found["utility"] == (
         *("smoke-imageless", "failed"),
-        "image localhost/no-such:1 of model 'smoke-imageless' is not there",
+        "model 'smoke-imageless' cannot start: its image localhost/no-such:1 is missing",
     )
     assert found["default"] == ("smoke-a", "passed", "answers")
     assert found["vision"][:2] == ("smoke-bad", "failed")

@@ -372,7 +372,7 @@ def test_logs_hold_only_what_the_model_printed_and_take_the_last_lines(host: Hos
 def test_logs_follow_goes_on_with_what_comes_next(host: Host) -> None:
     host.run("sparkctl", "start", "fake-b")
     with in_background(host, "logs", "-f", "-n", "1", "fake-b") as follow:
-        assert shown(follow.stdout, "sparkd-model-fake-b")
+        assert shown(follow.stdout, "Application startup complete")
         host.run("sparkctl", "stop", "fake-b")
         assert shown(follow.stdout, "Shutting down")
         follow.terminate()
