@@ -58,7 +58,7 @@ REFUSED = {
 }
 PASSED = {
     *("content-type", "content-length", "date", "server", "connection", "keep-alive", "vary"),
-    *("x-request-id", "x-sparkd-model", "x-sparkd-queue-ms", "x-sparkd-load-ms"),
+    *("x-request-id", "x-sparkd-model", "x-sparkd-queue-ms", "x-sparkd-load-ms", "x-should-retry"),
 }
 
 
