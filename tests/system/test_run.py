@@ -78,4 +78,5 @@ def test_error_of_the_gateway_is_one_line_and_its_exit_code(host: Host) -> None:
     host.run("systemctl", "stop", "sparkd.socket", "sparkd.service")
     down = host.run("sparkctl", "run", "fake-b", "hello", check=False)
     assert down.returncode == 6
-    assert down.stderr.splitlines()[-1] == "  hint: sudo systemctl enable --now sparkd.socket"
+    hint = "  hint: sudo sparkctl doctor tells why; for another address set SPARKD_URL"
+    assert down.stderr.splitlines()[-1] == hint
