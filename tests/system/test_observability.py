@@ -18,10 +18,11 @@ STREAM_OPTIONS = {"include_usage": True}
 
 def test_metrics_statistics_journal_and_clients_agree(host: Host) -> None:
     host.configure(SETTINGS)
+    host.stop_models()
     # A start ends the session that an earlier test may have left open, before the counting begins.
     for model in ("fake-util", "fake-c", "fake-b"):
         host.run("sparkctl", "start", model)
-    host.stop_models()
+        host.run("sparkctl", "stop", model)
     accounts = Accounts(host)
     chance = random.Random(7)
     seen: Counter[tuple[str, str]] = Counter()
