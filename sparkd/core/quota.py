@@ -59,7 +59,14 @@ class Meter:
                 retry_after_s=_OPEN_RETRY_S,
             )
         if key.per_minute is not None:
-            self._pace(key, key.per_minute, now_s)
+            self._pace(
+                self._begun,
+                key.per_minute,
+                now_s,
+                before=f"the API key {key.name!r} has begun ",
+                after=" requests within a minute, its limit",
+                hint="ask again after retry-after, or add a key with a higher --per-minute",
+            )
         self.open += 1
         self.requests += 1
 
@@ -70,19 +77,14 @@ class Meter:
         """
         if Scope.ADMIN in key.scopes:
             return
-        reads = self._reads
-        while reads and reads[0] <= now_s - _MINUTE_S:
-            reads.popleft()
-        if len(reads) >= READS_PER_MINUTE:
-            self.refused += 1
-            raise TooManyRequests(
-                f"the API key {key.name!r} has sent {len(reads)} requests other than inference "
-                "within a minute, the limit",
-                hint="ask again after retry-after, and less often",
-                code="rate_limited",
-                retry_after_s=max(1, math.ceil(reads[0] + _MINUTE_S - now_s)),
-            )
-        reads.append(now_s)
+        self._pace(
+            self._reads,
+            READS_PER_MINUTE,
+            now_s,
+            before=f"the API key {key.name!r} has sent ",
+            after=" requests other than inference within a minute, the limit",
+            hint="ask again after retry-after, and less often",
+        )
 
     @contextlib.contextmanager
     def listening(self, key: ApiKey) -> Iterator[None]:
@@ -109,16 +111,20 @@ class Meter:
         self.input_tokens += input_tokens
         self.output_tokens += output_tokens
 
-    def _pace(self, key: ApiKey, most: int, now_s: float) -> None:
-        begun = self._begun
+    def _pace(
+        self, begun: deque[float], most: int, now_s: float, *, before: str, after: str, hint: str
+    ) -> None:
+        """Count a request among those of the last minute, or raise TooManyRequests.
+
+        The message is `before`, their number, and `after`.
+        """
         while begun and begun[0] <= now_s - _MINUTE_S:
             begun.popleft()
         if len(begun) >= most:
             self.refused += 1
             raise TooManyRequests(
-                f"the API key {key.name!r} has begun {len(begun)} requests within a minute, "
-                "its limit",
-                hint="ask again after retry-after, or add a key with a higher --per-minute",
+                f"{before}{len(begun)}{after}",
+                hint=hint,
                 code="rate_limited",
                 retry_after_s=max(1, math.ceil(begun[-most] + _MINUTE_S - now_s)),
             )

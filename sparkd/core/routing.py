@@ -207,13 +207,6 @@ def check_enabled(spec: ModelSpec) -> None:
         )
 
 
-def find(config: Config, model_id: str, dialect: Dialect) -> ModelSpec:
-    """The model, if it may run and speaks the dialect. Raises as `lookup`, and RequestError."""
-    spec = lookup(config, model_id)
-    check_use(spec, dialect)
-    return spec
-
-
 def check_use(spec: ModelSpec, dialect: Dialect) -> None:
     """Raise Disabled, or RequestError when the model does not speak the dialect."""
     check_enabled(spec)

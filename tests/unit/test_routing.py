@@ -136,8 +136,15 @@ def test_body_without_a_model_is_told_what_it_has(body: dict[str, Any], found: s
     assert (caught.value.code, caught.value.param) == ("model_missing", "model")
 
 
+def usable(config: Config, model_id: str, dialect: Dialect) -> ModelSpec:
+    """The model of this id, if it does what is asked."""
+    spec = routing.lookup(config, model_id)
+    routing.check_use(spec, dialect)
+    return spec
+
+
 def test_configured_model_is_found() -> None:
-    assert routing.find(CONFIG, "m", Dialect.CHAT) is MODEL
+    assert usable(CONFIG, "m", Dialect.CHAT) is MODEL
 
 
 @pytest.mark.parametrize(
@@ -145,21 +152,21 @@ def test_configured_model_is_found() -> None:
 )
 def test_unknown_model_is_not_found_whatever_its_name(model_id: str) -> None:
     with pytest.raises(NotFound) as caught:
-        routing.find(CONFIG, model_id, Dialect.CHAT)
+        usable(CONFIG, model_id, Dialect.CHAT)
     assert caught.value.code == "model_not_found"
     assert len(caught.value.message.encode()) < 300
 
 
 def test_model_whose_entry_is_wrong_is_refused_with_the_place() -> None:
     with pytest.raises(Misconfigured) as caught:
-        routing.find(CONFIG, "bad", Dialect.CHAT)
+        usable(CONFIG, "bad", Dialect.CHAT)
     assert str(PROBLEM) in caught.value.message
     assert caught.value.code == "model_misconfigured"
 
 
 def test_model_that_lacks_a_dialect_says_which_it_has() -> None:
     with pytest.raises(RequestError, match="'m' does not do embeddings") as caught:
-        routing.find(CONFIG, "m", Dialect.EMBEDDINGS)
+        usable(CONFIG, "m", Dialect.EMBEDDINGS)
     assert caught.value.hint == "it does chat"
 
 
@@ -199,7 +206,7 @@ def test_disabled_model_is_refused_with_its_reason_as_something_not_to_be_tried_
     spec = replace(MODEL, status=Status.DISABLED, reason="its output is garbage")
     config = Config(models={"m": spec})
     with pytest.raises(Disabled) as refused:
-        routing.find(config, "m", Dialect.CHAT)
+        usable(config, "m", Dialect.CHAT)
     assert refused.value.message == "model 'm' is disabled: its output is garbage"
     assert (refused.value.http_status, refused.value.retry_after_s) == (404, None)
     assert routing.lookup(config, "m") is spec
@@ -208,7 +215,7 @@ def test_disabled_model_is_refused_with_its_reason_as_something_not_to_be_tried_
 @pytest.mark.parametrize("status", [one for one in Status if one is not Status.DISABLED])
 def test_every_other_status_is_served(status: Status) -> None:
     config = Config(models={"m": replace(MODEL, status=status)})
-    assert routing.find(config, "m", Dialect.CHAT).status is status
+    assert usable(config, "m", Dialect.CHAT).status is status
 
 
 def test_model_is_found_by_each_of_its_names() -> None:
