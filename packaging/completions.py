@@ -17,7 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from sparkd.commands.arguments import make_parser
+from sparkd.sparkctl.arguments import make_parser
 
 SOURCES = {
     "MODEL": r"""sparkctl models --json 2>/dev/null | sed -n 's/^    "id": "\(.*\)",$/\1/p'""",

@@ -63,7 +63,7 @@ def document() -> dict[str, Any]:
     created = datetime.fromtimestamp(int(os.environ["SOURCE_DATE_EPOCH"]), UTC)
     parts = [*_wheels(), *_packages()]
     main = {
-        **_package("sparkd", "sparkd", version, licence_of("sparkd/cli.py")),
+        **_package("sparkd", "sparkd", version, licence_of("sparkd/sparkctl/main.py")),
         "primaryPackagePurpose": "APPLICATION",
     }
     return {

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m sparkd` is the daemon, for development: see `sparkd.daemon`."""
+"""`python -m sparkd` is the daemon, for development: see `sparkd.gateway.daemon`."""
 
 import sys
 
-from sparkd.daemon import main
+from sparkd.gateway.daemon import main
 
 sys.exit(main())

@@ -7,29 +7,29 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from sparkd.adapters.memory import MemoryProbe
-from sparkd.adapters.podman import Podman
-from sparkd.adapters.records import Records
-from sparkd.adapters.systemd import UserManager
+from sparkd.adapters.files.records import Records
+from sparkd.adapters.podman.client import Podman
+from sparkd.adapters.podman.service import PodmanService
+from sparkd.adapters.proc.memory import MemoryProbe
+from sparkd.adapters.systemd.user_manager import UserManager
 from sparkd.core.names import Layout
-from sparkd.deaths import Deaths
-from sparkd.endings import Endings
-from sparkd.ensure import Ensurer
-from sparkd.eviction import Evictor
-from sparkd.launch import Launcher
-from sparkd.leases import Leases
-from sparkd.loadwatch import LoadWatch
-from sparkd.podmanservice import PodmanService
-from sparkd.presence import Presence
-from sparkd.reap import Reaper
-from sparkd.scheduler import Scheduler
-from sparkd.sessions import Sessions
-from sparkd.sleep import Sleep
-from sparkd.starter import Starter
-from sparkd.stop import Stopper
-from sparkd.tending import Tender
-from sparkd.view import ViewMaker
-from sparkd.world import WorldReader
+from sparkd.lifecycle.deaths import Deaths
+from sparkd.lifecycle.end.evictor import Evictor
+from sparkd.lifecycle.end.exit_watch import Endings
+from sparkd.lifecycle.end.idle_check import Reaper
+from sparkd.lifecycle.end.stopper import Stopper
+from sparkd.lifecycle.leases import Leases
+from sparkd.lifecycle.observer import WorldReader
+from sparkd.lifecycle.sessions import Sessions
+from sparkd.lifecycle.sleeper import Sleep
+from sparkd.lifecycle.start.launcher import Launcher
+from sparkd.lifecycle.start.load_watch import LoadWatch
+from sparkd.lifecycle.start.presence import Presence
+from sparkd.scheduling.ensure import Ensurer
+from sparkd.scheduling.policy_input import ViewMaker
+from sparkd.scheduling.scheduler import Scheduler
+from sparkd.scheduling.starter import Starter
+from sparkd.scheduling.unattended_loads import Tender
 
 
 @dataclass(frozen=True, slots=True)

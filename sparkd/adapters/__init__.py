@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One outside thing a module (D-Bus, Podman, flock, HTTP, ...); none of them decides anything."""
+"""Access to the outside, one thing per module or package; adapters decide nothing."""
 
 import sys
 

@@ -22,11 +22,11 @@ from urllib.parse import quote
 
 import httpx
 
-from sparkd.core import hublisting
 from sparkd.core.errors import FetchFailed, FetchInterrupted, Misconfigured
-from sparkd.core.hub import Listing
-from sparkd.core.hubrefusal import TOKEN_COMMAND, Asked, cleaned, refusal
 from sparkd.core.numbers import bounded_int
+from sparkd.core.weights import hub_listing
+from sparkd.core.weights.hub import Listing
+from sparkd.core.weights.hub_refusal import TOKEN_COMMAND, Asked, cleaned, refusal
 
 _CONNECT_TIMEOUT_S = 30.0
 _READ_TIMEOUT_S = 60.0
@@ -35,7 +35,7 @@ _TIMEOUT = httpx.Timeout(_READ_TIMEOUT_S, connect=_CONNECT_TIMEOUT_S)
 _MAX_REDIRECTS = 5
 _LISTING_TIMEOUT_S = 120.0
 """A hub that sends a listing of some megabytes for longer sends it byte by byte."""
-_LENGTH_MAX_BYTES = hublisting.MAX_TOTAL_BYTES
+_LENGTH_MAX_BYTES = hub_listing.MAX_TOTAL_BYTES
 _TOKEN_MAX_BYTES = 4096
 _TOKEN_NAME = "hf-token"
 _SENDS = (
@@ -99,16 +99,16 @@ class Hub:
             ):
                 async for chunk in transfer.chunks:
                     body += chunk
-                    if len(body) > hublisting.MAX_BYTES:
+                    if len(body) > hub_listing.MAX_BYTES:
                         raise FetchFailed(
-                            f"the listing of {repo} has more than {hublisting.MAX_BYTES} bytes"
+                            f"the listing of {repo} has more than {hub_listing.MAX_BYTES} bytes"
                         )
         except TimeoutError as error:
             raise FetchInterrupted(
                 f"{what}: no whole listing within {_LISTING_TIMEOUT_S:g} s"
             ) from error
         text = body.decode(errors="replace")
-        return await asyncio.to_thread(hublisting.parse_listing, repo, text)
+        return await asyncio.to_thread(hub_listing.parse_listing, repo, text)
 
     def address(self, repo: str, commit: str, path: str) -> str:
         """Where a file of a repository is."""

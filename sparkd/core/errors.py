@@ -3,8 +3,8 @@
 
 An error says what is wrong in one line, with the value in it, and carries a hint that says what
 to do about it, as a command where one helps. `code` is stable and documented in
-docs/reference/errors.md; `web.render` turns an error into the body of the client's dialect and
-`cli` into a line on stderr.
+docs/reference/errors.md; `gateway.render` turns an error into the body of the client's dialect and
+`sparkctl.main` into a line on stderr.
 
     SparkdError
     ├── RequestError          400  the request itself is wrong
@@ -35,8 +35,8 @@ docs/reference/errors.md; `web.render` turns an error into the body of the clien
     └── HostError             500  systemd, Podman or the file system refused something
 
 Each class says whether it is `final`: the same request fails the same way until a person changes
-something. `web.render` tells clients, so that they stop and show the message. `_FINAL_CODES` and
-`_PASSING_CODES` list the codes that differ from their class.
+something. `gateway.render` tells clients, so that they stop and show the message. `_FINAL_CODES`
+and `_PASSING_CODES` list the codes that differ from their class.
 """
 
 from __future__ import annotations
@@ -205,7 +205,7 @@ class StartFailed(SparkdError):
     """A start that failed.
 
     Another start may take minutes and mostly fails the same way. sparkd itself limits how often it
-    tries (`core.backoff`), so clients do not have to.
+    tries (`core.scheduling.backoff`), so clients do not have to.
     """
 
     code = "start_failed"

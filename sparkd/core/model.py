@@ -14,7 +14,14 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
-from sparkd.core.keepalive import KeepAlive
+
+class KeepAlive(StrEnum):
+    """The form of keep-alives in event streams."""
+
+    CHUNK = "chunk"
+    """An empty event of the dialect, where it has one."""
+    COMMENT = "comment"
+    OFF = "off"
 
 
 class Lifecycle(StrEnum):

@@ -150,7 +150,7 @@ class Layout:
 
     @property
     def start_lock(self) -> Path:
-        """Held while somebody decides about and makes room for a start (`leases`)."""
+        """Held while somebody decides about and makes room for a start (`lifecycle.leases`)."""
         return self.locks_dir / "start"
 
     def transition_lock(self, names: Names) -> Path:

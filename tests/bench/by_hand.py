@@ -17,12 +17,12 @@ import time
 
 sys.path.insert(0, "/usr/lib/sparkd")
 
-from sparkd.adapters import files
-from sparkd.adapters.upstream import Upstream
-from sparkd.core.containerspec import container_spec, endpoint_of
+from sparkd.adapters.engine.client import Upstream
+from sparkd.adapters.files.config_files import config_paths, load_config
+from sparkd.core.container.spec import container_spec, endpoint_of
+from sparkd.core.container.units import scope_properties
 from sparkd.core.model import ModelSpec
 from sparkd.core.names import Names
-from sparkd.core.unitspec import scope_properties
 from sparkd.runtime import Runtime, build
 
 HEALTH_PAUSE_S = 0.005
@@ -56,7 +56,7 @@ async def stop(runtime: Runtime, spec: ModelSpec, container_id: str) -> None:
 async def main(swaps: int, names: list[str]) -> None:
     runtime = build()
     layout = runtime.layout
-    config = files.load_config(files.config_paths(os.environ), weights_dir=layout.weights_dir)
+    config = load_config(config_paths(os.environ), weights_dir=layout.weights_dir)
     specs = [config.models[name] for name in names]
     resident = await start(runtime, specs[0])
     taken_s = []

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import httpx
 
-from sparkd.adapters.transport import LocalTransport
+from sparkd.adapters.engine.transport import LocalTransport
 
 SERVER = Path(__file__).resolve().parents[1] / "engines" / "fake-vllm" / "server.py"
 URL = "http://model/v1/chat/completions"

@@ -8,12 +8,15 @@ import contextlib
 import os
 from typing import Final, Never
 
-from sparkd.core import engineargs, hub, hublisting, hubrefusal, weightset
+from sparkd.core.config.model_subkeys import RESERVED_ARGS
 from sparkd.core.diagnosis import cdi
 from sparkd.core.diagnosis.facts import Engine, Gpu
 from sparkd.core.diagnosis.gpu import gpu_findings
-from sparkd.core.entrytables import RESERVED_ARGS
+from sparkd.core.engine import arguments as engine_arguments
 from sparkd.core.errors import SparkdError
+from sparkd.core.weights import hub, weight_set
+from sparkd.core.weights import hub_listing as listing
+from sparkd.core.weights import hub_refusal as refusals
 
 from .clear import assert_clear
 
@@ -22,18 +25,18 @@ def hub_listing(data: bytes) -> None:
     """A listing is refused in one line, or its files stay below their directory; so is a record."""
     text = data.decode(errors="replace")
     try:
-        found = hublisting.parse_listing("org/name", text)
+        found = listing.parse_listing("org/name", text)
     except SparkdError as error:
         assert_clear(error.message)
     else:
-        assert hublisting.parse_record(hub.record(found)) == found
+        assert listing.parse_record(hub.record(found)) == found
         for file in found.files:
             assert os.path.normpath(f"/a/{file.path}") == f"/a/{file.path}"
-            assert 0 <= file.size_bytes <= hublisting.MAX_TOTAL_BYTES
+            assert 0 <= file.size_bytes <= listing.MAX_TOTAL_BYTES
         with contextlib.suppress(SparkdError):
-            chosen = weightset.choose("org/name", found.files)
+            chosen = weight_set.choose("org/name", found.files)
             assert len(chosen.files) + len(chosen.left_out) == len(found.files)
-    hublisting.parse_record(text)
+    listing.parse_record(text)
 
 
 def hub_refusal(data: bytes) -> None:
@@ -41,9 +44,9 @@ def hub_refusal(data: bytes) -> None:
     lines = data.decode("latin-1").split("\n")
     names = ("retry-after", "ratelimit", "ratelimit-reset", "x-ratelimit-reset", "x-error-message")
     headers = dict(zip((*names, "x-error-code"), lines, strict=False))
-    asked = hubrefusal.Asked(what="w", host="h")
+    asked = refusals.Asked(what="w", host="h")
     for status in (401, 403, 404, 418, 429, 503):
-        error = hubrefusal.refusal(status, headers, asked, 1.7e9)
+        error = refusals.refusal(status, headers, asked, 1.7e9)
         assert_clear(error.message)
         assert len(error.message) < 500
         assert 0 <= (error.retry_after_s or 0) <= 366 * 86400
@@ -79,7 +82,7 @@ ENGINE_PARSER: Final = _engine_parser()
 def arguments(data: bytes) -> None:
     """A word that an engine's parser takes for an option of sparkd's never passes."""
     for word in data.decode(errors="replace").split("\n"):
-        written = engineargs.written_option(word)
+        written = engine_arguments.written_option(word)
         # As vLLM does before it parses.
         name, equals, value = word.partition("=")
         dashed = name.replace("_", "-") + equals + value if word.startswith("--") else word
@@ -89,4 +92,4 @@ def arguments(data: bytes) -> None:
             continue
         if any(value is not None for key, value in vars(taken).items() if key != "other"):
             assert written is not None
-            assert engineargs.reserved_option(written, RESERVED_ARGS) is not None
+            assert engine_arguments.reserved_option(written, RESERVED_ARGS) is not None

@@ -20,34 +20,37 @@ from typing import Any, Final
 
 import httptools
 
-from sparkd.adapters.keyfiles import secrets_of
-from sparkd.core import (
-    apikeys,
-    engineanswer,
-    engineerror,
-    enginemetrics,
-    enginepages,
-    happening,
-    jsontext,
-    keepalive,
-    loadphase,
-    names,
-    routing,
-    sse,
-    traffic,
+from sparkd.adapters.files.key_files import secrets_of
+from sparkd.core import names
+from sparkd.core.access import api_keys
+from sparkd.core.config.load import Source, SourceKind, parse
+from sparkd.core.container.spec import container_spec
+from sparkd.core.engine import (
+    error_translation,
+    load_phase,
+    metrics_page,
+    response_filter,
+    step_counters,
 )
-from sparkd.core import body as bodies
-from sparkd.core import skeleton as bones
-from sparkd.core.containerspec import container_spec
 from sparkd.core.errors import BodyTooComplex, Misconfigured, RequestError, SparkdError
-from sparkd.core.forms import Form
-from sparkd.core.http1 import AnswerReader
-from sparkd.core.httprequest import ChunkedBody, Malformed, RequestHead, head_end, parse_head
+from sparkd.core.http import keep_alive, routing, sse
+from sparkd.core.http.multipart import Form
+from sparkd.core.http.paths import canonical_path
+from sparkd.core.http.request_parser import (
+    ChunkedBody,
+    Malformed,
+    RequestHead,
+    head_end,
+    parse_head,
+)
+from sparkd.core.http.response_parser import AnswerReader
+from sparkd.core.json import lossless
+from sparkd.core.json import skeleton as bones
 from sparkd.core.model import Config, Dialect, ModelSpec, Rewrite
-from sparkd.core.paths import canonical_path
-from sparkd.core.rewrite import rewrite
-from sparkd.core.schema import Source, SourceKind, parse
-from sparkd.web.render import Shape, error_body
+from sparkd.core.rewriting import request_body as bodies
+from sparkd.core.rewriting.rules import rewrite
+from sparkd.core.telemetry import events, traffic
+from sparkd.gateway.render import Shape, error_body
 
 from .clear import assert_clear
 from .outside import arguments, cdi_file, hub_listing, hub_refusal
@@ -93,13 +96,13 @@ def keys(data: bytes) -> None:
     """Any text is a list of keys or is refused, and what was read can be written and read again."""
     text = data.decode(errors="replace")
     try:
-        found = apikeys.parse(text, "keys.json")
+        found = api_keys.parse(text, "keys.json")
     except Misconfigured as error:
         assert_clear(error.message)
     else:
-        assert apikeys.parse(apikeys.write(found), "keys.json") == found
+        assert api_keys.parse(api_keys.write(found), "keys.json") == found
         for key in found:
-            apikeys.parse_time(key.expires_at or "2027-01-31")
+            api_keys.parse_time(key.expires_at or "2027-01-31")
     with contextlib.suppress(Misconfigured):
         for secret in secrets_of(text, Path("api-key")):
             f"Bearer {secret}".encode("ascii")
@@ -155,8 +158,8 @@ def json_body(data: bytes) -> None:
     assert (body is None) == (not isinstance(expected, dict))
     if body is not None:
         assert body == expected
-        assert bodies.parse_body(jsontext.write(body, body)) == body
-        assert bodies.parse_body(jsontext.write(dict(body))) == body
+        assert bodies.parse_body(lossless.write(body, body)) == body
+        assert bodies.parse_body(lossless.write(dict(body))) == body
 
 
 def skeleton(data: bytes) -> None:
@@ -180,7 +183,7 @@ def skeleton(data: bytes) -> None:
     assert expected is not None
     assert bytes(cut.restored(cut.text)) == raw
     # Of two equal long keys the last holds, and their marks differ: the engine reads what came.
-    assert bodies.parse_body(bytes(cut.restored(jsontext.write(found)))) == expected
+    assert bodies.parse_body(bytes(cut.restored(lossless.write(found)))) == expected
     named, streams = found.get("model"), expected.get("stream")
     if not isinstance(named, str) or cut.beginning(named) == named:
         assert named == expected.get("model")
@@ -372,14 +375,14 @@ def stream(data: bytes) -> None:
     for piece in pieces(data):
         often.feed(piece)
     assert once.seen == often.seen
-    beats = keepalive.Beats(
-        form=keepalive.KeepAlive.CHUNK,
+    beats = keep_alive.Beats(
+        form=keep_alive.KeepAlive.CHUNK,
         operation="chat/completions",
         model_id="m",
         engine_request_id="r",
         created_at=1,
     )
-    assert keepalive.may_follow(data) in (True, False)
+    assert keep_alive.may_follow(data) in (True, False)
     (beat,) = sse.Reader().feed(beats.beat("", data))
     assert set(json.loads(beat.text)) == {"id", "object", "created", "model", "choices"}
     shown = sse.comment(data.decode(errors="replace"))
@@ -389,9 +392,9 @@ def stream(data: bytes) -> None:
 
 def load_log(data: bytes) -> None:
     """A load only goes forward, whatever an engine logs."""
-    order, before = list(loadphase.Phase), loadphase.LoadProgress()
+    order, before = list(load_phase.Phase), load_phase.LoadProgress()
     for line in data.decode(errors="replace").split("\n"):
-        after = loadphase.advanced(before, line)
+        after = load_phase.advanced(before, line)
         assert order.index(after.phase) >= order.index(before.phase)
         assert after.percent is None or 0 <= after.percent <= 100
         before = after
@@ -400,12 +403,12 @@ def load_log(data: bytes) -> None:
 def engine_metrics(data: bytes) -> None:
     """Any page is a reading of finite numbers and a text that keeps one series per line."""
     page = data.decode(errors="replace")
-    steps = enginemetrics.parse_steps(page)
+    steps = step_counters.parse_steps(page)
     for value in (steps.iterations, steps.running):
         assert value is None or (math.isfinite(value) and value >= 0)
-    text, dropped = enginepages.merged({"m": page, "n": page})
+    text, dropped = metrics_page.merged({"m": page, "n": page})
     assert dropped["m"] == dropped["n"] >= 0
-    assert not enginepages.merged({"m": text})[0], "a series of ours is not taken for an engine's"
+    assert not metrics_page.merged({"m": text})[0], "a series of ours is not taken for an engine's"
     series = [line.rpartition(" ")[0] for line in text.split("\n") if not line.startswith("#")]
     assert len(series) - 1 == len(set(series) - {""})
 
@@ -423,7 +426,7 @@ def usage(data: bytes) -> None:
 def response_head(data: bytes) -> None:
     """Of any headers only listed ones pass, each once and with a value that HTTP can carry."""
     headers = [line.partition(b":")[::2] for line in data.split(b"\n")]
-    passed = engineanswer.passed_headers([(name.lower(), value) for name, value in headers])
+    passed = response_filter.passed_headers([(name.lower(), value) for name, value in headers])
     assert len(dict(passed)) == len(passed) <= 7
     for name, value in passed:
         assert value.isascii()
@@ -435,9 +438,9 @@ def response_head(data: bytes) -> None:
 
 def event(data: bytes) -> None:
     """A line of the journal is no event, or one that can be told as JSON and as one SSE event."""
-    found = happening.parse(data)
+    found = events.parse(data)
     if found is not None:
-        text = happening.as_sse(found)
+        text = events.as_sse(found)
         (item,) = sse.Reader().feed(text)
         assert json.loads(item.text)["event"] == found.name
         assert text.count(b"\n") == 4
@@ -445,7 +448,7 @@ def event(data: bytes) -> None:
 
 def engine_error(data: bytes) -> None:
     """Whatever an engine answers is an error that a client of any dialect can be told."""
-    error = engineerror.read(400, data, anthropic=True)
+    error = error_translation.read(400, data, anthropic=True)
     assert 0 < len(error.message) <= len(data) * 6 + 100
     for shape in Shape:
         assert json.loads(error_body(error, shape, admin=False))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from sparkd.core.schema import Source, SourceKind, parse
+from sparkd.core.config.load import Source, SourceKind, parse
 
 from .installed import cache, python
 from .run import CORPUS

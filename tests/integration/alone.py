@@ -16,10 +16,10 @@ import sys
 import time
 from pathlib import Path
 
-from sparkd.adapters.notify import Notifier
-from sparkd.core.containerspec import spec_hash
+from sparkd.adapters.systemd.notify import Notifier
+from sparkd.core.container.spec import spec_hash
 from sparkd.core.observed import Endpoint, Instance
-from sparkd.daemon import Daemon
+from sparkd.gateway.daemon import Daemon
 
 KEY = "some-key"
 CATALOG = """\
@@ -118,12 +118,13 @@ class _Alone(Daemon):
 
 
 if __name__ == "__main__":
-    from sparkd.adapters import journal
-    from sparkd.web import clientlink, exchange, pulse, wire
+    from sparkd.adapters.journal import writer
+    from sparkd.gateway.handlers import keep_alive_timer, relay
+    from sparkd.gateway.http import client_link, protocol
 
     if sys.argv[3]:
-        wire.HEAD_S = wire.LINGER_S = exchange._BODY_STALL_S = float(sys.argv[3])
-        clientlink.STALL_WANTED_S = pulse.INTERVAL_S = float(sys.argv[3])
-        clientlink.STALL_S = 4 * clientlink.STALL_WANTED_S
-    journal.configure(environ={})
+        protocol.HEAD_S = protocol.LINGER_S = relay._BODY_STALL_S = float(sys.argv[3])
+        client_link.STALL_WANTED_S = keep_alive_timer.INTERVAL_S = float(sys.argv[3])
+        client_link.STALL_S = 4 * client_link.STALL_WANTED_S
+    writer.configure(environ={})
     asyncio.run(_Alone(socket.socket(fileno=int(sys.argv[1])), Path(sys.argv[2])).run())

@@ -14,13 +14,14 @@ import pytest
 import pytest_asyncio
 from sanic import Sanic
 
-from sparkd.adapters.files import config_paths
-from sparkd.adapters.keyfiles import KeyFiles
+from sparkd.adapters.files.config_files import config_paths
+from sparkd.adapters.files.key_files import KeyFiles
 from sparkd.core.model import Config, Dialect, ModelSpec
-from sparkd.web import exchange, wire
-from sparkd.web.app import create_app
-from sparkd.web.context import Context
-from sparkd.web.wire import WireProtocol
+from sparkd.gateway.app import create_app
+from sparkd.gateway.context import Context
+from sparkd.gateway.handlers import relay
+from sparkd.gateway.http import protocol
+from sparkd.gateway.http.protocol import WireProtocol
 
 pytestmark = pytest.mark.integration
 
@@ -108,7 +109,11 @@ async def scenes(etc: Path) -> dict[str, bytes]:
 async def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """What clients got who took their time; all of one gateway, as Sanic has one a process."""
     with pytest.MonkeyPatch.context() as patched:
-        for module, name in ((wire, "HEAD_S"), (wire, "LINGER_S"), (exchange, "_BODY_STALL_S")):
+        for module, name in (
+            (protocol, "HEAD_S"),
+            (protocol, "LINGER_S"),
+            (relay, "_BODY_STALL_S"),
+        ):
             patched.setattr(module, name, 0.3)
         return await scenes(tmp_path_factory.mktemp("etc"))
 

@@ -64,7 +64,7 @@ def environ(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     program.parent.mkdir()
     program.write_text(
         f"#!{sys.executable}\nimport sys\nsys.path.insert(0, {str(ROOT)!r})\n"
-        "from sparkd.cli import main\nsys.exit(main())\n"
+        "from sparkd.sparkctl.main import main\nsys.exit(main())\n"
     )
     program.chmod(0o755)
     return {

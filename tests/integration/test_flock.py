@@ -18,10 +18,10 @@ from pathlib import Path
 import pytest
 
 from sparkd.adapters.flock import FileLock, Mode
-from sparkd.adapters.host import LockTable
+from sparkd.adapters.proc.processes import LockTable
 from sparkd.core.errors import HostError
 from sparkd.core.names import Layout, Names
-from sparkd.leases import Leases
+from sparkd.lifecycle.leases import Leases
 
 pytestmark = pytest.mark.integration
 
@@ -407,7 +407,8 @@ def waited_for(path: Path) -> bool:
 def test_looking_at_the_table_disturbs_nobody(layout: Layout) -> None:
     # A look that took the lock for an instant would make some of these tries fail.
     program = (
-        "import sys; from pathlib import Path; from sparkd.adapters.host import LockTable\n"
+        "import sys; from pathlib import Path\n"
+        "from sparkd.adapters.proc.processes import LockTable\n"
         "print('ready', flush=True)\n"
         "while True: LockTable.read().holders(Path(sys.argv[1]))"
     )

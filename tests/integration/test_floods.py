@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from sparkd.web.strangers import STRANGERS_MOST
+from sparkd.gateway.http.unauthenticated import STRANGERS_MOST
 
 from .alone import KEY, Gateway
 from .peers import HELLO, Peer, Server, until

@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Iterator
 import httpx
 import pytest
 
-from sparkd.core import apikeys
+from sparkd.core.access import api_keys
 
 from .alone import KEY, Gateway
 from .peers import (
@@ -47,15 +47,15 @@ OTHERS_KEY = "sk-local-others"
 @pytest.fixture(scope="module")
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     gateway = Gateway(tmp_path_factory.mktemp("gateway"))
-    key = apikeys.ApiKey(
+    key = api_keys.ApiKey(
         name="others",
-        digest=apikeys.digest(OTHERS_KEY.encode()),
-        scopes=tuple(apikeys.Scope),
+        digest=api_keys.digest(OTHERS_KEY.encode()),
+        scopes=tuple(api_keys.Scope),
         models=("other",),
     )
     keys = gateway.directory / "etc/keys.json"
     keys.touch(0o600)
-    keys.write_text(apikeys.write([key]))
+    keys.write_text(api_keys.write([key]))
     yield gateway
     gateway.end()
     assert [line for line in gateway.log().splitlines() if " ERROR " in line] == []

@@ -15,12 +15,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from sparkd.adapters.upstream import Upstream
-from sparkd.core.enginemetrics import PAGE_LIMIT_BYTES, Steps, parse_steps
-from sparkd.core.enginepages import merged
+from sparkd.adapters.engine.client import Upstream
+from sparkd.core.engine.metrics_page import merged
+from sparkd.core.engine.step_counters import PAGE_LIMIT_BYTES, Steps, parse_steps
 from sparkd.core.errors import UpstreamLost
 from sparkd.core.observed import Endpoint, Instance
-from sparkd.sleep import QUESTION, SleepFailed, _post
+from sparkd.lifecycle.sleeper import QUESTION, SleepFailed, _post
 
 pytestmark = pytest.mark.integration
 

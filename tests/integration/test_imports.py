@@ -13,7 +13,7 @@ pytestmark = pytest.mark.integration
 
 ROOT = Path(__file__).resolve().parents[2]
 LOOK = """
-import sys, sparkd.daemon, httpx, podman, requests
+import sys, sparkd.gateway.daemon, httpx, podman, requests
 assert callable(httpx.main) and httpx.AsyncClient
 assert podman.PodmanClient and requests.compat.chardet
 print(*sorted(name for name, module in sys.modules.items() if module))
@@ -33,5 +33,5 @@ def test_daemon_loads_nothing_that_its_libraries_can_do_without(tmp_path: Path) 
         [sys.executable, "-c", LOOK], env=environ, capture_output=True, text=True, check=True
     )
     loaded = set(done.stdout.split())
-    assert "sparkd.daemon" in loaded
+    assert "sparkd.gateway.daemon" in loaded
     assert loaded & set(NEEDLESS) == set()

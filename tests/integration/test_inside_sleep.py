@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from sparkd.inside import sparkd_sleep
-from sparkd.inside.sparkd_sleep import SleepRoutes
+from sparkd.in_container import sparkd_sleep
+from sparkd.in_container.sparkd_sleep import SleepRoutes
 
 pytestmark = pytest.mark.integration
 

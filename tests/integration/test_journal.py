@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from sparkd.adapters.journal import NOTICE, Event, JournalHandler, Redact, fields, note
+from sparkd.adapters.journal.writer import NOTICE, Event, JournalHandler, Redact, fields, note
 
 pytestmark = pytest.mark.integration
 
@@ -100,7 +100,7 @@ def test_entry_carries_text_identity_and_the_fields_of_its_event(
 def direct(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> Iterator[JournalHandler]:
     """What `note` writes to, as `configure` sets it."""
     handler = JournalHandler(str(journal.path))
-    monkeypatch.setattr("sparkd.adapters.journal._direct", handler)
+    monkeypatch.setattr("sparkd.adapters.journal.writer._direct", handler)
     yield handler
     handler.close()
 

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from sparkd.adapters.memory import MemoryProbe
-from sparkd.adapters.systemd import UserManager
+from sparkd.adapters.proc.memory import MemoryProbe
+from sparkd.adapters.systemd.user_manager import UserManager
 from sparkd.core.errors import HostError
-from sparkd.core.memory import HostMemory
 from sparkd.core.model import Settings
-from sparkd.guard import LoadGuard, recovered
+from sparkd.core.scheduling.memory import HostMemory
+from sparkd.lifecycle.start.memory_guard import LoadGuard, recovered
 
 MIB = 1 << 20
 GIB = 1 << 30

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from sparkd.adapters.notify import Notifier, inherited_sockets
+from sparkd.adapters.systemd.notify import Notifier, inherited_sockets
 from sparkd.core.errors import HostError
 
 pytestmark = [

@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from sparkd.adapters.host import ProcessWatch
+from sparkd.adapters.proc.processes import ProcessWatch
 
 
 async def test_end_of_a_process_is_seen() -> None:

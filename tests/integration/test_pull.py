@@ -21,7 +21,7 @@ from typing import Any
 import httpx
 import pytest
 
-from sparkd.commands.exits import Exit
+from sparkd.sparkctl.exit_codes import Exit
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.integration
@@ -87,7 +87,7 @@ class Hub:
         return asked
 
     def start(self, *words: str, **environ: str) -> subprocess.Popen[str]:
-        program = "import sys; from sparkd.cli import main; sys.exit(main())"
+        program = "import sys; from sparkd.sparkctl.main import main; sys.exit(main())"
         return subprocess.Popen(
             [sys.executable, "-c", program, "pull", *(words or ("small",))],
             cwd=ROOT,

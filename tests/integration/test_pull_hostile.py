@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from sparkd.commands.exits import Exit
+from sparkd.sparkctl.exit_codes import Exit
 
 from .test_pull import FILES, Hub, hub
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from sparkd.adapters.sparkctl import Doctor
+from sparkd.adapters.doctor_process import Doctor
 from sparkd.core.errors import HostError
 
 pytestmark = pytest.mark.integration

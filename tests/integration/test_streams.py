@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from sparkd.core import sse
+from sparkd.core.http import sse
 
 from .alone import KEY, Gateway
 from .peers import OK, Peer, Script, Serve, always, once, servers_at, until

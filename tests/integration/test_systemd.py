@@ -19,12 +19,12 @@ import pytest
 from dbus_fast import BusType, Message, MessageType, Variant
 from dbus_fast.aio import MessageBus
 
-from sparkd.adapters import systemd
-from sparkd.adapters.podman import Podman
-from sparkd.adapters.systemd import SystemdCallError, Unit, UnitActive, UserManager
+from sparkd.adapters.podman.client import Podman
+from sparkd.adapters.systemd import user_manager
+from sparkd.adapters.systemd.user_manager import SystemdCallError, Unit, UnitActive, UserManager
 from sparkd.core.errors import HostError
 from sparkd.core.names import Layout, Names
-from sparkd.launch import Launcher
+from sparkd.lifecycle.start.launcher import Launcher
 
 pytestmark = [
     pytest.mark.integration,
@@ -215,7 +215,7 @@ async def test_job_that_did_not_succeed_is_an_error_with_its_result(
 async def test_job_that_never_ends_is_given_up_after_the_time_of_the_unit(
     manager: Systemd, ours: UserManager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(systemd, "_JOB_SLACK_S", 0.3)
+    monkeypatch.setattr(user_manager, "_JOB_SLACK_S", 0.3)
     manager.answers["StopUnit"] = lambda call: [reply(call, "o", JOB)]
     began_s = time.monotonic()
     with pytest.raises(HostError, match=r"StopUnit of a\.service did not end within 0\.6 s"):
@@ -245,7 +245,7 @@ async def test_unit_that_is_active_is_told_at_once(manager: Systemd, ours: UserM
     began_s = time.monotonic()
     with pytest.raises(UnitActive, match="it is there already") as caught:
         await ours.start_transient("a.scope", [])
-    assert time.monotonic() - began_s < systemd._COLLECT_PATIENCE_S
+    assert time.monotonic() - began_s < user_manager._COLLECT_PATIENCE_S
     assert caught.value.code == "systemd_error"
 
 
@@ -346,7 +346,7 @@ async def test_manager_that_does_not_answer_is_down(
     manager: Systemd, ours: UserManager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The bus itself, which is asked first, has as long.
-    monkeypatch.setattr(systemd, "_CALL_TIMEOUT_S", 2.0)
+    monkeypatch.setattr(user_manager, "_CALL_TIMEOUT_S", 2.0)
     manager.answers["ListUnitsByPatterns"] = silence
     with pytest.raises(HostError, match="did not answer ListUnitsByPatterns") as caught:
         await ours.units(["*"])
@@ -388,7 +388,7 @@ async def test_bus_that_dies_during_a_job_is_an_error_at_once(
 async def test_bus_that_is_not_there_is_an_error_with_a_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(systemd, "_CONNECT_PATIENCE_S", 0.3)
+    monkeypatch.setattr(user_manager, "_CONNECT_PATIENCE_S", 0.3)
     with pytest.raises(HostError, match="cannot reach the user manager's bus at") as caught:
         await UserManager(tmp_path / "none").units(["*"])
     assert is_down(caught.value)
@@ -449,8 +449,8 @@ async def test_bus_that_cannot_be_spoken_to_keeps_no_descriptor(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: bytes
 ) -> None:
     """Before it has let us in, without doing so, and after."""
-    monkeypatch.setattr(systemd, "_CALL_TIMEOUT_S", 0.5)
-    monkeypatch.setattr(systemd, "_CONNECT_PATIENCE_S", 0.0)
+    monkeypatch.setattr(user_manager, "_CALL_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(user_manager, "_CONNECT_PATIENCE_S", 0.0)
     heard: list[bytes] = []
 
     async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -20,10 +20,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from sparkd.adapters import transport as transport_module
-from sparkd.adapters.transport import Exchange, LocalTransport
-from sparkd.core.http1 import AnswerReader
-from sparkd.core.spliced import Payload, Spliced
+from sparkd.adapters.engine import transport as transport_module
+from sparkd.adapters.engine.transport import Exchange, LocalTransport
+from sparkd.core.http.response_parser import AnswerReader
+from sparkd.core.json.spliced import Payload, Spliced
 
 from .peers import (
     CHUNKED,

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from sparkd.adapters.upstream import Answer, ConnectFailed, Upstream
+from sparkd.adapters.engine.client import Answer, ConnectFailed, Upstream
 from sparkd.core.errors import UpstreamLost
 from sparkd.core.observed import Endpoint
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from sparkd.core.containerspec import SECCOMP_PROFILE
+from sparkd.core.container.spec import SECCOMP_PROFILE
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -83,14 +83,14 @@ def files_of(directory: Path) -> set[Path]:
 
 
 def test_wheel_has_the_list_of_what_models_may_call(environment: Path) -> None:
-    script = "from sparkd.core.containerspec import SECCOMP_PROFILE as path; print(path)"
+    script = "from sparkd.core.container.spec import SECCOMP_PROFILE as path; print(path)"
     path = Path(run(environment, "python", "-c", script).strip())
     assert path.is_relative_to(environment)
     assert path.read_text() == SECCOMP_PROFILE.read_text()
 
 
 def test_gateway_of_a_wheel_has_its_page(environment: Path) -> None:
-    script = "from sparkd.web.page import assembled; print(len(assembled().text))"
+    script = "from sparkd.gateway.handlers.page import assembled; print(len(assembled().text))"
     assert int(run(environment, "python", "-c", script)) > 10_000
 
 

@@ -3,16 +3,18 @@
 
 It mirrors, step by step and with the same pauses, what the real modules do:
 
-- `ensure`: a model that runs as configured and is not in transition is lent at once;
-- `scheduler`: all others queue by model; each turn lets `policy.decide` decide about everybody,
-  sends off one task a model, and sleeps until a request comes or leaves, a task ends, the locks of
-  a model in the way change (seen within 50 ms) or a time comes. The slow look every 5 s is left
-  out on purpose: what a decision waits for must be in the decision;
-- `starter`: decides again under the transition lock, drains or locks the victims, makes room under
-  the start lock, waits for their memory, loads, lends. From the moment it makes room, a start goes
-  on when its last waiter leaves, unless the rules have it taken back;
-- `tending`: a load without waiters holds no lock, and is completed when it ends;
-- `reap`, in `house`: a model that was not used for `idle_timeout` is stopped by another process.
+- `scheduling.ensure`: a model that runs as configured and is not in transition is lent at once;
+- `scheduling.scheduler`: all others queue by model; each turn lets `policy.decide` decide about
+  everybody, sends off one task a model, and sleeps until a request comes or leaves, a task ends,
+  the locks of a model in the way change (seen within 50 ms) or a time comes. The slow look every 5
+  s is left out on purpose: what a decision waits for must be in the decision;
+- `scheduling.starter`: decides again under the transition lock, drains or locks the victims, makes
+  room under the start lock, waits for their memory, loads, lends. From the moment it makes room, a
+  start goes on when its last waiter leaves, unless the rules have it taken back;
+- `scheduling.unattended_loads`: a load without waiters holds no lock, and is completed when it
+  ends;
+- `lifecycle.end.idle_check`, in `house`: a model that was not used for `idle_timeout` is stopped by
+another process.
 """
 
 from __future__ import annotations
@@ -22,8 +24,8 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from sparkd.core import backoff, policy
 from sparkd.core.errors import Busy, SparkdError, StartCrashed, Unavailable
+from sparkd.core.scheduling import backoff, policy
 from tests.simulation.house import House, Instance, Slot
 from tests.simulation.virtual_time import Cancelled, Clock, Steps, Task, Until, pause
 from tests.simulation.workload import Request, Workload

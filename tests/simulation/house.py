@@ -10,9 +10,9 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from sparkd.core import memory, policy
 from sparkd.core.model import Lifecycle
-from sparkd.core.policy import Phase
+from sparkd.core.scheduling import memory, policy
+from sparkd.core.scheduling.policy import Phase
 from tests.simulation.virtual_time import Clock, Steps, Task, Until, pause
 from tests.simulation.workload import Model, Workload
 
@@ -93,7 +93,7 @@ class House:
         return [(s, s.instance) for s in self.slots.values() if s.instance is not None]
 
     def resident(self, slot: Slot, instance: Instance, *, ours: bool) -> policy.Resident:
-        """A model as the policy is told of it, by the rules of `view`."""
+        """A model as the policy is told of it, by the rules of `scheduling.policy_input`."""
         moving = slot.in_transition and not ours
         if instance.ready_s is None:
             phase = Phase.STARTING if moving else Phase.ABANDONED

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
-from sparkd.core.policy import View
+from sparkd.core.scheduling.policy import View
 from tests.simulation.gateway import Asked, End, Gateway
 from tests.simulation.house import Count
 from tests.simulation.virtual_time import Clock

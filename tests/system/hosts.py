@@ -17,7 +17,7 @@ from typing import Any
 
 import httpx
 
-from sparkd.adapters.host import LockTable
+from sparkd.adapters.proc.processes import LockTable
 
 from .netns import NetnsLoop
 

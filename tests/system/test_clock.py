@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from sparkd.adapters.journal import Event
+from sparkd.adapters.journal.writer import Event
 
 from .hosts import HOST, Host, answer_of
 from .test_lifecycle import container_id, gpu_held

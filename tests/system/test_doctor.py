@@ -26,7 +26,7 @@ SPEC = "/etc/cdi/nvidia.yaml"
 
 
 AS_SPARKD = "runuser -u sparkd -- env XDG_RUNTIME_DIR=/run/user/$(id -u sparkd) "
-CODE = "/usr/lib/sparkd/sparkd/adapters/hostfacts.py"
+CODE = "/usr/lib/sparkd/sparkd/adapters/host_facts.py"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator
 import httpx
 import pytest
 
+from sparkd.core.http.routing import OPERATIONS
 from sparkd.core.model import Rewrite
-from sparkd.core.routing import OPERATIONS
 
 from .hosts import SETTINGS, Host, answer_of, client
 

@@ -34,7 +34,7 @@ KILL_POINTS = (
     "stop-removed",
     "stop-unscoped",
 )
-"""Every step at which a process of sparkd can be made to die (`sparkd/adapters/faults.py`)."""
+"""Every step at which a process of sparkd can be made to die (`sparkd/adapters/failpoints.py`)."""
 FAULT_DROP_IN = "/run/systemd/system/sparkd.service.d/fault.conf"
 
 

@@ -18,7 +18,7 @@ SETTINGS = "idle_exit: 3s\nmemory_reserve: 64MiB\nmemory_floor: 32MiB\ndrop_cach
 CATALOG = "/etc/sparkd/models.d/smollm2.yaml"
 INSIDE = "/opt/inside/sparkd_sleep.py"
 WITH_ROUTES = f"""
-    files: {{{INSIDE}: {{path: /usr/lib/sparkd/sparkd/inside/sparkd_sleep.py}}}}
+    files: {{{INSIDE}: {{path: /usr/lib/sparkd/sparkd/in_container/sparkd_sleep.py}}}}
     env: {{PYTHONPATH: {INSIDE.rpartition("/")[0]}}}
     args:
       - --middleware

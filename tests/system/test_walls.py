@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from sparkd.core.containerspec import SECCOMP_PROFILE
+from sparkd.core.container.spec import SECCOMP_PROFILE
 
 from .hosts import Host, answer_of
 from .probes import LAN, LAN6, in_container, in_gateway, in_idle_pass, models_running

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is wrong with a host: facts in, findings out. Looks at nothing itself."""
+"""Diagnosis of a host: facts in, findings out."""

@@ -14,9 +14,9 @@ from pathlib import PurePath
 
 import yaml
 
+from sparkd.core.config.yaml_nodes import LOADER, compose
 from sparkd.core.diagnosis.facts import CdiSpec
 from sparkd.core.model import Problem
-from sparkd.core.yamlnodes import LOADER, compose
 
 _INCOMPLETE = "it has no kind, cdiVersion or devices"
 _CHARS = 200

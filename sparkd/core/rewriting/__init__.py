@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The rules of request rewriting, one idea a module; `core.rewrite` says which apply and when."""
+"""Rewriting of requests, one idea per module; `rules` has the order of the rules."""

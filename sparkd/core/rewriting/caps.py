@@ -11,9 +11,9 @@ import math
 import re
 from typing import Any, Final
 
-from sparkd.core import tokens
 from sparkd.core.errors import RequestError
 from sparkd.core.model import Dialect, ModelSpec
+from sparkd.core.rewriting import tokens
 
 _BUFFER_MIN = 512
 _BEYOND = 1 << 63

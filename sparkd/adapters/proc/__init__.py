@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`/proc` and the control groups: processes, resource usage, memory, listeners."""

@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A model as `/v1/models` shows it: OpenAI's fields, and what a client can know before it asks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sparkd.core.catalog.presence import Missing, described
+from sparkd.core.clients.programs import calls_tools, reasons
+from sparkd.core.model import Dialect, ModelSpec
+
+
+def card(spec: ModelSpec, state: str | None, missing: Sequence[Missing]) -> dict[str, object]:
+    """All there is to say; `state` is a word of `status`, or None where it could not be read."""
+    return {
+        "id": spec.model_id,
+        "object": "model",
+        # Clients want the field, and no file says when a model was made.
+        "created": 0,
+        "owned_by": "sparkd",
+        "max_model_len": spec.max_model_len,
+        "state": state,
+        "present": not missing,
+        "missing": described(missing),
+        "status": spec.status,
+        "lifecycle": spec.lifecycle,
+        "aliases": list(spec.aliases),
+        "title": spec.title or spec.model_id,
+        "description": spec.description,
+        "dialects": list(spec.dialects),
+        "capabilities": capabilities(spec),
+    }
+
+
+def capabilities(spec: ModelSpec) -> dict[str, bool]:
+    """What the model can do; what it speaks is its `dialects`."""
+    chats = any(one in spec.dialects for one in (Dialect.CHAT, Dialect.RESPONSES, Dialect.MESSAGES))
+    return {
+        "chat": chats,
+        "tools": chats and calls_tools(spec),
+        "reasoning": chats and reasons(spec),
+        "vision": spec.vision,
+        "embeddings": Dialect.EMBEDDINGS in spec.dialects,
+        "transcriptions": Dialect.TRANSCRIPTIONS in spec.dialects,
+    }

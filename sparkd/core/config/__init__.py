@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Configuration: from YAML to settings and entries, with every problem found."""

@@ -1,0 +1,321 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The daemon: takes the socket systemd hands over, serves, and leaves when nobody needs it.
+
+Owns no truth and runs no container: it may be killed at any instruction and the next one goes on.
+Not started by `Sanic.run()`: that shuts an inherited socket down on SIGTERM, and the socket unit
+with it; `create_server` on a loop of our own leaves the socket alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import errno
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from sparkd._version import __version__
+from sparkd.adapters.background_tasks import Supervisor
+from sparkd.adapters.files.config_files import config_paths, load_config
+from sparkd.adapters.files.key_files import KeyFiles
+from sparkd.adapters.journal import writer
+from sparkd.adapters.journal.writer import Event, fields
+from sparkd.adapters.proc.processes import ProcessWatch, cgroup_pids
+from sparkd.adapters.systemd.notify import Notifier, inherited_sockets
+from sparkd.core.errors import HostError, SparkdError
+from sparkd.core.model import Config
+from sparkd.core.names import SCOPE_PATTERN
+from sparkd.gateway.app import create_app
+from sparkd.gateway.context import Context
+from sparkd.gateway.gc_tuning import Garbage
+from sparkd.gateway.housekeeping import Housekeeper
+from sparkd.gateway.http.connections import Connections
+from sparkd.gateway.http.protocol import WireProtocol
+from sparkd.gateway.proxy import Proxy
+from sparkd.lifecycle.sampling import Sampler
+from sparkd.observe import metrics
+from sparkd.runtime import Runtime, build
+
+if TYPE_CHECKING:
+    from sanic.server.async_server import AsyncioServer
+
+log = logging.getLogger(__name__)
+
+_SOCKET_NAME = "http"
+_BACKLOG = 4096
+"""As sparkd.socket has it: listen(2) sets it anew, and connections wait there over a restart."""
+_ACCEPT_TRIES = 16
+"""Connections taken in one turn of the loop. asyncio makes as many tries, and complains of each,
+when there are no descriptors left: with the backlog that were 4096 a second (Python 3.13)."""
+_ACCEPT_SILENCE_S = 10.0
+_LAST_WORDS_S = 1.0
+"""For refusals to reach those who waited for a model until we had to go."""
+_HANG_LOOK_MAX_S = 30.0
+_RESIDENT_RETRY_S = 5.0
+"""After the user manager could not be asked whether models run."""
+EX_USAGE = 64
+EX_UNAVAILABLE = 69
+
+
+class Daemon:
+    """startup, serve, shutdown; each once."""
+
+    def __init__(self, listening: Sequence[socket.socket], notifier: Notifier) -> None:
+        self._listening = listening
+        self._notifier = notifier
+        self._stop = asyncio.Event()
+        self._servers: list[AsyncioServer] = []
+
+    async def run(self) -> None:
+        await self.startup()
+        try:
+            await self.serve()
+        finally:
+            await self.shutdown()
+
+    async def startup(self) -> None:
+        runtime = build()
+        paths = config_paths(os.environ)
+        config = load_config(paths, weights_dir=runtime.layout.weights_dir)
+        self._context = Context(
+            runtime=runtime,
+            proxy=Proxy(runtime.ensurer),
+            sampler=Sampler(runtime.sessions),
+            config=config,
+            keys=KeyFiles(paths, os.environ),
+        )
+        self._housekeeper = Housekeeper(
+            lambda: self._context.config,
+            leases=runtime.leases,
+            world=runtime.world,
+            systemd=runtime.systemd,
+            evictor=runtime.evictor,
+            ensurer=runtime.ensurer,
+            reaper=runtime.reaper,
+            records=runtime.records,
+            starter=runtime.starter,
+        )
+        runtime.scheduler.on_started.append(runtime.endings.watch)
+        # What is wrong with them is in the journal from the start.
+        self._context.keys.current(time.monotonic())
+        runtime.scheduler.on_left.append(self._context.traffic.waited)
+        runtime.scheduler.on_started.append(lambda _: self._context.readings.changed())
+        runtime.scheduler.on_left.append(lambda *_: self._context.readings.changed())
+        garbage = Garbage()
+        runtime.scheduler.on_left.append(lambda *_: garbage.collect_soon())
+        metrics.restore(runtime.layout, self._context.traffic)
+        _log_problems(config)
+        self._app = create_app(self._context)
+        self._handle_signals()
+        await self._listen()
+        garbage.leave_out_all_there_is()
+        self._housekeeper.begin()
+        self._notifier.ready(f"serving {len(config.models)} models")
+        log.info(
+            "sparkd %s serves %d models",
+            __version__,
+            len(config.models),
+            extra=fields(Event.DAEMON_READY, models=len(config.models)),
+        )
+
+    def _handle_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        loop.add_signal_handler(signal.SIGHUP, self._reload)
+        # As systemd(1) has them for its own daemons.
+        for offset, level in ((22, logging.DEBUG), (23, logging.INFO)):
+            loop.add_signal_handler(signal.SIGRTMIN + offset, writer.set_level, level)
+        loop.set_exception_handler(_Complaints())
+
+    async def serve(self) -> None:
+        """Until a signal asks us to stop, or nobody needs us any more."""
+        tasks = Supervisor()
+        tasks.keep("watchdog", self._keep_watchdog_fed)
+        tasks.keep("idle exit", self._stop_when_idle)
+        tasks.keep("hang detection", self._look_for_hangs)
+        try:
+            await self._stop.wait()
+        finally:
+            await tasks.close()
+
+    async def shutdown(self) -> None:
+        """Accept nothing new, let open requests end within `drain_timeout`, leave."""
+        self._notifier.stopping(f"{self._context.open_requests.count} requests open")
+        log.info("sparkd stops", extra=fields(Event.DAEMON_STOPPING))
+        for server in self._servers:
+            # Connections that nobody accepted stay in the backlog of systemd's copy of the socket.
+            if server.server is not None:
+                server.server.close()
+        self._context.leaving.set()
+        connections = Connections(self._servers)
+        if not await connections.drained(
+            self._context.open_requests, self._context.config.settings.drain_timeout_s
+        ):
+            # An answer that has begun is cut; who has none yet is told why, and to ask again.
+            await self._context.runtime.scheduler.close()
+            await connections.drained(self._context.open_requests, _LAST_WORDS_S)
+        connections.abort()
+        await self._housekeeper.close()
+        await self._context.runtime.endings.close()
+        await self._context.runtime.close()
+        await self._context.proxy.close()
+        metrics.keep(self._context.runtime.layout, self._context.traffic)
+
+    async def _listen(self) -> None:
+        for listening in self._listening:
+            server = await self._app.create_server(
+                sock=listening, protocol=WireProtocol, backlog=_ACCEPT_TRIES
+            )
+            if server is None:
+                raise HostError(f"Sanic made no server for {listening}")
+            if not self._servers:
+                # Once an application, however many sockets it has.
+                await server.startup()
+                await server.before_start()
+            await server.start_serving()
+            listening.listen(_BACKLOG)
+            self._servers.append(server)
+
+    async def _keep_watchdog_fed(self) -> None:
+        if self._notifier.watchdog_s is None:
+            return
+        while True:
+            self._notifier.alive()
+            await asyncio.sleep(self._notifier.watchdog_s / 3)
+
+    async def _look_for_hangs(self) -> None:
+        while True:
+            await self._context.open_requests.some()
+            hang_timeout_s = self._context.config.settings.hang_timeout_s
+            await asyncio.sleep(min(_HANG_LOOK_MAX_S, hang_timeout_s / 4))
+            await self._housekeeper.look_for_hangs()
+
+    async def _stop_when_idle(self) -> None:
+        """Set the stop event after `idle_exit` without a request and without a model."""
+        requests = self._context.open_requests
+        while True:
+            await requests.none()
+            runtime_dir = self._context.runtime.layout.runtime_dir
+            if not os.access(runtime_dir, os.W_OK):
+                # Only a start of the unit brings it back; the next connection is one.
+                log.error("%s was removed: leaving, so that systemd makes it anew", runtime_dir)
+                self._stop.set()
+                return
+            try:
+                async with asyncio.timeout(self._context.config.settings.idle_exit_s):
+                    await requests.some()
+            except TimeoutError:
+                if not await _wait_for_resident_models(self._context.runtime):
+                    log.info("nobody asked and no model is resident")
+                    self._stop.set()
+                    return
+
+    def _reload(self) -> None:
+        """Read the configuration anew; one with problems is refused and the old one stays."""
+        self._notifier.reloading(time.monotonic_ns() // 1000)
+        paths = config_paths(os.environ)
+        config = load_config(paths, weights_dir=self._context.runtime.layout.weights_dir)
+        if config.problems:
+            _log_problems(config)
+            log.error("the new configuration is refused, the old one stays: sparkctl check")
+        else:
+            self._context.config = config
+            self._housekeeper.reloaded()
+        self._notifier.ready(f"serving {len(self._context.config.models)} models")
+
+
+class _Complaints:
+    """What the loop complains of, as it is; descriptors that ran out in one line now and then."""
+
+    def __init__(self) -> None:
+        self._silent_until_s = 0.0
+
+    def __call__(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        if not isinstance(error, OSError) or error.errno not in (errno.EMFILE, errno.ENFILE):
+            loop.default_exception_handler(context)
+        elif loop.time() >= self._silent_until_s:
+            self._silent_until_s = loop.time() + _ACCEPT_SILENCE_S
+            log.error(
+                "connections wait, as no descriptors are left: %s "
+                "(LimitNOFILE= of sparkd.service; who connects: ss -tnp 'sport = :8009')",
+                error.strerror,
+            )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of /usr/libexec/sparkd/sparkd and `python -m sparkd`; the exit status."""
+    arguments = _parser().parse_args(argv)
+    writer.configure(level=logging.DEBUG if arguments.verbose else logging.INFO)
+    try:
+        listening = _sockets(arguments.listen)
+        # Not uvloop: under load its version 0.21 now and then took the descriptor of a new bus
+        # connection for a client's (as in MagicStack/uvloop#646 and #653), and starts broke off.
+        asyncio.run(Daemon(listening, Notifier()).run())
+    except SparkdError as error:
+        log.error("%s", error)
+        return EX_UNAVAILABLE
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="sparkd", description="Home inference server; systemd starts it by sparkd.socket."
+    )
+    parser.add_argument("--version", action="version", version=f"sparkd {__version__}")
+    parser.add_argument("--listen", metavar="HOST:PORT", help="listen here (for development)")
+    parser.add_argument("--verbose", action="store_true", help="log debug messages too")
+    return parser
+
+
+def _sockets(listen: str | None) -> list[socket.socket]:
+    if listen is not None:
+        host, _, port = listen.rpartition(":")
+        if not port.isdigit():
+            raise HostError(f"--listen {listen!r} is not HOST:PORT", hint="127.0.0.1:8009")
+        return [socket.create_server((host.strip("[]") or "127.0.0.1", int(port)))]
+    found = inherited_sockets().get(_SOCKET_NAME, [])
+    if not found:
+        raise HostError(
+            f"systemd passed no socket named {_SOCKET_NAME!r}",
+            hint="sudo systemctl start sparkd.socket, or give --listen 127.0.0.1:8009",
+        )
+    return found
+
+
+def _log_problems(config: Config) -> None:
+    for problem in config.problems:
+        log.error("configuration: %s", problem)
+
+
+async def _wait_for_resident_models(runtime: Runtime) -> bool:
+    """False when no model runs; else wait until those that run now have ended, then True."""
+    try:
+        units = await runtime.systemd.units([SCOPE_PATTERN])
+        groups = [await runtime.systemd.control_group(unit.name) for unit in units if unit.active]
+    except HostError as error:
+        log.warning("cannot tell whether models run: %s", error)
+        await asyncio.sleep(_RESIDENT_RETRY_S)
+        return True
+    if not groups:
+        return False
+    for pid in (pid for group in groups if group for pid in cgroup_pids(group)):
+        with contextlib.suppress(ProcessLookupError):
+            watch = ProcessWatch(pid)
+            try:
+                await watch.ended()
+            finally:
+                watch.close()
+    return True
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The `/v1/` handlers: auth, route, ensure, proxy, in that order and nothing else.
+
+The key is checked before a byte of the body is read, the body before anything is started.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+import time
+from dataclasses import replace
+from functools import partial
+from typing import Any
+from urllib.parse import unquote
+
+from sanic import HTTPResponse, Request, Sanic
+
+from sparkd.core.access.auth import Access
+from sparkd.core.catalog import lookup
+from sparkd.core.catalog.cards import card
+from sparkd.core.catalog.model_list import is_anthropics, listing, shown
+from sparkd.core.catalog.presence import Missing
+from sparkd.core.errors import SparkdError, UpstreamLost
+from sparkd.core.http import routing
+from sparkd.core.http.keep_alive import Beats, chosen
+from sparkd.core.model import Config, KeepAlive, ModelSpec, Status
+from sparkd.core.rewriting.request_body import Prepared, prepare, prepare_form
+from sparkd.gateway.admission import admitted, identified, key_of, sight_of
+from sparkd.gateway.context import READ, Context
+from sparkd.gateway.handlers.relay import Exchange
+from sparkd.gateway.http.client_link import ClientStalled
+from sparkd.gateway.http.request_id import request_id
+from sparkd.gateway.proxy import Outgoing, request_headers
+from sparkd.gateway.unexpected import unexpected
+from sparkd.observe.status import RESIDENT
+from sparkd.scheduling.queue import OnWait, Progress
+
+
+def add_routes(app: Sanic[Any, Any]) -> None:
+    access = Access.INFERENCE
+    app.add_route(list_models, "/v1/models", methods=READ, ctx_access=access)
+    app.add_route(show_model, "/v1/models/<model_id:path>", methods=READ, ctx_access=access)
+    app.add_route(infer, "/v1/<rest:path>", methods=["POST"], stream=True, ctx_access=access)
+
+
+async def list_models(request: Request) -> HTTPResponse:
+    """The models on this host, with `?all=1` those of the catalog too; starts nothing."""
+    context, key = admitted(request), key_of(request)
+    state, missing = await _looked_at(context)
+    every = request.args.get("all") == "1"
+    data = [
+        card(spec, state.get(spec.model_id), missing.get(spec.model_id, ()))
+        for spec in context.config.models.values()
+        if key.may_use(spec.model_id)
+        and spec.status is not Status.DISABLED
+        and (every or not missing.get(spec.model_id) or state.get(spec.model_id) in RESIDENT)
+    ]
+    return _json(_listed(request, data))
+
+
+def _listed(request: Request, cards: list[dict[str, object]]) -> object:
+    """The list in the client's form, as far as its key may know."""
+    query = {name: str(request.args.get(name)) for name in request.args}
+    anthropic = is_anthropics(request.headers)
+    return sight_of(request).value(listing(cards, query, anthropic=anthropic))
+
+
+async def show_model(request: Request, model_id: str) -> HTTPResponse:
+    """One model, as the list has it."""
+    context = admitted(request)
+    spec = lookup.resolve(context.config, unquote(model_id), key_of(request))
+    routing.check_enabled(spec)
+    state, missing = await _looked_at(context)
+    shown_card = card(spec, state.get(spec.model_id), missing.get(spec.model_id, ()))
+    anthropic = is_anthropics(request.headers)
+    return _json(sight_of(request).value(shown(shown_card, anthropic=anthropic)))
+
+
+async def _looked_at(context: Context) -> tuple[dict[str, str], dict[str, tuple[Missing, ...]]]:
+    """The state of each model, and what each lacks on this host."""
+    return await asyncio.gather(
+        context.readings.states(), context.runtime.presence.survey(context.config)
+    )
+
+
+async def infer(request: Request, rest: str) -> None:
+    """One inference request, from the key to the last byte of the answer."""
+    context: Context = request.app.ctx.sparkd
+    started_s = time.monotonic()
+    exchange = Exchange(request, request_id(request), context.traffic, context.bodies)
+    with context.open_requests:
+        try:
+            identified(request)
+            key = key_of(request)
+            exchange.key_name = key.name
+            exchange.meter = meter = context.meters.of(key)
+            meter.enter(key, started_s)
+            try:
+                await _infer(context, request, exchange)
+            finally:
+                meter.leave()
+        except SparkdError as error:
+            if isinstance(error, UpstreamLost):
+                await context.runtime.endings.explain(exchange.model_id, error)
+            if not await exchange.fail(error):
+                raise
+        except asyncio.CancelledError as error:
+            if not exchange.complete:
+                stalled = isinstance(error, ClientStalled)
+                exchange.reason = "client_stalled" if stalled else "client_gone"
+            raise
+        except Exception as exception:
+            bug = unexpected(exception)
+            if not await exchange.fail(bug):
+                raise bug from None
+        finally:
+            exchange.close()
+            exchange.ended(started_s, context.config.settings.log_requests)
+
+
+async def _infer(context: Context, request: Request, exchange: Exchange) -> None:
+    route = routing.route(request.path)
+    exchange.operation = route.name
+    config, prepared, headers = await _prepared(context, request, exchange, route)
+    spec, size = prepared.spec, len(prepared.payload)
+    exchange.prepared(size)
+    if prepared.streams:
+        # Keep-alives and errors stand between the events of the engine, as plain text.
+        headers["accept-encoding"] = "identity"
+        _keep_alive(request, exchange, config, spec, headers["x-request-id"])
+    scheduler = context.runtime.scheduler
+    exchange.hurry_when(lambda: scheduler.is_in_the_way(spec.model_id))
+    told = (exchange.granted, _noticed(request, exchange) if exchange.keeps_alive else None)
+    path = route.operation.upstream_path
+    outgoing = Outgoing(method="POST", path=path, headers=headers, body=prepared.payload)
+    answering = context.proxy.answer(config, spec, outgoing, *told)
+    # This frame lives as long as the answer, and the body must not.
+    del prepared, outgoing
+    with context.traffic.flight(spec.model_id, size):
+        async with await answering as answer:
+            exchange.sent()
+            await exchange.relay(answer, context.runtime.endings.explain)
+            await context.sampler.sample(spec.model_id)
+
+
+async def _prepared(
+    context: Context, request: Request, exchange: Exchange, route: routing.Route
+) -> tuple[Config, Prepared, dict[str, str]]:
+    """The configuration that holds for the request, and the body and headers for the engine."""
+    raw = await exchange.read_body(context.config.settings)
+    # A reload may have come during the body: everything after it is of one configuration.
+    config, operation = context.config, route.operation
+    headers = request_headers(request.headers)
+    choose = partial(_asked, config, request, exchange, route)
+    if operation.form:
+        kind = headers.get("content-type", "")
+        prepared = await context.preparer.run(len(raw), prepare_form, raw, kind, choose)
+    else:
+        dialect = operation.dialect if operation.rewritten else None
+        nonce = secrets.token_hex(16)
+        prepared = await context.preparer.run(len(raw), prepare, raw, nonce, choose, dialect)
+        headers = _json_headers(headers)
+    return config, prepared, headers
+
+
+def _noticed(request: Request, exchange: Exchange) -> OnWait:
+    """Tells the client what it waits for, as far as its key may know."""
+    sight = sight_of(request)
+
+    async def notice(progress: Progress) -> None:
+        await exchange.notice(replace(progress, why=sight.text(progress.why)))
+
+    return exchange.notice if sight.whole else notice
+
+
+def _keep_alive(
+    request: Request, exchange: Exchange, config: Config, spec: ModelSpec, engine_request_id: str
+) -> None:
+    """Have a stream kept alive, in the form that its client or the settings choose."""
+    form = chosen(config.settings.keep_alive, exchange.operation, request.headers)
+    if form is not KeepAlive.OFF:
+        beats = Beats(
+            form=form,
+            operation=exchange.operation,
+            model_id=spec.model_id,
+            engine_request_id=engine_request_id if spec.engine is None else "",
+            created_at=int(time.time()),
+        )
+        exchange.keep_alive(beats)
+
+
+def _asked(
+    config: Config,
+    request: Request,
+    exchange: Exchange,
+    route: routing.Route,
+    body: dict[str, Any],
+) -> ModelSpec:
+    """The model that is asked, if its key may use it and it does what is asked."""
+    spec = lookup.asked(config, route, body, key_of(request))
+    exchange.model_id = spec.model_id
+    return spec
+
+
+def _json_headers(headers: dict[str, str]) -> dict[str, str]:
+    """What was read as JSON goes on as JSON: `curl -d` alone says that it is a form."""
+    if not headers.get("content-type", "").lower().startswith("application/json"):
+        headers["content-type"] = "application/json"
+    return headers
+
+
+def _json(body: object) -> HTTPResponse:
+    return HTTPResponse(json.dumps(body), content_type="application/json")

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The timer that sends keep-alives into one event stream while its engine is silent.
+
+It costs a chunk nothing: the timer reads what `Passage` knows of the last one. A keep-alive goes
+out between two events only, never to a client that takes nothing, and never after the end mark.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from time import monotonic
+
+from sparkd.core.http.keep_alive import Beats, may_follow
+from sparkd.core.telemetry.traffic import Passage
+from sparkd.gateway.http.protocol import WireHttp
+
+INTERVAL_S = 10.0
+"""Clients of Anthropic's API give up after 15 to 20 s without an event."""
+
+
+class Pulse:
+    """The keep-alives of one stream. Close it."""
+
+    def __init__(
+        self, wire: WireHttp, beats: Beats, begin: Callable[[bytes], Awaitable[None]]
+    ) -> None:
+        """`begin` sends the head of the response and a first keep-alive."""
+        self._wire, self._beats, self._begin = wire, beats, begin
+        self._passage: Passage | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._beginning: asyncio.Task[None] | None = None
+        self._last_s = 0.0
+        self.begun = False
+        """Whether the head of the response was sent."""
+
+    def beat(self, text: str) -> bytes:
+        """A keep-alive, with this text if its form has a place for text."""
+        first = b"" if self._passage is None else self._passage.first
+        return self._beats.beat(text, first)
+
+    def start(self, passage: Passage | None = None) -> None:
+        """Watch the silence from now on; `passage` is the response as soon as there is one."""
+        self.close()
+        self._passage, self._last_s = passage, monotonic()
+        self._arm(INTERVAL_S)
+
+    async def stop(self) -> None:
+        """Send nothing more; return when the last keep-alive is written."""
+        beginning, self._beginning = self._beginning, None
+        self.close()
+        if beginning is not None:
+            await beginning
+
+    def close(self) -> None:
+        """Send nothing more."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._beginning is not None:
+            self._beginning.cancel()
+            self._beginning = None
+
+    def _arm(self, after_s: float) -> None:
+        self._timer = asyncio.get_running_loop().call_later(after_s, self._on_time)
+
+    def _on_time(self) -> None:
+        passage, now_s = self._passage, monotonic()
+        last_s = self._last_s if passage is None else max(self._last_s, passage.last_s)
+        if now_s - last_s < INTERVAL_S:
+            self._arm(last_s + INTERVAL_S - now_s)
+            return
+        self._last_s = now_s
+        beat = self.beat(f"sparkd waiting for {self._beats.model_id}")
+        if not self.begun:
+            if self._beginning is None:
+                self._beginning = asyncio.create_task(self._begin_with(beat))
+        elif self._wire.takes_more() and (passage is None or may_follow(passage.tail())):
+            self._wire.put(beat)
+        self._arm(INTERVAL_S)
+
+    async def _begin_with(self, beat: bytes) -> None:
+        await self._begin(beat)

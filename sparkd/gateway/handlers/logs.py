@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`GET /logs/MODEL`: what a model printed, as plain text, and what it prints next if wanted.
+
+Read from the journal by journalctl, which runs while somebody reads and not a moment longer. A
+reader is no request: it keeps neither the model nor the daemon.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+from urllib.parse import unquote
+
+from sanic import Request, Sanic
+from sanic.compat import Header
+from sanic.response import BaseHTTPResponse
+
+from sparkd.adapters.journal.reader import follow, logged, model_log, read
+from sparkd.core.access.auth import Access
+from sparkd.core.catalog import lookup
+from sparkd.core.errors import RequestError
+from sparkd.core.numbers import bounded_int
+from sparkd.gateway.admission import admitted, key_of
+from sparkd.gateway.http.request_id import HEADER, request_id
+
+_LINES = 200
+_LINES_MOST = 10_000
+_STALL_S = 10.0
+"""A client that takes nothing for this long is dropped."""
+
+
+def add_routes(app: Sanic[Any, Any]) -> None:
+    path = "/logs/<model_id:path>"
+    app.add_route(
+        show_log, path, methods=["GET"], ctx_access=Access.ADMIN, ctx_answers="text/plain"
+    )
+
+
+async def show_log(request: Request, model_id: str) -> None:
+    """The last `lines` of what a model printed; `follow=1` goes on."""
+    context = admitted(request)
+    spec = lookup.resolve(context.config, unquote(model_id), key_of(request))
+    following = request.args.get("follow", "0") not in ("0", "false")
+    arguments = (f"--lines={_lines(request)}", *model_log(spec.model_id))
+    source = (follow if following else read)(*arguments)
+    headers = Header([("cache-control", "no-cache"), (HEADER, request_id(request))])
+    response = await request.respond(headers=headers, content_type="text/plain; charset=utf-8")
+    ended = asyncio.ensure_future(context.leaving.wait())
+    try:
+        async with contextlib.aclosing(source) as lines:
+            await _copy(lines, response, ended)
+        await response.eof()
+    except TimeoutError:
+        transport: asyncio.Transport = request.transport  # type: ignore[assignment]
+        transport.abort()
+    finally:
+        ended.cancel()
+
+
+async def _copy(
+    lines: AsyncIterator[bytes], response: BaseHTTPResponse, ended: asyncio.Future[Any]
+) -> None:
+    """Pass lines on until there are no more, or the daemon leaves."""
+    while True:
+        coming = asyncio.ensure_future(anext(lines, None))
+        try:
+            await asyncio.wait({coming, ended}, return_when=asyncio.FIRST_COMPLETED)
+            line = coming.result() if coming.done() else None
+        finally:
+            if not coming.done():
+                coming.cancel()
+                await asyncio.gather(coming, return_exceptions=True)
+        if line is None:
+            return
+        if (text := logged(line)) is None:
+            continue
+        async with asyncio.timeout(_STALL_S):
+            await response.send(text.encode(errors="replace"))
+
+
+def _lines(request: Request) -> int:
+    """How many lines are wanted. Raises RequestError."""
+    text = request.args.get("lines", str(_LINES))
+    lines = bounded_int(text, most=_LINES_MOST)
+    if lines is not None:
+        return lines
+    raise RequestError(
+        f"lines={text[:40]!r} is not a number up to {_LINES_MOST}", hint="?lines=200", param="lines"
+    )

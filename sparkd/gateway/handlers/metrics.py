@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Figures for machines: `/metrics` for Prometheus, `/debug/gpu-stats` as the gateway that this one
+replaces had it. Neither counts as use of a model, and neither keeps the gateway."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import unquote
+
+from sanic import HTTPResponse, Request, Sanic
+from sanic.response import json
+
+from sparkd.core.access import auth
+from sparkd.core.access.auth import Access
+from sparkd.core.errors import Forbidden, NotFound
+from sparkd.core.model import MetricsAccess
+from sparkd.gateway.admission import admitted, key_of
+from sparkd.gateway.context import READ, Context
+from sparkd.observe.session_statistics import reference_stats
+
+_CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+def add_routes(app: Sanic[Any, Any]) -> None:
+    access, text = Access.ANY, "text/plain"
+    app.add_route(show_metrics, "/metrics", methods=READ, ctx_access=access, ctx_answers=text)
+    app.add_route(gpu_stats, "/debug/gpu-stats", methods=READ, ctx_access=access)
+    path = "/debug/gpu-stats/<model_id:path>"
+    app.add_route(gpu_stats_of, path, methods=READ, ctx_access=access)
+
+
+async def show_metrics(request: Request) -> HTTPResponse:
+    """Metrics of the gateway and of every engine that runs, for Prometheus."""
+    context: Context = request.app.ctx.sparkd
+    if context.config.settings.metrics_access is MetricsAccess.KEY:
+        admitted(request)
+        if key_of(request).models:
+            raise Forbidden(
+                f"metrics tell of all models, the API key {key_of(request).name!r} is for some",
+                hint="sudo sparkctl key add NAME, without --model",
+                code="model_forbidden",
+            )
+    return HTTPResponse(await context.readings.metrics.read(), content_type=_CONTENT_TYPE)
+
+
+async def gpu_stats(request: Request) -> HTTPResponse:
+    """Sessions, run time and memory of every model that ever ran."""
+    standings = admitted(request).runtime.sessions.all()
+    may_use = key_of(request).may_use
+    return json({"stats": {m: reference_stats(one) for m, one in standings.items() if may_use(m)}})
+
+
+async def gpu_stats_of(request: Request, model_id: str) -> HTTPResponse:
+    """Sessions, run time and memory of one model."""
+    name = unquote(model_id)
+    context = admitted(request)
+    auth.require_model(key_of(request), name)
+    standing = context.runtime.sessions.standing(name)
+    if standing is None:
+        raise NotFound(
+            f"no stats found: model {name[:80]!r} never ran here",
+            hint="GET /debug/gpu-stats lists those that did",
+            code="no_stats",
+        )
+    return json({"model": name, "stats": reference_stats(standing)})

@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a running daemon does by itself, beside answering: nothing of it is needed for correctness.
+
+- What a killed process left of a model, or of a file it wrote, is removed at the start.
+- A load that an earlier gateway left under way is tended from the start on
+  (`scheduling.unattended_loads`).
+- A comeback that is due, but whose time nobody saw, is begun at the start (`oneshot.restore_pass`).
+- After a reload, models whose entry changed or went are stopped as soon as nobody uses them.
+- A model that makes no step while requests are open is declared hung and killed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from functools import partial
+
+from sparkd.adapters.background_tasks import Supervisor
+from sparkd.adapters.engine.client import Upstream
+from sparkd.adapters.files.config_files import remove_abandoned
+from sparkd.adapters.files.records import Records
+from sparkd.adapters.journal.writer import Event, fields
+from sparkd.adapters.systemd.user_manager import UserManager
+from sparkd.core.container.spec import spec_hash
+from sparkd.core.engine.step_counters import PAGE_LIMIT_BYTES, Steps, parse_steps
+from sparkd.core.errors import SparkdError
+from sparkd.core.model import Config
+from sparkd.core.names import COMEBACK_SERVICE, SCOPE_PATTERN, Names
+from sparkd.core.observed import Instance
+from sparkd.lifecycle.end.evictor import Evictor
+from sparkd.lifecycle.end.idle_check import Reaper
+from sparkd.lifecycle.leases import Leases
+from sparkd.lifecycle.observer import WorldReader
+from sparkd.scheduling.ensure import Ensurer
+from sparkd.scheduling.starter import Starter
+
+log = logging.getLogger(__name__)
+
+_RETIRE_PAUSE_S = 0.5
+_STEP_TIMEOUT_S = 5.0
+
+
+class Housekeeper:
+    def __init__(
+        self,
+        config: Callable[[], Config],
+        *,
+        leases: Leases,
+        world: WorldReader,
+        systemd: UserManager,
+        evictor: Evictor,
+        ensurer: Ensurer,
+        reaper: Reaper,
+        records: Records,
+        starter: Starter,
+    ) -> None:
+        self._config = config
+        self._leases = leases
+        self._world = world
+        self._systemd = systemd
+        self._evictor = evictor
+        self._ensurer = ensurer
+        self._reaper = reaper
+        self._records = records
+        self._starter = starter
+        self._tasks = Supervisor()
+        self._steps: dict[str, tuple[Steps | None, float]] = {}
+
+    async def close(self) -> None:
+        await self._tasks.close()
+
+    def begin(self) -> None:
+        """At the start of the daemon."""
+        self._tasks.once("removal of leftovers", self._sweep)
+        self._tasks.once("comebacks", self._see_to_comebacks)
+        self._tasks.once("loads without waiters", self._see_to_loads)
+
+    def reloaded(self) -> None:
+        """Stop what runs as it is not configured any more, model by model, once idle."""
+        self._tasks.once("reload", self._retire_changed)
+
+    async def look_for_hangs(self) -> None:
+        """One look at every model in use; called now and then while requests are open."""
+        table = {i.model_id: i for i in self._ensurer.instances()}
+        in_use = self._leases.activity_of(table)
+        for (model_id, instance), (used, _) in zip(table.items(), in_use, strict=True):
+            if not used:
+                self._steps.pop(model_id, None)
+                continue
+            await self._look_at(instance)
+
+    async def _sweep(self) -> None:
+        remove_abandoned(self._records.layout.records_dirs)
+        try:
+            await self._reaper.sweep(self._config())
+        except SparkdError as error:
+            log.warning("leftovers are not looked for: %s", error)
+
+    async def _see_to_comebacks(self) -> None:
+        if self._records.comebacks():
+            try:
+                await self._systemd.start_soon(COMEBACK_SERVICE)
+            except SparkdError as error:
+                log.warning("models that had to leave do not come back yet: %s", error)
+
+    async def _see_to_loads(self) -> None:
+        try:
+            units = await self._systemd.units([SCOPE_PATTERN])
+            if any(unit.active for unit in units):
+                config = self._config()
+                await self._starter.tend_abandoned(config, await self._world.read(config))
+        except SparkdError as error:
+            log.warning("loads of an earlier gateway are not tended: %s", error)
+
+    async def _retire_changed(self) -> None:
+        try:
+            world = await self._world.read(self._config())
+        except SparkdError as error:
+            log.warning("changed models are not looked for: %s", error)
+            return
+        layout = self._leases.layout
+        for reading in world.running():
+            spec = self._config().models.get(reading.model_id)
+            running = reading.instance.spec_hash if reading.instance else ""
+            if spec is None or spec_hash(spec, layout) != running:
+                retire = partial(self._retire, reading.model_id, running)
+                self._tasks.keep(f"stop of the outdated {reading.model_id}", retire)
+
+    async def _retire(self, model_id: str, outdated_hash: str) -> None:
+        """Stop one outdated instance once idle; a newer one that took its place is left alone."""
+        names = Names(model_id)
+        # Locks of other processes have no events.
+        while (right := self._leases.try_stop(names)) is None:  # noqa: ASYNC110
+            await asyncio.sleep(_RETIRE_PAUSE_S)
+        with right:
+            world = await self._world.read(self._config())
+            reading = world.models.get(model_id)
+            if reading and reading.instance and reading.instance.spec_hash == outdated_hash:
+                await self._evictor.stop(self._config(), world, model_id)
+
+    async def _look_at(self, instance: Instance) -> None:
+        model_id = instance.model_id
+        steps = await _steps_of(instance)
+        now_s = time.monotonic()
+        before, since_s = self._steps.get(model_id, (None, now_s))
+        if model_id not in self._steps or (steps is not None and steps != before):
+            self._steps[model_id] = (steps, now_s)
+            return
+        if steps is not None and not steps.countable:
+            return
+        hang_timeout_s = self._config().settings.hang_timeout_s
+        if now_s - since_s < hang_timeout_s:
+            return
+        log.error(
+            "model %s made no step for %.0f s with requests open: killing it as hung",
+            model_id,
+            now_s - since_s,
+            extra=fields(Event.MODEL_FAILED, model=model_id, reason="hung"),
+        )
+        del self._steps[model_id]
+        self._ensurer.forget(model_id)
+        await self._systemd.kill(Names(model_id).scope)
+
+
+async def _steps_of(instance: Instance) -> Steps | None:
+    """What the engine's metrics say of its steps; None when it does not answer in time."""
+    async with Upstream(instance.endpoint) as engine:
+        try:
+            page = await engine.fetch(
+                "/metrics", limit_bytes=PAGE_LIMIT_BYTES, timeout_s=_STEP_TIMEOUT_S
+            )
+        except SparkdError:
+            return None
+    return await asyncio.to_thread(parse_steps, page.text)

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The end of a model: idle check, eviction, stop, detection of its exit."""

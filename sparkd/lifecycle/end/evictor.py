@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A model that has to go, for another one or because its entry changed: it stops, or sleeps."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+from sparkd.adapters.files.records import Records
+from sparkd.adapters.flock import FileLock
+from sparkd.adapters.journal.writer import NOTICE, Event, fields
+from sparkd.core.model import Config, Lifecycle, ModelSpec
+from sparkd.core.names import Names
+from sparkd.core.observed import World
+from sparkd.core.telemetry.session import EndReason
+from sparkd.lifecycle.deaths import Deaths
+from sparkd.lifecycle.leases import Leases, StopRight
+from sparkd.lifecycle.sessions import Sessions
+from sparkd.lifecycle.sleeper import Sleep
+from sparkd.lifecycle.start.launcher import Launcher, to_the_end
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Evictor:
+    leases: Leases
+    launcher: Launcher
+    records: Records
+    sessions: Sessions
+    sleep: Sleep
+    deaths: Deaths
+
+    async def right(self, model_id: str, *, own: bool, drain: bool) -> StopRight | FileLock | None:
+        """Both locks of a victim; one in use is drained, one that is not must not have become so.
+
+        The transition of the wanted model itself is held already: of it only activity is taken.
+        """
+        names = Names(model_id)
+        if own:
+            return self.leases.try_drained(names)
+        return await self.leases.drain(names) if drain else self.leases.try_stop(names)
+
+    async def make_room(
+        self, config: Config, world: World, model_id: str, *, wanted: ModelSpec, sleep: bool
+    ) -> None:
+        """Have it leave for the wanted one; to `sleep` where that works, else stopped.
+
+        Call with its `right` held.
+        """
+        if _comes_back(config, model_id, wanted):
+            self.records.add_comeback(model_id, wanted.model_id)
+        instance = world.models[model_id].instance if sleep else None
+        if instance is not None:
+            self.sessions.sample(model_id)
+            if await self.sleep.put(config.models[model_id], instance, wanted=wanted.model_id):
+                return
+        await self.stop(config, world, model_id, wanted=wanted.model_id)
+
+    async def stop(
+        self, config: Config, world: World, model_id: str, *, wanted: str | None = None
+    ) -> None:
+        """Stop a model, for the one that is wanted or else because its entry changed.
+
+        Call with its transition and activity held exclusively.
+        """
+        reading = world.models.get(model_id)
+        spec = config.models.get(model_id)
+        grace_s = spec.stop_grace_s if spec else config.settings.stop_grace_s
+        container_id = reading.instance.container_id if reading and reading.instance else None
+        reason = EndReason.EVICTED if wanted else EndReason.RECONFIGURED
+        why = f"to make room for {wanted}" if wanted else "because its configuration changed"
+        await self.deaths.tell(model_id)
+        self.sessions.sample(model_id, stopping=reason)
+        # Half stopped it would serve nobody and tell nothing.
+        await to_the_end(self.launcher.stop(Names(model_id), container_id, grace_s))
+        self.sessions.end(model_id, reason)
+        log.log(
+            NOTICE,
+            "model %s was stopped %s",
+            model_id,
+            "to be started anew" if wanted == model_id else why,
+            extra=fields(Event.MODEL_STOPPED, model=model_id, reason=reason, wanted=wanted),
+        )
+
+
+def _comes_back(config: Config, model_id: str, wanted: ModelSpec) -> bool:
+    """Whether a model that has to leave is to come back once the wanted one has left."""
+    spec = config.models.get(model_id)
+    utility = spec is not None and spec.lifecycle is Lifecycle.UTILITY
+    return utility and wanted.lifecycle is Lifecycle.EXCLUSIVE

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Watches the process of each running model, so that its end is told at once (`lifecycle.deaths`).
+
+The gateway watches because it runs as long as models do. Nothing depends on it: an idle pass, a
+stop or the next start tells of an end that no gateway saw.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from dataclasses import dataclass, field
+from functools import partial
+
+from sparkd.adapters.background_tasks import Supervisor
+from sparkd.adapters.proc.processes import ProcessWatch
+from sparkd.core.errors import UpstreamLost
+from sparkd.core.observed import Instance
+from sparkd.lifecycle.deaths import Deaths
+
+_DEATH_NOTICE_S = 1.0
+"""A process that breaks an answer off by its death ends within this time, or it did not die."""
+_TELLING_S = 12.0
+"""How long a client waits for the reason: the record of the exit, and readings of the journal."""
+_FRESH_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Endings:
+    deaths: Deaths
+    _tasks: Supervisor = field(default_factory=Supervisor)
+    _watches: dict[int, asyncio.Task[None]] = field(default_factory=dict)
+    _runs: dict[str, tuple[asyncio.Event, asyncio.Task[None]]] = field(default_factory=dict)
+    """The last run of each model: set once its process has ended, and done once that was told."""
+
+    def watch(self, instance: Instance) -> None:
+        """Call for every model that became ready or was found; one process is watched once."""
+        if instance.pid not in self._watches:
+            ended = asyncio.Event()
+            name = f"end of model {instance.model_id}"
+            task = self._tasks.once(name, partial(self._wait, instance, ended))
+            self._runs[instance.model_id] = ended, task
+            self._watches[instance.pid] = task
+            task.add_done_callback(lambda _: self._watches.pop(instance.pid, None))
+
+    async def close(self) -> None:
+        await self._tasks.close()
+
+    async def explain(self, model_id: str, error: UpstreamLost) -> None:
+        """Add to the error of a broken answer why the model died, if it did."""
+        run = self._runs.get(model_id)
+        if run is None:
+            return
+        ended, told = run
+        try:
+            async with asyncio.timeout(_DEATH_NOTICE_S):
+                await ended.wait()
+        except TimeoutError:
+            return
+        await asyncio.wait({told}, timeout=_TELLING_S)
+        death = self.deaths.last.get(model_id)
+        if death is not None and time.monotonic() - death.at_s < _FRESH_S:
+            error.discreet = f"{error.message}; {death.discreet}"
+            error.message = f"{error.message}; {death.message}"
+
+    async def _wait(self, instance: Instance, ended: asyncio.Event) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            watch = ProcessWatch(instance.pid)
+            try:
+                await watch.ended()
+            finally:
+                watch.close()
+        ended.set()
+        await self.deaths.tell(instance.model_id)

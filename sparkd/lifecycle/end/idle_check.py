@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One idle pass over one model: look whether it is still wanted, and stop it or look again later.
+
+Started by the model's timers, never by a loop. A pass that cannot have both locks knows that the
+model is in use or in transition; it never waits. A pass that is killed is run again by systemd
+(Restart=on-failure), so a running model never stays without a next pass.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from enum import StrEnum
+
+from sparkd.adapters.files.records import Records
+from sparkd.adapters.journal.writer import NOTICE, Event, fields
+from sparkd.adapters.podman.client import ContainerReading, Podman
+from sparkd.adapters.proc import usage
+from sparkd.adapters.systemd.user_manager import UserManager
+from sparkd.core.model import Config, ModelSpec
+from sparkd.core.names import SCOPE_PATTERN, Names, model_of_scope, unescape
+from sparkd.core.telemetry.session import EndReason
+from sparkd.lifecycle.deaths import Deaths
+from sparkd.lifecycle.leases import Leases
+from sparkd.lifecycle.sessions import Sessions
+from sparkd.lifecycle.start.launcher import Launcher
+
+log = logging.getLogger(__name__)
+
+
+class Outcome(StrEnum):
+    BUSY = "busy"
+    """In use or in transition."""
+    USED_SINCE = "used since"
+    STOPPED = "stopped"
+    GONE = "gone"
+    """It was not running any more; what it left was removed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reaper:
+    leases: Leases
+    systemd: UserManager
+    podman: Podman
+    launcher: Launcher
+    sessions: Sessions
+    records: Records
+    deaths: Deaths
+
+    async def idle_pass(self, config: Config, model_id: str) -> Outcome:
+        """One pass. Raises HostError when systemd or Podman cannot be asked."""
+        names = Names(model_id)
+        spec = config.models.get(model_id)
+        idle_timeout_s = spec.idle_timeout_s if spec else config.settings.idle_timeout_s
+        right = self.leases.try_stop(names)
+        if right is None:
+            await self.launcher.arm_idle_timer(names, idle_timeout_s)
+            return Outcome.BUSY
+        with right:
+            units = await self.systemd.units([names.scope])
+            container = await self.podman.inspect(names.container)
+            if not any(unit.active for unit in units):
+                await self._tidy(names, container)
+                return Outcome.GONE
+            remaining_s = self._deadline_s(spec, config, names, container) - time.monotonic()
+            idle = remaining_s <= 0
+            await self.deaths.tell(model_id)
+            self.sessions.sample(model_id, stopping=EndReason.IDLE if idle else None)
+            if not idle:
+                # A pinned model is asked about all the same: a reload may unpin it.
+                await self.launcher.arm_idle_timer(names, min(remaining_s, idle_timeout_s))
+                return Outcome.USED_SINCE
+            grace_s = spec.stop_grace_s if spec else config.settings.stop_grace_s
+            container_id = container.container_id if container else None
+            await self.launcher.stop(names, container_id, grace_s)
+            self.sessions.end(model_id, EndReason.IDLE)
+        log.log(
+            NOTICE,
+            "model %s was stopped after being idle for %g s",
+            model_id,
+            idle_timeout_s,
+            extra=fields(Event.MODEL_STOPPED, model=model_id, reason="idle"),
+        )
+        return Outcome.STOPPED
+
+    async def sweep(self, config: Config) -> None:
+        """Remove what a process that was killed while it started or stopped models left behind.
+
+        An endpoint directory is the first thing a start makes and the last a stop removes, so one
+        without a running model is the sign; looking for it costs nothing where there is none.
+        """
+        left = self._endpoint_directories()
+        if not left:
+            return
+        units = await self.systemd.units([SCOPE_PATTERN])
+        running = {model_of_scope(unit.name) or "" for unit in units if unit.active}
+        for model_id in left - running:
+            await self.idle_pass(config, model_id)
+
+    def _endpoint_directories(self) -> set[str]:
+        try:
+            return {unescape(path.name) for path in self.launcher.layout.endpoints_dir.iterdir()}
+        except FileNotFoundError:
+            return set()
+
+    def _deadline_s(
+        self,
+        spec: ModelSpec | None,
+        config: Config,
+        names: Names,
+        container: ContainerReading | None,
+    ) -> float:
+        """When the model may be stopped, on the monotonic clock. Only a model that became ready has
+        been used since it started: until then its load timeout counts, for a start whose starter
+        was killed."""
+        settings = config.settings
+        age_s = usage.age_s(container.pid) if container else None
+        started_s = 0.0 if age_s is None else time.monotonic() - age_s
+        last_used_s = self.leases.last_used_s(names) or 0.0
+        if last_used_s < started_s:
+            return started_s + (spec.load_timeout_s if spec else settings.load_timeout_s)
+        if (spec is not None and spec.pinned) or self.records.pinned(names.model_id):
+            return float("inf")
+        return last_used_s + (spec.idle_timeout_s if spec else settings.idle_timeout_s)
+
+    async def _tidy(self, names: Names, container: ContainerReading | None) -> None:
+        """Tell of a death, and remove its remains except a dead container that tells why."""
+        await self.deaths.tell(names.model_id)
+        if container is not None and await self.deaths.worth_keeping(names.model_id, container):
+            await self.launcher.remove_all_but_container(names)
+        else:
+            await self.launcher.remove(names)

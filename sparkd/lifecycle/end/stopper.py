@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stop a model because somebody asked for it, in order or at once.
+
+In order: take its transition, so that new requests queue behind it, wait until the running ones
+have ended, stop it. At once: running requests break off with the model, and a start that is in
+progress is ended by ending what it started, as `systemctl --user stop` of its scope would.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from dataclasses import dataclass
+
+from sparkd.adapters.files.records import Records
+from sparkd.adapters.flock import FileLock
+from sparkd.adapters.journal.writer import NOTICE, Event, fields
+from sparkd.adapters.podman.client import Podman
+from sparkd.adapters.systemd.user_manager import UserManager
+from sparkd.core.model import Config
+from sparkd.core.names import Names
+from sparkd.core.telemetry.session import EndReason
+from sparkd.lifecycle.deaths import Deaths
+from sparkd.lifecycle.leases import Leases
+from sparkd.lifecycle.sessions import Sessions
+from sparkd.lifecycle.start.launcher import Launcher
+
+log = logging.getLogger(__name__)
+
+_SEIZE_PAUSE_S = 0.5
+"""How long a start that is in progress may take to notice that what it started was ended."""
+_SCOPE_STOP_SLACK_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Stopper:
+    leases: Leases
+    systemd: UserManager
+    podman: Podman
+    launcher: Launcher
+    records: Records
+    sessions: Sessions
+    deaths: Deaths
+
+    async def stop(self, config: Config, model_id: str, *, drain: bool) -> bool:
+        """Stop the model, after its running requests when `drain`; whether there was anything.
+
+        A stopped model is a success. Cancel to stop waiting: then nothing was done. Raises
+        HostError when systemd or Podman cannot be asked.
+        """
+        names = Names(model_id)
+        spec = config.models.get(model_id)
+        grace_s = spec.stop_grace_s if spec else config.settings.stop_grace_s
+        # Whoever stops a model does not want it to come back by itself either.
+        self.records.clear_comeback(model_id)
+        with contextlib.ExitStack() as locks:
+            broke_off = False
+            if drain:
+                locks.enter_context(await self.leases.transition(names))
+                locks.enter_context(await self.leases.drained(names))
+            else:
+                transition, broke_off = await self._seize(names, grace_s)
+                locks.enter_context(transition)
+                locks.enter_context(self.leases.try_drained(names) or contextlib.nullcontext())
+            await self.deaths.tell(model_id)
+            self.sessions.sample(model_id, stopping=EndReason.ASKED)
+            ran = await self._end(names, grace_s, broke_off=broke_off)
+            self.sessions.end(model_id, EndReason.ASKED if ran else EndReason.ENDED)
+        if ran:
+            log.log(
+                NOTICE,
+                "model %s was stopped because somebody asked for it",
+                model_id,
+                extra=fields(Event.MODEL_STOPPED, model=model_id, reason="asked"),
+            )
+        return ran
+
+    async def _seize(self, names: Names, grace_s: float) -> tuple[FileLock, bool]:
+        """The transition of the model, and whether a start was ended to get it."""
+        broke_off = False
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_SEIZE_PAUSE_S):
+                    return await self.leases.transition(names), broke_off
+            broke_off = await self._runs(names) or broke_off
+            await self.systemd.stop(names.scope, timeout_s=grace_s + _SCOPE_STOP_SLACK_S)
+
+    async def _end(self, names: Names, grace_s: float, *, broke_off: bool) -> bool:
+        container = await self.podman.inspect(names.container)
+        if await self._runs(names):
+            container_id = container.container_id if container else None
+            await self.launcher.stop(names, container_id, grace_s)
+            return True
+        kept = container is not None and not broke_off
+        if kept and container and await self.deaths.worth_keeping(names.model_id, container):
+            # It ended earlier, and tells why.
+            await self.launcher.remove_all_but_container(names)
+        else:
+            await self.launcher.remove(names)
+        return broke_off
+
+    async def _runs(self, names: Names) -> bool:
+        return any(unit.active for unit in await self.systemd.units([names.scope]))

@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One reading of everything outside: which models run, since when, as what, and who holds what.
+
+Adoption is nothing but this reading: after a crash of the daemon the same scopes, containers and
+locks say the same things to the next one. Looks only; never acts, and takes no lock to look.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass, replace
+
+from sparkd.adapters.engine.client import Upstream
+from sparkd.adapters.files.records import Records
+from sparkd.adapters.podman.client import ContainerReading, Podman
+from sparkd.adapters.proc import usage
+from sparkd.adapters.proc.processes import LockTable
+from sparkd.adapters.systemd.user_manager import UserManager
+from sparkd.core.container.spec import parse_endpoint
+from sparkd.core.model import Config
+from sparkd.core.names import SCOPE_PATTERN, Layout, Names, model_of_scope
+from sparkd.core.observed import DeadContainer, Instance, ModelReading, State, World
+from sparkd.lifecycle.leases import Leases
+
+_HEALTH_PATIENCE_S = 2.0
+"""How long a status reading waits for the health answer of a model before it says "starting"."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorldReader:
+    layout: Layout
+    leases: Leases
+    systemd: UserManager
+    podman: Podman
+    records: Records
+
+    async def read(self, config: Config) -> World:
+        """Read everything. Raises HostError when systemd or Podman cannot be asked."""
+        units, containers = await asyncio.gather(
+            self.systemd.units([SCOPE_PATTERN]), self.podman.models()
+        )
+        table = LockTable.read()
+        running = {model for unit in units if unit.active and (model := model_of_scope(unit.name))}
+        by_model = {reading.model_id: reading for reading in containers}
+        ids = sorted({*config.models, *running, *by_model})
+        models = {
+            model_id: self._reading(
+                model_id, by_model.get(model_id), table, running=model_id in running
+            )
+            for model_id in ids
+        }
+        return World(
+            models=models,
+            lifecycles={model_id: spec.lifecycle for model_id, spec in config.models.items()},
+            holders=table.holders(self.layout.gpu_lock),
+        )
+
+    async def read_with_health(self, config: Config) -> World:
+        """Like `read`, and ask every running model whether it is ready and when it is checked."""
+        world = await self.read(config)
+        readings = await asyncio.gather(*(self._ask(r) for r in world.models.values()))
+        return replace(world, models={reading.model_id: reading for reading in readings})
+
+    def _reading(
+        self, model_id: str, container: ContainerReading | None, table: LockTable, *, running: bool
+    ) -> ModelReading:
+        names = Names(model_id)
+        in_transition = table.held(self.layout.transition_lock(names), exclusive_only=True)
+        instance, dead = None, None
+        state = State.STOPPED
+        if running:
+            # Whether it is healthy is only known by asking; until then it counts as starting.
+            state = State.STARTING
+            # One that was killed before its start has a waiting payload that will never serve, and
+            # one whose endpoint somebody removed is never heard of again.
+            started = container is not None and container.started_at
+            instance = _instance(container) if container and started else None
+            if instance and instance.endpoint.socket and not self._has_endpoint(names):
+                instance = None
+        elif container is not None and container.dead:
+            dead = _dead(container)
+            state = State.FAILED
+        return ModelReading(
+            model_id=model_id,
+            state=state,
+            instance=instance,
+            dead=dead,
+            in_use=table.held(self.layout.activity_lock(names), shared_only=True),
+            in_transition=in_transition,
+            asleep=instance is not None and self._asleep(instance),
+            last_used_at=self.leases.last_used_at(names),
+            last_used_s=self.leases.last_used_s(names),
+        )
+
+    def _has_endpoint(self, names: Names) -> bool:
+        """A model makes its socket late, but its directory was there before it was started."""
+        return self.layout.endpoint_dir(names).is_dir()
+
+    def _asleep(self, instance: Instance) -> bool:
+        nap = self.records.nap(instance.model_id)
+        return nap is not None and nap.container_id == instance.container_id
+
+    async def _ask(self, reading: ModelReading) -> ModelReading:
+        if reading.instance is None:
+            return reading
+        healthy, idle_check_at = await asyncio.gather(
+            _healthy(reading.instance), self._idle_check_at(Names(reading.model_id))
+        )
+        if reading.asleep:
+            state = State.STARTING if reading.in_transition else State.SLEEPING
+        elif healthy:
+            state = State.STOPPING if reading.in_transition else State.READY
+        else:
+            state = State.STARTING
+        return replace(reading, state=state, idle_check_at=idle_check_at)
+
+    async def _idle_check_at(self, names: Names) -> float | None:
+        for timer in (names.idle_timer, names.load_timer):
+            elapse_us = await self.systemd.next_elapse_us(timer)
+            if elapse_us:
+                return time.time() + elapse_us / 1_000_000 - time.monotonic()
+        return None
+
+
+async def _healthy(instance: Instance) -> bool:
+    async with Upstream(instance.endpoint) as engine:
+        return await engine.healthy(_HEALTH_PATIENCE_S)
+
+
+def _instance(container: ContainerReading) -> Instance:
+    age_s = usage.age_s(container.pid)
+    if age_s is None:
+        # It has just ended; Podman's word is by the clock as it was.
+        age_s = max(0.0, time.time() - container.started_at)
+    return Instance(
+        model_id=container.model_id,
+        container_id=container.container_id,
+        pid=container.pid,
+        spec_hash=container.spec_hash,
+        endpoint=parse_endpoint(container.endpoint, container.health),
+        started_at=round(time.time() - age_s, 2),
+        started_s=time.monotonic() - age_s,
+    )
+
+
+def _dead(container: ContainerReading) -> DeadContainer:
+    return DeadContainer(
+        container_id=container.container_id,
+        exit_code=container.exit_code,
+        finished_at=container.finished_at,
+        oom_killed=container.oom_killed,
+    )

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Entry point of `sparkd-comeback.service`: utility models come back that had to leave.
+
+systemd starts it when the scope of an exclusive model ends, however that ended, so it needs no
+daemon. Who is to come back is in the records, and stays there until it is ready again: a pass that
+is killed is run anew. A comeback takes nobody's place and waits in nobody's way: it is tried only
+where nothing needs to be stopped for it, some times with growing pauses.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from dataclasses import replace
+
+from sparkd.adapters.files import config_files
+from sparkd.adapters.journal import writer
+from sparkd.core.errors import SparkdError
+from sparkd.core.model import Config, Lifecycle, WhenBusy
+from sparkd.runtime import Runtime, build
+
+log = logging.getLogger(__name__)
+
+EX_TEMPFAIL = 75
+
+_PAUSES_S = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0)
+"""What the exclusive model held, and whoever takes its place, may need as long as this."""
+
+
+def main() -> int:
+    """The exit status; anything but 0 makes systemd run it again."""
+    writer.configure()
+    try:
+        asyncio.run(_bring_back())
+    except SparkdError as error:
+        log.error("models that had to leave do not come back yet: %s", error)
+        return EX_TEMPFAIL
+    return 0
+
+
+async def _bring_back() -> None:
+    runtime = build()
+    config = config_files.load_config(
+        config_files.config_paths(os.environ), weights_dir=runtime.layout.weights_dir
+    )
+    # Of two ways to deal with whoever is in the way, the one that leaves them alone.
+    config = replace(config, settings=replace(config.settings, busy=WhenBusy.REJECT))
+    try:
+        for pause_s in _PAUSES_S:
+            await asyncio.sleep(pause_s)
+            if await _exclusive_resident(runtime, config):
+                log.info("an exclusive model runs: when it ends, comebacks are tried again")
+                return
+            for model_id in runtime.records.comebacks():
+                await _try(runtime, config, model_id)
+            if not runtime.records.comebacks():
+                return
+    finally:
+        await runtime.close()
+
+
+async def _exclusive_resident(runtime: Runtime, config: Config) -> bool:
+    """Whether an exclusive model has come: its end starts the next pass."""
+    world = await runtime.world.read(config)
+    return any(
+        world.lifecycles.get(reading.model_id) is Lifecycle.EXCLUSIVE for reading in world.running()
+    )
+
+
+async def _try(runtime: Runtime, config: Config, model_id: str) -> None:
+    """Bring one model up, unless somebody is in its way; who is ready again is off the list."""
+    spec = config.models.get(model_id)
+    if spec is None:
+        runtime.records.clear_comeback(model_id)
+        return
+    try:
+        grant = await runtime.ensurer.grant(config, spec)
+    except SparkdError as error:
+        log.warning("model %s does not come back yet: %s", model_id, error)
+    else:
+        grant.lease.close()

@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a reading of the world to what the policy decides about: one clock, one vocabulary."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from sparkd.adapters.files.records import Failure, Records
+from sparkd.adapters.proc.memory import MemoryProbe
+from sparkd.core.container.spec import spec_hash
+from sparkd.core.errors import StartFailed
+from sparkd.core.model import Config, Evict, Lifecycle, ModelSpec
+from sparkd.core.names import Layout
+from sparkd.core.observed import ModelReading, State, World
+from sparkd.core.scheduling import backoff, memory
+from sparkd.core.scheduling.busy import Running
+from sparkd.core.scheduling.policy import Phase, Resident, Setback, View, Waiting
+
+_PUBLIC_STATES = {
+    Phase.STARTING: State.STARTING,
+    Phase.ABANDONED: State.STARTING,
+    Phase.READY: State.READY,
+    Phase.LEAVING: State.STOPPING,
+    Phase.ASLEEP: State.SLEEPING,
+}
+"""The word of `/status` for each phase."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Queued:
+    """A model that somebody waits for, since when on the monotonic clock."""
+
+    spec: ModelSpec
+    since_s: float
+    count: int
+    short_since_s: float
+    """Since when memory alone has been missing; now, if it was not."""
+
+
+@dataclass(frozen=True, slots=True)
+class ViewMaker:
+    """Adds memory and the history of failures to a reading. Looks only."""
+
+    layout: Layout
+    probe: MemoryProbe
+    records: Records
+
+    async def view(
+        self,
+        config: Config,
+        world: World,
+        queue: Iterable[Queued],
+        *,
+        ready_at_s: Mapping[str, float],
+        ours: str | None = None,
+    ) -> View:
+        """The policy's view; times are on the monotonic clock.
+
+        `ready_at_s` says when models became ready, where the caller saw it. `ours` names a model
+        whose transition lock the caller itself holds: that lock says nothing about the model then.
+        """
+        settings = config.settings
+        host = await self.probe.host(settings.memory_reserve_bytes)
+        queued = tuple(queue)
+        holders = frozenset(h.model_id for h in world.holders if h.model_id is not None)
+        return View(
+            now=time.monotonic(),
+            residents=tuple(
+                self._resident(config, reading, ready_at_s, holders, ours=reading.model_id == ours)
+                for reading in world.running()
+            ),
+            queue=tuple(
+                Waiting(
+                    model_id=entry.spec.model_id,
+                    lifecycle=entry.spec.lifecycle,
+                    since=entry.since_s,
+                    count=entry.count,
+                    need=self.need(entry.spec, host),
+                    short_since=entry.short_since_s,
+                )
+                for entry in queued
+            ),
+            holders=world.holders,
+            setbacks={
+                entry.spec.model_id: setback
+                for entry in queued
+                if (setback := self._setback(entry.spec)) is not None
+            },
+            host=host,
+            min_residency_s=settings.min_residency_s,
+            max_wait_s=settings.max_wait_s,
+        )
+
+    def running(
+        self, config: Config, world: World, ready_at_s: Mapping[str, float]
+    ) -> list[Running]:
+        """The models that run, for the refusal of a request for another one."""
+        found = []
+        for reading in world.running():
+            if reading.asleep:
+                continue
+            resident = self._resident(config, reading, ready_at_s, frozenset(), ours=False)
+            spec = config.models.get(reading.model_id)
+            settings = config.settings
+            last_used_at = reading.last_used_at or time.time()
+            idle_timeout_s = spec.idle_timeout_s if spec else settings.idle_timeout_s
+            found.append(
+                Running(
+                    model_id=reading.model_id,
+                    state=_PUBLIC_STATES[resident.phase],
+                    started_at=reading.instance.started_at if reading.instance else last_used_at,
+                    last_used_at=last_used_at,
+                    in_use=reading.in_use,
+                    pinned=spec is not None and spec.pinned,
+                    release_at=(time.time() if reading.in_use else last_used_at) + idle_timeout_s,
+                )
+            )
+        return found
+
+    def need(self, spec: ModelSpec, host: memory.HostMemory) -> memory.Need | None:
+        """What the model takes at its peak, as well as it is known; None when it is not."""
+        return memory.need_of(spec, self.records.loads(spec.model_id).peak_bytes, host)
+
+    def _resident(
+        self,
+        config: Config,
+        reading: ModelReading,
+        ready_at_s: Mapping[str, float],
+        holders: frozenset[str],
+        *,
+        ours: bool,
+    ) -> Resident:
+        spec = config.models.get(reading.model_id)
+        started_s = reading.instance.started_s if reading.instance else 0.0
+        last_used_s = reading.last_used_s or 0.0
+        # A start notes a use at its very end, so a model is ready when it was used since it began.
+        ready = last_used_s >= started_s
+        moved = reading.in_transition and not ours
+        if not ready:
+            phase = Phase.STARTING if moved else Phase.ABANDONED
+        elif reading.asleep:
+            phase = Phase.STARTING if moved else _at_rest(reading.model_id, holders)
+        elif moved:
+            phase = Phase.LEAVING
+        else:
+            phase = Phase.READY
+        current = self._is_current(spec, reading)
+        sleeps = spec is not None and spec.evict is Evict.SLEEP
+        return Resident(
+            model_id=reading.model_id,
+            # A model that left the catalog while it ran counts as a normal one.
+            lifecycle=spec.lifecycle if spec else Lifecycle.NORMAL,
+            phase=phase,
+            in_use=reading.in_use,
+            current=current,
+            ready_at=ready_at_s.get(reading.model_id, started_s),
+            last_used_at=last_used_s,
+            held_bytes=None
+            if phase is Phase.ASLEEP
+            else self.records.loads(reading.model_id).peak_bytes,
+            may_sleep=sleeps and current and phase is Phase.READY,
+        )
+
+    def _is_current(self, spec: ModelSpec | None, reading: ModelReading) -> bool:
+        if spec is None or reading.instance is None:
+            return False
+        return reading.instance.spec_hash == spec_hash(spec, self.layout)
+
+    def _setback(self, spec: ModelSpec) -> Setback | None:
+        failure = self.records.failure(spec.model_id)
+        if (
+            failure is None
+            or not failure.count
+            or failure.spec_hash != spec_hash(spec, self.layout)
+        ):
+            return None
+        until_s = backoff.until(failure.at_s, failure.count)
+        return Setback(until=until_s, error=refusal(spec.model_id, failure))
+
+
+def _at_rest(model_id: str, holders: frozenset[str]) -> Phase:
+    """Of one that was put to sleep, or whose waking broke off: its locks tell."""
+    return Phase.ABANDONED if model_id in holders else Phase.ASLEEP
+
+
+def refusal(model_id: str, failure: Failure) -> StartFailed:
+    """The error of a model that is not tried again yet."""
+    remaining_s = backoff.until(failure.at_s, failure.count) - time.monotonic()
+    if remaining_s == float("inf"):
+        when = "not tried again by itself"
+        retry_after_s = None
+    else:
+        when = f"tried again in {max(1, round(remaining_s))} s"
+        retry_after_s = max(1, min(60, round(remaining_s)))
+    times = "once" if failure.count == 1 else f"{failure.count} times in a row"
+    error = StartFailed(
+        f"{failure.message}; failed {times}, {when}",
+        hint=f"{failure.hint}; sudo sparkctl start {model_id} tries at once",
+        code=failure.code,
+        retry_after_s=retry_after_s,
+    )
+    error.http_status = failure.http_status
+    return error

@@ -1,0 +1,391 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One model's way from "it is its turn" to a healthy instance: look again, make room, start, wait.
+
+The scheduler says whose turn it is; under the locks taken here the world is looked at once more,
+because other processes (sparkctl, an idle pass) act too. A turn that turns out to be none ends
+with None, and the scheduler looks again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from sparkd.adapters.failpoints import reach
+from sparkd.adapters.files.records import Failure
+from sparkd.adapters.journal.writer import NOTICE, Event, fields
+from sparkd.core.container.spec import spec_hash
+from sparkd.core.errors import SparkdError, StartCrashed, StartFailed
+from sparkd.core.model import AbandonedLoads, Config, Lifecycle, ModelSpec, Settings
+from sparkd.core.names import COMEBACK_SERVICE, Names
+from sparkd.core.observed import Instance, World
+from sparkd.core.scheduling import memory, policy
+from sparkd.core.telemetry.session import EndReason
+from sparkd.lifecycle.deaths import Deaths
+from sparkd.lifecycle.end.evictor import Evictor
+from sparkd.lifecycle.sessions import Sessions
+from sparkd.lifecycle.sleeper import SleepFailed
+from sparkd.lifecycle.start.launcher import LaneTaken, Launcher, ended, to_the_end
+from sparkd.lifecycle.start.memory_guard import LoadGuard, recovered
+from sparkd.lifecycle.start.presence import Presence
+from sparkd.scheduling.policy_input import Queued, ViewMaker
+from sparkd.scheduling.unattended_loads import Load, Tender
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Starter:
+    launcher: Launcher
+    views: ViewMaker
+    sessions: Sessions
+    evictor: Evictor
+    tender: Tender
+    presence: Presence
+    deaths: Deaths
+
+    async def bring_up(
+        self,
+        config: Config,
+        queued: Queued,
+        ready_at_s: Mapping[str, float],
+        before: Sequence[Queued],
+    ) -> Instance | None:
+        """Make the model run and wait until it is healthy; None when it is not its turn after all.
+
+        Those in `before` are being brought up already: what memory they will take is theirs.
+        Call with its transition held. Raises what `Launcher` raises, and the policy's refusals.
+        Raises LaneTaken when another model holds its locks. When cancelled before sparkd makes
+        room for it, nothing was done. Later, a start of ours goes on and is tended, or is taken
+        back, as `abandoned_loads` has it.
+        """
+        spec = queued.spec
+        world = await self.tender.world.read(config)
+        view = await self.views.view(
+            config, world, [queued, *before], ready_at_s=ready_at_s, ours=spec.model_id
+        )
+        moving = frozenset(other.spec.model_id for other in before)
+        decision = policy.decide(view, moving)[spec.model_id]
+        if isinstance(decision, policy.Refuse):
+            raise decision.error
+        if isinstance(decision, policy.Wait):
+            return None
+        if isinstance(decision, policy.Use):
+            return await self._adopt(config, spec, world)
+        return await self._start(config, spec, view, decision)
+
+    async def tend_abandoned(self, config: Config, world: World) -> None:
+        """Tend the loads of `world` whose starters are gone, as after an upgrade of the gateway."""
+        if config.settings.abandoned_loads is not AbandonedLoads.FINISH:
+            return
+        for reading in world.running():
+            spec, instance = config.models.get(reading.model_id), reading.instance
+            loads = instance is not None and (reading.last_used_s or 0.0) < instance.started_s
+            if spec is None or instance is None or reading.in_transition or not loads:
+                continue
+            guard = self._guard(Names(spec.model_id), config.settings, whole=False)
+            await guard.begin()
+            load = Load(config=config, spec=spec, instance=instance, guard=guard)
+            self.tender.take(load, self._load)
+
+    async def _adopt(self, config: Config, spec: ModelSpec, world: World) -> Instance | None:
+        """Wait for an instance that runs already, whichever process started it."""
+        names = Names(spec.model_id)
+        instance = world.models[spec.model_id].instance
+        if instance is None:
+            # A scope whose container is gone serves nobody; end what is left and look again.
+            await self.launcher.stop(names, None, spec.stop_grace_s)
+            return None
+        if world.models[spec.model_id].asleep:
+            # Whoever put it to sleep or woke it was killed in the middle of that.
+            return await self._wake(config, spec, instance)
+        tended = await self.tender.hand_over(instance)
+        if tended is not None:
+            return await self._load(Load(config=config, spec=spec, instance=instance, guard=tended))
+        loads = (world.models[spec.model_id].last_used_s or 0.0) < instance.started_s
+        guard = self._guard(names, config.settings, whole=False)
+        watched = guard.watching(names.scope) if loads else contextlib.nullcontext()
+        try:
+            async with watched, self.tender.loads.watching(instance, tell=False):
+                served = self.sessions.open_session(spec.model_id)
+                await self.launcher.wait_ready(
+                    spec,
+                    instance,
+                    adopted=True,
+                    served=served is not None and served.container_id == instance.container_id,
+                )
+        except (LaneTaken, StartCrashed):
+            await self.deaths.tell(spec.model_id)
+            # It was on its way out, or its start failed unseen: a start of our own tells.
+            return None
+        await self._settle(spec, instance)
+        took_s = time.monotonic() - instance.started_s
+        log.log(
+            NOTICE,
+            "model %s was found, started %.1f s ago",
+            spec.model_id,
+            took_s,
+            extra=fields(
+                Event.MODEL_ADOPTED, model=spec.model_id, duration_ms=round(took_s * 1000)
+            ),
+        )
+        return instance
+
+    async def _start(
+        self, config: Config, spec: ModelSpec, view: policy.View, decision: policy.Start
+    ) -> Instance | None:
+        evict = decision.evict
+        # Before any model is drained: it may have waited long.
+        await self.presence.require(spec)
+        in_use = {resident.model_id for resident in view.residents if resident.in_use}
+        need = view.queue[0].need
+        async with contextlib.AsyncExitStack() as held:
+            for model_id in evict:
+                right = await self.evictor.right(
+                    model_id, own=model_id == spec.model_id, drain=model_id in in_use
+                )
+                if right is None:
+                    return None
+                held.enter_context(right)
+            with await self.tender.leases.start():
+                world = await self.tender.world.read(config)
+                if _newcomer(spec, world, evict):
+                    return None
+                placing = asyncio.ensure_future(self._place(config, spec, need, world, decision))
+                load = await self._placed(config, placing)
+        if isinstance(load, Instance):
+            return await self._wake(config, spec, load)
+        return None if load is None else await self._load(load)
+
+    async def _placed(
+        self, config: Config, placing: asyncio.Future[Load | Instance | None]
+    ) -> Load | Instance | None:
+        """The outcome of `_place`; when cancelled meanwhile, what it began is left or taken back.
+
+        A model that is stopped for a start is stopped for nothing if the start then does not come.
+        """
+        finish = config.settings.abandoned_loads is AbandonedLoads.FINISH
+        try:
+            await asyncio.shield(placing)
+        except asyncio.CancelledError:
+            if not finish:
+                placing.cancel()
+            await ended(placing)
+            load = None if placing.cancelled() or placing.exception() else placing.result()
+            if isinstance(load, Load):
+                reach("abandoned-begun")
+                self.tender.take(load, self._load)
+            raise
+        return placing.result()
+
+    async def _place(
+        self,
+        config: Config,
+        spec: ModelSpec,
+        need: memory.Need | None,
+        world: World,
+        decision: policy.Start,
+    ) -> Load | Instance | None:
+        """Make room and begin the load; its sleeping instance if it only has to be woken.
+
+        None when there is no room after all.
+        """
+        for model_id in decision.evict:
+            await self.evictor.make_room(
+                config, world, model_id, wanted=spec, sleep=model_id in decision.sleep
+            )
+        if decision.evict and need is not None:
+            reserve = config.settings.memory_reserve_bytes
+            await recovered(self.views.probe, need.peak_bytes + reserve)
+            if not memory.fits(need, await self.views.probe.host(reserve), []):
+                return None
+        reach("swap-evicted")
+        sleeper = _sleeper(world, spec, decision.evict)
+        if sleeper is not None:
+            return sleeper
+        arguments = await self._computed_arguments(spec, need, config.settings)
+        guard = self._guard(Names(spec.model_id), config.settings)
+        await guard.begin()
+        instance = await self._begin(spec, arguments)
+        return Load(config=config, spec=spec, instance=instance, guard=guard)
+
+    async def _begin(self, spec: ModelSpec, arguments: tuple[str, ...]) -> Instance:
+        # A start removes the container of the last run, which tells how that ended.
+        await self.deaths.tell(spec.model_id)
+        try:
+            return await self.launcher.begin(spec, arguments)
+        except BaseException:
+            if spec.lifecycle is Lifecycle.EXCLUSIVE:
+                # It may not have had a scope, whose end is what brings back who left for it.
+                await to_the_end(self.launcher.systemd.start_soon(COMEBACK_SERVICE))
+            raise
+
+    async def _load(self, load: Load) -> Instance | None:
+        """Wait for a fresh start under the guard, and remember how it went."""
+        spec, instance, guard = load.spec, load.instance, load.guard
+        keep = load.config.settings.abandoned_loads is AbandonedLoads.FINISH
+        try:
+            async with (
+                guard.watching(Names(spec.model_id).scope),
+                self.tender.loads.watching(instance, tell=True),
+            ):
+                await self.launcher.wait_ready(spec, instance, adopted=False, keep=keep)
+        except StartFailed as error:
+            failure = guard.failure(spec) or error
+            self.remember_failure(spec, failure)
+            raise failure from error
+        except asyncio.CancelledError:
+            if keep:
+                self.tender.take(load, self._load)
+            raise
+        reach("ready-healthy")
+        took_s = time.monotonic() - instance.started_s
+        self.views.records.add_load(spec.model_id, took_s, await guard.peak_bytes())
+        grown_bytes = await guard.grown_bytes()
+        await self._settle(spec, instance, load_s=took_s, grown_bytes=grown_bytes)
+        log.log(
+            NOTICE,
+            "model %s is ready after %.1f s",
+            spec.model_id,
+            took_s,
+            extra=fields(Event.MODEL_READY, model=spec.model_id, duration_ms=round(took_s * 1000)),
+        )
+        return instance
+
+    async def _wake(self, config: Config, spec: ModelSpec, instance: Instance) -> Instance | None:
+        """Wake it, to the end even when cancelled, where `abandoned_loads` has loads finished."""
+        waking = asyncio.ensure_future(self._waken(config.settings, spec, instance))
+        try:
+            return await asyncio.shield(waking)
+        except asyncio.CancelledError:
+            if config.settings.abandoned_loads is not AbandonedLoads.FINISH:
+                waking.cancel()
+            await ended(waking)
+            if not waking.cancelled() and waking.exception() is not None:
+                log.warning("model %s did not wake: %s", spec.model_id, waking.exception())
+            raise
+
+    async def _waken(
+        self, settings: Settings, spec: ModelSpec, instance: Instance
+    ) -> Instance | None:
+        """Wake it under the guard. One that does not wake as what it was is stopped: look again."""
+        names = Names(spec.model_id)
+        guard = self._guard(names, settings)
+        await guard.begin()
+        began_s = time.monotonic()
+        try:
+            async with guard.watching(names.scope):
+                await self.evictor.sleep.wake(spec, instance)
+        except LaneTaken:
+            raise  # It sleeps on.
+        except SleepFailed as error:
+            await self._give_up(spec, instance, str(error))
+            failure = guard.failure(spec)
+            if failure is None:
+                return None
+            self.remember_failure(spec, failure)
+            raise failure from error
+        except asyncio.CancelledError:
+            await self._give_up(spec, instance, "nobody waits for it any more")
+            raise
+        except Exception as error:
+            await self._give_up(spec, instance, str(error) or type(error).__name__)
+            raise
+        await self._settle(spec, instance)
+        took_s = time.monotonic() - began_s
+        log.log(
+            NOTICE,
+            "model %s is awake after %.1f s",
+            spec.model_id,
+            took_s,
+            extra=fields(Event.MODEL_AWAKE, model=spec.model_id, duration_ms=round(took_s * 1000)),
+        )
+        return replace(instance, woken_s=time.monotonic())
+
+    async def _give_up(self, spec: ModelSpec, instance: Instance, why: str) -> None:
+        """Stop a model that could not be woken."""
+        self.sessions.sample(spec.model_id, stopping=EndReason.NOT_WOKEN)
+        stop = self.launcher.stop(Names(spec.model_id), instance.container_id, spec.stop_grace_s)
+        await to_the_end(stop)
+        self.sessions.end(spec.model_id, EndReason.NOT_WOKEN)
+        extra = fields(Event.MODEL_STOPPED, model=spec.model_id, reason=EndReason.NOT_WOKEN)
+        log.warning("model %s was stopped instead of woken: %s", spec.model_id, why, extra=extra)
+
+    async def _computed_arguments(
+        self, spec: ModelSpec, need: memory.Need | None, settings: Settings
+    ) -> tuple[str, ...]:
+        if not spec.auto_utilization or need is None:
+            return ()
+        host = await self.views.probe.host(settings.memory_reserve_bytes)
+        fraction = memory.utilization(need.peak_bytes, host)
+        return (memory.UTILIZATION_OPTION, f"{fraction:.2f}")
+
+    def _guard(self, names: Names, settings: Settings, *, whole: bool = True) -> LoadGuard:
+        """A guard; it measures the load only if it watches the `whole` of it."""
+        return LoadGuard(
+            self.views.probe,
+            self.launcher.systemd,
+            self.launcher.layout.drop_caches,
+            settings,
+            lambda: not whole or self.tender.leases.others_move(names),
+        )
+
+    async def _settle(
+        self,
+        spec: ModelSpec,
+        instance: Instance,
+        *,
+        load_s: float | None = None,
+        grown_bytes: int | None = None,
+    ) -> None:
+        """The end of every way up: used now, its idle check set, its failures forgotten.
+
+        `grown_bytes` is what its load took from the host, where it is known.
+        """
+        names = Names(spec.model_id)
+        self.sessions.open(instance, load_s=load_s, grown_bytes=grown_bytes)
+        self.tender.leases.touch(names)
+        await self.launcher.arm_idle_timer(names, spec.idle_timeout_s)
+        self.views.records.clear_failure(spec.model_id)
+        self.views.records.clear_comeback(spec.model_id)
+
+    def remember_failure(self, spec: ModelSpec, error: SparkdError) -> None:
+        """Have the policy refuse further starts for a while."""
+        wanted = spec_hash(spec, self.launcher.layout)
+        before = self.views.records.failure(spec.model_id)
+        count = before.count if before is not None and before.spec_hash == wanted else 0
+        self.views.records.add_failure(
+            spec.model_id,
+            Failure(
+                count=count + 1,
+                at_s=time.monotonic(),
+                spec_hash=wanted,
+                code=error.code,
+                message=error.message,
+                hint=error.hint,
+                http_status=error.http_status,
+            ),
+        )
+
+
+def _newcomer(spec: ModelSpec, world: World, evict: tuple[str, ...]) -> bool:
+    """Whether somebody else started a model meanwhile that excludes this one."""
+    lanes_only = spec.lifecycle is not Lifecycle.EXCLUSIVE
+    return any(
+        reading.model_id not in (*evict, spec.model_id)
+        and not (lanes_only and reading.asleep and not reading.in_transition)
+        and policy.exclude_each_other(
+            spec.lifecycle, world.lifecycles.get(reading.model_id, spec.lifecycle)
+        )
+        for reading in world.running()
+    )
+
+
+def _sleeper(world: World, spec: ModelSpec, evict: tuple[str, ...]) -> Instance | None:
+    """Its instance that only has to be woken."""
+    reading = world.models[spec.model_id]
+    return reading.instance if reading.asleep and spec.model_id not in evict else None

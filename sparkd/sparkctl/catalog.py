@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The configuration as a command needs it: load it, find a model in it or say what is near.
+
+Loads none of the libraries that act on a model.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterable
+
+from sparkd.adapters.files.config_files import config_paths, load_config
+from sparkd.core.errors import NotFound
+from sparkd.core.http import routing
+from sparkd.core.model import Config, ModelSpec
+from sparkd.core.names import Layout
+
+_NEAR_COUNT = 3
+
+
+def load() -> Config:
+    """The configuration, read as the daemon reads it."""
+    return load_config(config_paths(os.environ), weights_dir=layout().weights_dir)
+
+
+def layout() -> Layout:
+    """Where sparkd's files are, for the daemon and for us."""
+    return Layout.of(os.environ)
+
+
+def find(config: Config, model_id: str) -> ModelSpec:
+    """The model's entry. Raises NotFound, or Misconfigured when the entry is broken."""
+    try:
+        return routing.lookup(config, model_id)
+    except NotFound:
+        raise unknown(model_id, names(config)) from None
+
+
+def id_of(config: Config, name: str) -> str:
+    """The id of the model that has this alias, else the name as it is."""
+    return config.aliases.get(name, name)
+
+
+def names(config: Config) -> list[str]:
+    """Every model id that the catalog names, broken entries included."""
+    return sorted({*config.models, *config.broken})
+
+
+def unknown(model_id: str, known: Iterable[str]) -> NotFound:
+    """The refusal that suggests the nearest names."""
+    close = difflib.get_close_matches(model_id, list(known), n=_NEAR_COUNT, cutoff=0.6)
+    near = " or ".join([", ".join(close[:-1]), close[-1]] if close[1:] else close)
+    hint = f"did you mean {near}?" if near else "sparkctl models lists the models"
+    return NotFound(f"there is no model {model_id!r}", hint=hint, code="model_not_found")

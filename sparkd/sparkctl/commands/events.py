@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`sparkctl events`: what happened and what happens, from the journal; needs no daemon.
+
+The same events as `GET /events` tells, with the same keys in --json, one object a line.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import datetime
+
+from sparkd.adapters.journal.reader import events
+from sparkd.adapters.journal.writer import Event
+from sparkd.core.errors import HostError
+from sparkd.core.telemetry.events import Happening, as_json, parse
+from sparkd.sparkctl import output, privileges
+from sparkd.sparkctl.arguments import Options
+from sparkd.sparkctl.commands.logs import is_closed
+from sparkd.sparkctl.exit_codes import Exit
+
+_FOLLOW_LINES = 10
+_CHATTY = (Event.REQUEST, Event.IDLE_CHECK)
+
+
+def run(options: Options) -> Exit:
+    account = privileges.find_account()
+    development = bool(os.environ.get("SPARKD_RUNTIME_DIR"))
+    uid = account.pw_uid if account and not development else os.getuid()
+    if is_closed():
+        raise privileges.needs_root("this user may not read the journal", options.words)
+    try:
+        shown = False
+        for happening in _read(command(options, uid)):
+            shown = True
+            line = json.dumps(as_json(happening)) if options.json else text(happening)
+            print(line, flush=options.follow)
+    except FileNotFoundError:
+        raise HostError("there is no journalctl on this host") from None
+    if not shown:
+        print("sparkctl: the journal has no such events", file=sys.stderr)
+    return Exit.OK
+
+
+def command(options: Options, uid: int) -> list[str]:
+    """The journalctl that prints the events."""
+    wanted = [event.message_id for event in Event if options.all or event not in _CHATTY]
+    words = ["journalctl", "--quiet", "--no-pager", *events(wanted, uid)]
+    if options.model:
+        words.append(f"SPARKD_MODEL={options.model}")
+    lines = options.lines
+    if lines is None and options.follow:
+        lines = _FOLLOW_LINES
+    if lines is not None:
+        words.append(f"--lines={lines}")
+    return [*words, "--follow"] if options.follow else words
+
+
+def text(happening: Happening) -> str:
+    """One line for people, in the time of their place."""
+    at = datetime.fromtimestamp(happening.at_us / 1e6).astimezone()
+    return f"{at:%Y-%m-%d %H:%M:%S}  {happening.name:<15}  {output.printable(happening.text)}"
+
+
+def _read(words: list[str]) -> Iterator[Happening]:
+    with subprocess.Popen(words, stdout=subprocess.PIPE) as journalctl:
+        assert journalctl.stdout is not None
+        try:
+            for line in journalctl.stdout:
+                happening = parse(line)
+                if happening is not None:
+                    yield happening
+        finally:
+            journalctl.terminate()

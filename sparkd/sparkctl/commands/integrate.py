@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`sparkctl integrate`: the configuration of a client, with our address, models and their limits.
+
+The key is written down only when that is asked for: what is printed is likely to be kept in a file.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from urllib.parse import urlsplit
+
+from sparkd.core.catalog.presence import refusal
+from sparkd.core.clients.integrations import FILES, Choice, Gateway, Target, choose, render
+from sparkd.core.errors import NotFound
+from sparkd.runtime import build
+from sparkd.sparkctl import catalog, gateway_address, output, privileges, system_units
+from sparkd.sparkctl.arguments import Options
+from sparkd.sparkctl.exit_codes import Exit, UsageError
+
+
+def run(options: Options) -> Exit:
+    url = checked_url(options.url) if options.url else system_units.url_of(system_units.read()[0])
+    key = gateway_address.first_of_file(options.words) if options.with_key else None
+    privileges.read_as_sparkd()
+    config = catalog.load()
+    named = [catalog.find(config, model_id) for model_id in options.models]
+    survey = asyncio.run(build().presence.survey(config))
+    here = [spec for spec in config.models.values() if not survey[spec.model_id]]
+    choice = choose(here, named)
+    if choice is None:
+        raise NotFound(
+            "no model that chats is on this host",
+            hint="sudo sparkctl models, then sudo sparkctl pull MODEL",
+        )
+    for spec in named:
+        if survey[spec.model_id]:
+            output.print_error(refusal(spec.model_id, survey[spec.model_id]))
+    target, where = Target(options.client), Gateway(url=url, key=key)
+    written = render(target, choice, where)
+    if options.json:
+        output.print_json(as_json(target, choice, where, written))
+    else:
+        print(written, end="")
+    return Exit.OK
+
+
+def checked_url(text: str) -> str:
+    """An address of a gateway, without the path that clients add. Raises UsageError."""
+    url = urlsplit(text)
+    path = url.path.rstrip("/").removesuffix("/v1")
+    if url.scheme not in ("http", "https") or not url.netloc or path or url.query:
+        raise UsageError(
+            f"{text!r} is not the address of a gateway", hint="as in: --url http://spark:8009"
+        )
+    return f"{url.scheme}://{url.netloc}"
+
+
+def as_json(target: Target, choice: Choice, gateway: Gateway, written: str) -> dict[str, object]:
+    return {
+        "client": target,
+        "file": FILES[target],
+        "base_url": gateway.base_url,
+        "models": [spec.model_id for spec in choice.models],
+        "configuration": written,
+    }

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`sparkctl logs`: reads what one model's processes printed from the journal, as plain lines.
+
+What a model prints is written by the conmon of its container, under the container's name, which
+every run of the model has; so the journal knows it long after container and model are gone. Needs
+no daemon, no Podman and no root, only a user who may read the journal.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from sparkd.adapters.journal.reader import logged, model_log, model_output
+from sparkd.core.errors import HostError
+from sparkd.sparkctl import catalog, privileges
+from sparkd.sparkctl.arguments import Options
+from sparkd.sparkctl.exit_codes import Exit
+
+_JOURNALCTL = "journalctl"
+_JOURNALS = ("/var/log/journal", "/run/log/journal")
+_FOLLOW_LINES = 10
+
+
+def run(options: Options) -> Exit:
+    config = catalog.load()
+    known = catalog.names(config)
+    options = replace(options, model=catalog.id_of(config, options.model))
+    account = privileges.find_account()
+    development = bool(os.environ.get("SPARKD_RUNTIME_DIR"))
+    uid = account.pw_uid if account and not development else os.getuid()
+    if is_closed():
+        raise privileges.needs_root("this user may not read the journal", options.words)
+    try:
+        if options.model not in known and not _is_in_journal(options.model, uid):
+            raise catalog.unknown(options.model, known)
+        words = command(options, uid)
+        if options.json:
+            os.execvp(_JOURNALCTL, words)
+        if not _show(words):
+            print(f"sparkctl: the journal has no lines of {options.model}", file=sys.stderr)
+    except FileNotFoundError:
+        raise HostError(f"there is no {_JOURNALCTL} on this host") from None
+    return Exit.OK
+
+
+def _show(words: list[str]) -> bool:
+    """Print each entry as a plain line as soon as it is read; whether there were any."""
+    shown = False
+    with subprocess.Popen(words, stdout=subprocess.PIPE) as journalctl:
+        assert journalctl.stdout is not None
+        try:
+            for entry in journalctl.stdout:
+                text = logged(entry)
+                if text is not None:
+                    shown = True
+                    print(text, end="", flush=True)
+        finally:
+            journalctl.terminate()
+    return shown
+
+
+def is_closed() -> bool:
+    """Whether there are journals of the system's and we may read none of them."""
+    found = [path for place in _JOURNALS for path in Path(place).glob("*/system.journal")]
+    return bool(found) and not any(os.access(path, os.R_OK) for path in found)
+
+
+def command(options: Options, uid: int) -> list[str]:
+    """The journalctl that shows what a model of this user printed."""
+    lines = options.lines
+    if lines is None and options.follow:
+        lines = _FOLLOW_LINES
+    words = [_JOURNALCTL, "--quiet", "--no-pager"]
+    if lines is not None:
+        words.append(f"--lines={lines}")
+    if options.follow:
+        words.append("--follow")
+    if options.json:
+        return [*words, "--output=json", *model_output(options.model, uid)]
+    return [*words, *model_log(options.model, uid)]
+
+
+def _is_in_journal(model_id: str, uid: int) -> bool:
+    """Whether a model that the catalog does not have ever printed something here."""
+    words = [_JOURNALCTL, "--quiet", "--output=cat", "--lines=1", *model_output(model_id, uid)]
+    done = subprocess.run(words, capture_output=True, check=False)
+    return bool(done.stdout)

@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One reading of the world for the commands that only look, and what to do when there is none."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from sparkd.core.errors import HostError, SparkdError
+from sparkd.core.model import Config
+from sparkd.core.observed import World
+from sparkd.sparkctl import privileges
+
+if TYPE_CHECKING:
+    from sparkd.runtime import Runtime
+
+
+def read_world(config: Config, words: Sequence[str]) -> World:
+    """Which models run, asked as the user sparkd. Raises NotPermittedError or HostError."""
+    privileges.act_as_sparkd(words)
+    # Only here: the bus, Podman and HTTP libraries take longer to load than the rest of a command.
+    import asyncio
+
+    from sparkd import runtime
+
+    parts = runtime.build()
+    require_bus(parts)
+    return asyncio.run(parts.world.read_with_health(config))
+
+
+def try_read_world(config: Config, words: Sequence[str]) -> tuple[World | None, SparkdError | None]:
+    """The world, or why there is none: for commands that have something to say without it."""
+    try:
+        return read_world(config, words), None
+    except SparkdError as error:
+        return None, error
+
+
+def require_bus(parts: Runtime) -> None:
+    """Say at once what a real connection, which waits for a manager that is starting, says late."""
+    try:
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.connect(str(parts.systemd.bus_socket))
+    except OSError as error:
+        raise HostError(
+            f"the user manager of sparkd does not run: nothing is at {parts.systemd.bus_socket}",
+            hint=f"sudo systemctl start user@{os.getuid()}.service",
+            code="user_manager_down",
+        ) from error
