@@ -7,24 +7,10 @@ Wall-clock moments end in `_at`, monotonic ones in `_s`, as in `core.model`.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 
 from sparkd.core.model import HEALTH_PATH, Lifecycle
-
-
-class State(StrEnum):
-    """What can be read of a model at any moment."""
-
-    STOPPED = "stopped"
-    STARTING = "starting"
-    READY = "ready"
-    SLEEPING = "sleeping"
-    """Its process runs, has let go of the GPU and of most memory, and can be woken."""
-    STOPPING = "stopping"
-    """Somebody holds its transition lock and its server is on the way out."""
-    FAILED = "failed"
-    """Not running, and the dead container that was kept says why."""
+from sparkd.core.model_state import Evidence, State, describe
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +56,10 @@ class ModelReading:
     """All that was read about one model at one moment."""
 
     model_id: str
-    state: State
+    running: bool = False
+    """Its scope is active."""
+    ready: bool = False
+    """Its server answered a health check, or, where none was made, its start has finished."""
     instance: Instance | None = None
     dead: DeadContainer | None = None
     in_use: bool = False
@@ -83,6 +72,25 @@ class ModelReading:
     last_used_s: float | None = None
     idle_check_at: float | None = None
     """When its next idle or load timer fires."""
+    failures: int = 0
+    """Its failed starts in a row."""
+
+    @property
+    def evidence(self) -> Evidence:
+        """What this reading says of its state; only the gateway knows the requests that wait."""
+        return Evidence(
+            running=self.running,
+            ready=self.ready,
+            in_transition=self.in_transition,
+            in_use=self.in_use,
+            asleep=self.asleep,
+            dead=self.dead is not None,
+            failures=self.failures,
+        )
+
+    @property
+    def state(self) -> State:
+        return describe(self.evidence)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,8 +114,4 @@ class World:
 
     def running(self) -> tuple[ModelReading, ...]:
         """The models whose processes exist, in whatever state."""
-        return tuple(
-            reading
-            for reading in self.models.values()
-            if reading.state not in (State.STOPPED, State.FAILED)
-        )
+        return tuple(reading for reading in self.models.values() if reading.running)

@@ -17,6 +17,7 @@ from sparkd._version import __version__
 from sparkd.core.access.quota import Meters
 from sparkd.core.errors import HostError
 from sparkd.core.model import Config
+from sparkd.core.model_state import State
 from sparkd.core.telemetry.traffic import Traffic
 from sparkd.observe.metrics import page
 from sparkd.observe.status import states, status
@@ -80,7 +81,7 @@ class Readings:
         self._states = Shared(lambda: states(runtime, config()))
         self.metrics = Shared(lambda: page(runtime, config(), traffic, meters, version=__version__))
 
-    async def states(self) -> dict[str, str]:
+    async def states(self) -> dict[str, State]:
         """The state of each model, a second old at most."""
         return await self._states.read(STATES_AGE_S)
 

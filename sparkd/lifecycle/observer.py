@@ -19,8 +19,10 @@ from sparkd.adapters.proc.processes import LockTable
 from sparkd.adapters.systemd.user_manager import UserManager
 from sparkd.core.container.spec import parse_endpoint
 from sparkd.core.model import Config
+from sparkd.core.model_state import Evidence
 from sparkd.core.names import SCOPE_PATTERN, Layout, Names, model_of_scope
-from sparkd.core.observed import DeadContainer, Instance, ModelReading, State, World
+from sparkd.core.observed import DeadContainer, Instance, ModelReading, World
+from sparkd.core.telemetry.session import Session
 from sparkd.lifecycle.leases import Leases
 
 _HEALTH_PATIENCE_S = 2.0
@@ -56,6 +58,11 @@ class WorldReader:
             holders=table.holders(self.layout.gpu_lock),
         )
 
+    def stopped(self, model_id: str) -> ModelReading:
+        """The reading of a model of which nothing runs, without asking Podman."""
+        failure = self.records.failure(model_id)
+        return ModelReading(model_id=model_id, failures=failure.count if failure else 0)
+
     async def read_with_health(self, config: Config) -> World:
         """Like `read`, and ask every running model whether it is ready and when it is checked."""
         world = await self.read(config)
@@ -68,10 +75,7 @@ class WorldReader:
         names = Names(model_id)
         in_transition = table.held(self.layout.transition_lock(names), exclusive_only=True)
         instance, dead = None, None
-        state = State.STOPPED
         if running:
-            # Whether it is healthy is only known by asking; until then it counts as starting.
-            state = State.STARTING
             # One that was killed before its start has a waiting payload that will never serve, and
             # one whose endpoint somebody removed is never heard of again.
             started = container is not None and container.started_at
@@ -80,17 +84,20 @@ class WorldReader:
                 instance = None
         elif container is not None and container.dead:
             dead = _dead(container)
-            state = State.FAILED
+        last_used_s, failure = self.leases.last_used_s(names), self.records.failure(model_id)
         return ModelReading(
             model_id=model_id,
-            state=state,
+            running=running,
+            # A start notes a use at its very end.
+            ready=instance is not None and (last_used_s or 0.0) >= instance.started_s,
             instance=instance,
             dead=dead,
             in_use=table.held(self.layout.activity_lock(names), shared_only=True),
             in_transition=in_transition,
             asleep=instance is not None and self._asleep(instance),
             last_used_at=self.leases.last_used_at(names),
-            last_used_s=self.leases.last_used_s(names),
+            last_used_s=last_used_s,
+            failures=failure.count if failure is not None else 0,
         )
 
     def _has_endpoint(self, names: Names) -> bool:
@@ -107,13 +114,7 @@ class WorldReader:
         healthy, idle_check_at = await asyncio.gather(
             _healthy(reading.instance), self._idle_check_at(Names(reading.model_id))
         )
-        if reading.asleep:
-            state = State.STARTING if reading.in_transition else State.SLEEPING
-        elif healthy:
-            state = State.STOPPING if reading.in_transition else State.READY
-        else:
-            state = State.STARTING
-        return replace(reading, state=state, idle_check_at=idle_check_at)
+        return replace(reading, ready=healthy, idle_check_at=idle_check_at)
 
     async def _idle_check_at(self, names: Names) -> float | None:
         for timer in (names.idle_timer, names.load_timer):
@@ -121,6 +122,23 @@ class WorldReader:
             if elapse_us:
                 return time.time() + elapse_us / 1_000_000 - time.monotonic()
         return None
+
+
+def evidence_of_running(
+    layout: Layout, records: Records, table: LockTable, session: Session | None, model_id: str
+) -> Evidence:
+    """The evidence about a model whose scope is active, without asking Podman or its server.
+
+    Its session tells whether the load has finished: a start opens one at its end.
+    """
+    names, nap = Names(model_id), records.nap(model_id)
+    return Evidence(
+        running=True,
+        ready=session is not None,
+        in_transition=table.held(layout.transition_lock(names), exclusive_only=True),
+        in_use=table.held(layout.activity_lock(names), shared_only=True),
+        asleep=bool(nap and session and nap.container_id == session.container_id),
+    )
 
 
 async def _healthy(instance: Instance) -> bool:

@@ -26,11 +26,13 @@ from sparkd.core.engine.metrics_page import merged
 from sparkd.core.engine.step_counters import PAGE_LIMIT_BYTES
 from sparkd.core.errors import HostError, SparkdError
 from sparkd.core.model import Config
+from sparkd.core.model_state import Evidence, State, describe
 from sparkd.core.names import SCOPE_PATTERN, Layout, Names, model_of_scope
 from sparkd.core.observed import Endpoint
 from sparkd.core.telemetry.metrics_table import FAMILIES, Samples, Value
 from sparkd.core.telemetry.session import EndReason
 from sparkd.core.telemetry.traffic import Traffic
+from sparkd.lifecycle.observer import evidence_of_running
 from sparkd.lifecycle.sessions import Standing
 from sparkd.runtime import Runtime
 
@@ -202,25 +204,22 @@ def _taken(standings: dict[str, Standing]) -> Rows:
     ]
 
 
-def _state(runtime: Runtime, readings: Readings, model_id: str) -> str:
-    """As in /status, without asking Podman or the engine: a session begins when a load ends."""
-    names, table = Names(model_id), readings.table
-    entry = runtime.scheduler.queue().get(model_id)
+def _state(runtime: Runtime, readings: Readings, model_id: str) -> State:
+    """As in /status, without asking Podman or the engine."""
     if model_id in readings.running:
-        moving = table.held(runtime.layout.transition_lock(names), exclusive_only=True)
         standing = readings.standings.get(model_id)
-        if standing is None or standing.running is None:
-            return "starting"
-        if runtime.records.has_nap(model_id):
-            return "starting" if moving else "sleeping"
-        if moving:
-            return "stopping"
-        used = table.held(runtime.layout.activity_lock(names), shared_only=True)
-        return "busy" if used else "ready"
-    if entry is not None and entry.waiters:
-        return "queued" if entry.task is None else "starting"
-    failure = runtime.records.failure(model_id)
-    return "backing-off" if failure is not None and failure.count else "stopped"
+        session = standing.running if standing is not None else None
+        return describe(
+            evidence_of_running(runtime.layout, runtime.records, readings.table, session, model_id)
+        )
+    entry, failure = runtime.scheduler.queue().get(model_id), runtime.records.failure(model_id)
+    return describe(
+        Evidence(
+            waiters=len(entry.waiters) if entry is not None else 0,
+            loading=entry is not None and entry.task is not None,
+            failures=failure.count if failure is not None else 0,
+        )
+    )
 
 
 def _of_host(runtime: Runtime, readings: Readings) -> Iterator[Samples]:

@@ -9,13 +9,16 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
+from sparkd.adapters.files.records import Records
 from sparkd.adapters.proc import usage
 from sparkd.adapters.proc.memory import MemoryProbe
 from sparkd.adapters.proc.processes import LockTable, cgroup_pids
 from sparkd.adapters.systemd.user_manager import UserManager
+from sparkd.core.model_state import State, describe
 from sparkd.core.names import SCOPE_PATTERN, Layout, Names, model_of_scope
 from sparkd.core.scheduling.memory import HostMemory
 from sparkd.lifecycle.leases import Leases
+from sparkd.lifecycle.observer import evidence_of_running
 from sparkd.lifecycle.sessions import Sessions
 
 
@@ -24,8 +27,7 @@ class Row:
     """One running model."""
 
     model_id: str
-    state: str
-    """starting, ready, busy or stopping."""
+    state: State
     requests: int
     cpu_s: float
     """All CPU time of its processes so far."""
@@ -55,6 +57,7 @@ class Top:
     systemd: UserManager
     sessions: Sessions
     leases: Leases
+    records: Records
     probe: MemoryProbe
 
     async def read(self, before: Reading | None, reserve_bytes: int) -> Reading:
@@ -98,15 +101,11 @@ class Top:
         percent = None
         if before is not None and past_s > 0:
             percent = max(0.0, 100 * (used.cpu_s - before.cpu_s) / past_s)
-        if session is None:
-            state = "starting"
-        elif table.held(self.layout.transition_lock(names), exclusive_only=True):
-            state = "stopping"
-        else:
-            state = "busy" if busy else "ready"
         return Row(
             model_id=model_id,
-            state=state,
+            state=describe(
+                evidence_of_running(self.layout, self.records, table, session, model_id)
+            ),
             requests=table.count(activity) if busy else 0,
             cpu_s=used.cpu_s,
             cpu_percent=percent,

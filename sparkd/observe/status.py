@@ -9,27 +9,25 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from sparkd.core.access.api_keys import ApiKey, Scope
 from sparkd.core.access.quota import Meter
 from sparkd.core.catalog.presence import Missing, described
 from sparkd.core.errors import HostError
 from sparkd.core.model import Config, ModelSpec
+from sparkd.core.model_state import State, describe
 from sparkd.core.names import SCOPE_PATTERN, Names
-from sparkd.core.observed import ModelReading, State, World
+from sparkd.core.observed import ModelReading, World
 from sparkd.core.scheduling.memory import HostMemory
 from sparkd.runtime import Runtime
 from sparkd.scheduling.queue import Entry
-
-RESIDENT = frozenset({"starting", "ready", "busy", "sleeping", "stopping"})
-"""The states of models that are in memory."""
 
 
 async def status(runtime: Runtime, config: Config) -> dict[str, object]:
     """Read the world and describe it. Raises HostError when it cannot be read.
 
-    A model's state is one of stopped, queued, starting, ready, busy, sleeping, stopping, failed,
-    backing-off.
+    A model's state is a `core.model_state.State`.
     """
     world, missing = await asyncio.gather(
         runtime.world.read_with_health(config), runtime.presence.survey(config)
@@ -56,41 +54,30 @@ async def status(runtime: Runtime, config: Config) -> dict[str, object]:
     }
 
 
-async def states(runtime: Runtime, config: Config) -> dict[str, str]:
-    """The word for each model; none when it cannot be read.
+async def states(runtime: Runtime, config: Config) -> dict[str, State]:
+    """The state of each model; empty when the user manager or Podman cannot be asked.
 
     Podman is asked only while a model runs, because to ask it starts it.
     """
     queue = runtime.scheduler.queue()
     try:
         units = await runtime.systemd.units([SCOPE_PATTERN])
-        readings = {model_id: _stopped(model_id) for model_id in config.models}
+        readings = {model_id: runtime.world.stopped(model_id) for model_id in config.models}
         if any(unit.active for unit in units):
             readings |= (await runtime.world.read_with_health(config)).models
     except HostError:
         return {}
     return {
-        model_id: state_word(runtime, reading, queue.get(model_id))
-        for model_id, reading in readings.items()
+        model_id: _state(reading, queue.get(model_id)) for model_id, reading in readings.items()
     }
 
 
-def _stopped(model_id: str) -> ModelReading:
-    return ModelReading(model_id=model_id, state=State.STOPPED)
-
-
-def state_word(runtime: Runtime, reading: ModelReading, entry: Entry | None) -> str:
-    """One word for what a model is doing."""
-    if reading.state is State.READY:
-        return "busy" if reading.in_use else "ready"
-    if reading.state not in (State.STOPPED, State.FAILED):
-        return str(reading.state)
-    if entry is not None and entry.waiters:
-        return "queued" if entry.task is None else "starting"
-    failure = runtime.records.failure(reading.model_id)
-    if failure is not None and failure.count:
-        return "backing-off"
-    return str(reading.state)
+def _state(reading: ModelReading, entry: Entry | None) -> State:
+    """The state of a model, with the requests that wait for it in this gateway."""
+    if entry is None:
+        return reading.state
+    waiters, loading = len(entry.waiters), entry.task is not None
+    return describe(replace(reading.evidence, waiters=waiters, loading=loading))
 
 
 def _model(
@@ -104,7 +91,7 @@ def _model(
     pinned_by = _pinned_by(runtime, reading.model_id, spec)
     return {
         "id": reading.model_id,
-        "state": state_word(runtime, reading, entry),
+        "state": _state(reading, entry),
         "lifecycle": spec.lifecycle if spec else None,
         "pinned": pinned_by is not None,
         "pinned_by": pinned_by,

@@ -13,19 +13,10 @@ from sparkd.core.container.spec import spec_hash
 from sparkd.core.errors import StartFailed
 from sparkd.core.model import Config, Evict, Lifecycle, ModelSpec
 from sparkd.core.names import Layout
-from sparkd.core.observed import ModelReading, State, World
+from sparkd.core.observed import ModelReading, World
 from sparkd.core.scheduling import backoff, memory
 from sparkd.core.scheduling.busy import Running
 from sparkd.core.scheduling.policy import Phase, Resident, Setback, View, Waiting
-
-_PUBLIC_STATES = {
-    Phase.STARTING: State.STARTING,
-    Phase.ABANDONED: State.STARTING,
-    Phase.READY: State.READY,
-    Phase.LEAVING: State.STOPPING,
-    Phase.ASLEEP: State.SLEEPING,
-}
-"""The word of `/status` for each phase."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,15 +84,12 @@ class ViewMaker:
             max_wait_s=settings.max_wait_s,
         )
 
-    def running(
-        self, config: Config, world: World, ready_at_s: Mapping[str, float]
-    ) -> list[Running]:
+    def running(self, config: Config, world: World) -> list[Running]:
         """The models that run, for the refusal of a request for another one."""
         found = []
         for reading in world.running():
             if reading.asleep:
                 continue
-            resident = self._resident(config, reading, ready_at_s, frozenset(), ours=False)
             spec = config.models.get(reading.model_id)
             settings = config.settings
             last_used_at = reading.last_used_at or time.time()
@@ -109,7 +97,7 @@ class ViewMaker:
             found.append(
                 Running(
                     model_id=reading.model_id,
-                    state=_PUBLIC_STATES[resident.phase],
+                    state=reading.state,
                     started_at=reading.instance.started_at if reading.instance else last_used_at,
                     last_used_at=last_used_at,
                     in_use=reading.in_use,

@@ -253,7 +253,7 @@ class Scheduler:
 
     def _busy(self, config: Config, spec: ModelSpec, why: str, code: str) -> Busy:
         """The refusal of a request, as of the last look at the world."""
-        running = self._views.running(config, self._seen, self._ready_at_s)
+        running = self._views.running(config, self._seen)
         return busy(spec.model_id, why, running, time.time(), code=code, hint=_BUSY_HINTS[code])
 
     def _send_off(self, entry: Entry) -> None:

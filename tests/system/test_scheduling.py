@@ -318,7 +318,7 @@ def test_state_holder_queue_deadline_and_memory_are_told_wherever_one_looks(host
     assert "held by model fake-b" in status
     assert "GiB available, less 0.1 reserve" in status
     (shown,) = json.loads(host.sh("sparkctl ps --json"))
-    assert (shown["id"], shown["state"], shown["in_use"]) == ("fake-b", "ready", True)
+    assert (shown["id"], shown["state"], shown["in_use"]) == ("fake-b", "busy", True)
     assert shown["idle_check_at"] is not None
     stream.leave()
     waiter.wait()

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from sparkd.core.errors import Busy
+from sparkd.core.model_state import State
 
 RETRY_AFTER_MAX_S = 60
 """Clients of OpenAI's libraries obey a Retry-After of up to a minute and ignore a longer one."""
@@ -23,7 +24,7 @@ class Running:
     """A model that runs, for somebody who wants another one. Times are wall times."""
 
     model_id: str
-    state: str
+    state: State
     started_at: float
     last_used_at: float
     in_use: bool

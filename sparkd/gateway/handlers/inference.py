@@ -26,6 +26,7 @@ from sparkd.core.errors import SparkdError, UpstreamLost
 from sparkd.core.http import routing
 from sparkd.core.http.keep_alive import Beats, chosen
 from sparkd.core.model import Config, KeepAlive, ModelSpec, Status
+from sparkd.core.model_state import RESIDENT, State
 from sparkd.core.rewriting.request_body import Prepared, prepare, prepare_form
 from sparkd.gateway.admission import admitted, identified, key_of, sight_of
 from sparkd.gateway.context import READ, Context
@@ -34,7 +35,6 @@ from sparkd.gateway.http.client_link import ClientStalled
 from sparkd.gateway.http.request_id import request_id
 from sparkd.gateway.proxy import Outgoing, request_headers
 from sparkd.gateway.unexpected import unexpected
-from sparkd.observe.status import RESIDENT
 from sparkd.scheduling.queue import OnWait, Progress
 
 
@@ -78,7 +78,7 @@ async def show_model(request: Request, model_id: str) -> HTTPResponse:
     return _json(sight_of(request).value(shown(shown_card, anthropic=anthropic)))
 
 
-async def _looked_at(context: Context) -> tuple[dict[str, str], dict[str, tuple[Missing, ...]]]:
+async def _looked_at(context: Context) -> tuple[dict[str, State], dict[str, tuple[Missing, ...]]]:
     """The state of each model, and what each lacks on this host."""
     return await asyncio.gather(
         context.readings.states(), context.runtime.presence.survey(context.config)

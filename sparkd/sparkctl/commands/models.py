@@ -10,7 +10,8 @@ from dataclasses import asdict, dataclass
 from sparkd.core.catalog.presence import Missing, described, local
 from sparkd.core.errors import SparkdError
 from sparkd.core.model import Config, Status
-from sparkd.core.observed import State, World
+from sparkd.core.model_state import State
+from sparkd.core.observed import World
 from sparkd.core.quantities import count_of
 from sparkd.runtime import build
 from sparkd.sparkctl import catalog, output, privileges, reading

@@ -7,13 +7,12 @@ import time
 from collections.abc import Sequence
 
 from sparkd.core.names import Names
-from sparkd.core.observed import ModelReading, State, World
+from sparkd.core.observed import ModelReading, World
 from sparkd.sparkctl import catalog, output, reading
 from sparkd.sparkctl.arguments import Options
 from sparkd.sparkctl.exit_codes import Exit
 
 _HEADER = ("MODEL", "STATE", "UP", "IN USE", "IDLE CHECK", "PID", "ENDPOINT", "SCOPE")
-_AT_REST = (State.STOPPED, State.FAILED)
 _FOREVER_AT = 1e11
 """Beyond any timer: systemd says infinity of one that has fired and whose pass now runs."""
 
@@ -31,7 +30,7 @@ def run(options: Options) -> Exit:
 def running(world: World) -> list[ModelReading]:
     """The readings of the models whose processes exist, by id."""
     found = (world.models[model_id] for model_id in sorted(world.models))
-    return [one for one in found if one.state not in _AT_REST]
+    return [one for one in found if one.running]
 
 
 def as_json(found: ModelReading) -> dict[str, object]:

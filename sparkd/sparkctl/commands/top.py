@@ -76,7 +76,14 @@ def _build() -> Top:
 
     parts = runtime.build()
     reading.require_bus(parts)
-    return Top(parts.layout, parts.systemd, parts.sessions, parts.leases, parts.views.probe)
+    return Top(
+        parts.layout,
+        parts.systemd,
+        parts.sessions,
+        parts.leases,
+        parts.records,
+        parts.views.probe,
+    )
 
 
 async def _once(top: Top, reserve_bytes: int) -> Reading:

@@ -20,7 +20,6 @@ from sparkd.core.observed import (
     Instance,
     LockHolder,
     ModelReading,
-    State,
     World,
 )
 from sparkd.core.scheduling.memory import HostMemory
@@ -50,7 +49,8 @@ CONFIG = Config(
 
 READY = ModelReading(
     model_id="large",
-    state=State.READY,
+    running=True,
+    ready=True,
     instance=Instance(
         model_id="large",
         container_id="c0ffee",
@@ -64,10 +64,9 @@ READY = ModelReading(
     last_used_at=NOW - 5,
     idle_check_at=NOW + 61.5,
 )
-ORPHAN = ModelReading(model_id="org/gone", state=State.STARTING)
+ORPHAN = ModelReading(model_id="org/gone", running=True)
 DEAD = ModelReading(
     model_id="small",
-    state=State.FAILED,
     dead=DeadContainer(container_id="d", exit_code=3, finished_at=NOW),
 )
 WORLD = World(
@@ -121,7 +120,7 @@ def test_models_lists_the_catalog_with_the_states_of_the_world() -> None:
     assert models.text(listed).splitlines() == [
         "MODEL  LOCAL    LIFECYCLE  STATE    STATUS        CONTEXT  DIALECTS",
         "bad    unknown  -          stopped  -             -        -",
-        "large  yes      normal     ready    experimental  131072   chat",
+        "large  yes      normal     busy     experimental  131072   chat",
         "small  no       utility    failed   experimental  -        chat,completions",
         "bad cannot be started: /etc/x.yaml:7: models.bad.gup: unknown key 'gup'",
     ]
@@ -139,7 +138,7 @@ def test_ps_lists_what_runs_and_nothing_else() -> None:
     assert ps.text(ps.running(WORLD), NOW).splitlines() == [
         "MODEL     STATE     UP     IN USE  IDLE CHECK  PID   "
         "ENDPOINT                                SCOPE",
-        "large     ready     3m12s  yes     in 1m1s     4242  "
+        "large     busy      3m12s  yes     in 1m1s     4242  "
         "unix:/run/sparkd/models/large/api.sock  sparkd-model-large.scope",
         "org/gone  starting  -      no      -           -     "
         "-                                       sparkd-model-org\\x2fgone.scope",
@@ -222,7 +221,7 @@ def test_status_of_a_host_at_work() -> None:
     lines = status.text(overview, NOW).splitlines()
     assert lines[2] == "service   active, pid 77"
     assert lines[4] == "memory    3.0 of 24.0 GiB available, of the GPU"
-    assert lines[5] == "models    3 models, running: large (ready, up 3m12s), org/gone (starting)"
+    assert lines[5] == "models    3 models, running: large (busy, up 3m12s), org/gone (starting)"
     assert lines[6] == (
         "queue     2 for a, the first since 1m12s: large is in use; 1 for b, the first since 5s: "
         "loading"
