@@ -36,7 +36,7 @@ import asyncio, sys
 from pathlib import Path
 from sparkd.adapters.flock import FileLock, Mode
 from sparkd.core.names import Layout, Names
-from sparkd.leases import Leases
+from sparkd.lifecycle.leases import Leases
 leases = Leases(Layout(runtime_dir=Path(sys.argv[1])))
 layout, m = leases.layout, Names("m")
 """
@@ -429,7 +429,7 @@ def test_file_that_is_missing_is_held_by_nobody(layout: Layout) -> None:
 
 NURSERY = """
 import itertools, json, os, signal
-from sparkd.adapters.host import LockTable
+from sparkd.adapters.proc.processes import LockTable
 
 def whole_life():
     lease = leases.try_use(m)

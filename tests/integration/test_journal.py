@@ -248,7 +248,7 @@ def test_journal_that_comes_back_is_used_again(
 
 def test_program_outside_of_systemd_logs_to_stderr_and_as_careful() -> None:
     program = (
-        "import logging; from sparkd.adapters import journal; journal.configure(environ={});"
+        "import logging; from sparkd.adapters.journal import writer; writer.configure(environ={});"
         f"logging.getLogger('sparkd').info('key {KEY}'); logging.getLogger('httpx').info('loud')"
     )
     done = subprocess.run(

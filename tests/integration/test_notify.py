@@ -24,7 +24,7 @@ pytestmark = [
 ROOT = Path(__file__).resolve().parents[2]
 ACTIVATED = """
 import os
-from sparkd.adapters.notify import inherited_sockets
+from sparkd.adapters.systemd.notify import inherited_sockets
 for name, sockets in sorted(inherited_sockets().items()):
     for one in sockets:
         print(name, one.getsockname()[1], os.get_inheritable(one.fileno()))

@@ -317,14 +317,14 @@ time.sleep(300)  # journald looks at who wrote when it reads, and finds nobody w
 """
 HEARD = """
 import asyncio, json, sys
-from sparkd.adapters import journal, journalreader
+from sparkd.adapters.journal import reader
 container, scope = sys.argv[1:]
 async def heard():
-    told = journalreader.read(*journalreader.container_output(container))
+    told = reader.read(*reader.container_output(container))
     print(json.dumps({
-        "last lines": await journalreader.last_lines(container),
+        "last lines": await reader.last_lines(container),
         "output": [line.decode() async for line in told],
-        "killed for memory": await journalreader.killed_for_memory(scope, 0),
+        "killed for memory": await reader.killed_for_memory(scope, 0),
     }))
 asyncio.run(heard())
 """

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -235,3 +236,14 @@ def test_unit_tests_mirror_the_tree() -> None:
     folders = {p.parent.relative_to(unit).as_posix() for p in unit.rglob("test_*.py")}
     packages = {name.removeprefix("sparkd").strip(".").replace(".", "/") for name in PACKAGES}
     assert folders <= packages | {"project"}
+
+
+def test_code_inside_of_texts_imports_modules_that_exist() -> None:
+    """Tests and tools run programs from string constants, which no linter reads."""
+    sources = [*(ROOT / "tests").rglob("*.py"), *(ROOT / "packaging/bin").iterdir()]
+    named = {
+        (path.relative_to(ROOT).as_posix(), module)
+        for path in sources
+        for module in re.findall(r"(?:from|import) (sparkd(?:\.\w+)+)", path.read_text())
+    }
+    assert {(path, module) for path, module in named if module not in SOURCES} == set()
