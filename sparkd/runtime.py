@@ -15,21 +15,21 @@ from sparkd.adapters.systemd.user_manager import UserManager
 from sparkd.core.names import Layout
 from sparkd.lifecycle.deaths import Deaths
 from sparkd.lifecycle.end.evictor import Evictor
-from sparkd.lifecycle.end.exit_watch import Endings
-from sparkd.lifecycle.end.idle_check import Reaper
+from sparkd.lifecycle.end.exit_watch import ExitWatch
+from sparkd.lifecycle.end.idle_check import IdleCheck
 from sparkd.lifecycle.end.stopper import Stopper
 from sparkd.lifecycle.leases import Leases
-from sparkd.lifecycle.observer import WorldReader
+from sparkd.lifecycle.observer import Observer
 from sparkd.lifecycle.sessions import Sessions
 from sparkd.lifecycle.sleeper import Sleep
 from sparkd.lifecycle.start.launcher import Launcher
 from sparkd.lifecycle.start.load_watch import LoadWatch
 from sparkd.lifecycle.start.presence import Presence
 from sparkd.scheduling.ensure import Ensurer
-from sparkd.scheduling.policy_input import ViewMaker
+from sparkd.scheduling.policy_input import PolicyInputs
 from sparkd.scheduling.scheduler import Scheduler
 from sparkd.scheduling.starter import Starter
-from sparkd.scheduling.unattended_loads import Tender
+from sparkd.scheduling.unattended_loads import UnattendedLoads
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,24 +41,24 @@ class Runtime:
     systemd: UserManager
     podman: Podman
     launcher: Launcher
-    world: WorldReader
-    views: ViewMaker
+    observer: Observer
+    policy_inputs: PolicyInputs
     records: Records
     sessions: Sessions
     loads: LoadWatch
-    endings: Endings
+    endings: ExitWatch
     scheduler: Scheduler
     starter: Starter
     evictor: Evictor
     ensurer: Ensurer
-    reaper: Reaper
+    idle_check: IdleCheck
     stopper: Stopper
     presence: Presence
 
     async def close(self) -> None:
         """End what is under way, or leave it, as `abandoned_loads` has it; what runs goes on."""
         await self.scheduler.close()
-        await self.starter.tender.close()
+        await self.starter.unattended_loads.close()
         self.ensurer.close()
 
 
@@ -72,36 +72,36 @@ def build() -> Runtime:
     presence = Presence(layout, podman)
     launcher = Launcher(layout, systemd, podman)
     records = Records(layout)
-    world = WorldReader(layout, leases, systemd, podman, records)
+    observer = Observer(layout, leases, systemd, podman, records)
     probe = MemoryProbe.from_environment()
-    views = ViewMaker(layout, probe, records)
+    policy_inputs = PolicyInputs(layout, probe, records)
     sessions = Sessions(layout)
     sleep = Sleep(records, probe)
     deaths = Deaths(podman, sessions, records)
     evictor = Evictor(leases, launcher, records, sessions, sleep, deaths)
-    tender = Tender(leases, launcher, world, LoadWatch())
+    unattended_loads = UnattendedLoads(leases, launcher, observer, LoadWatch())
     starter = Starter(
         launcher=launcher,
-        views=views,
+        policy_inputs=policy_inputs,
         sessions=sessions,
         evictor=evictor,
-        tender=tender,
+        unattended_loads=unattended_loads,
         presence=presence,
         deaths=deaths,
     )
-    scheduler = Scheduler(leases, world, views, starter)
+    scheduler = Scheduler(leases, observer, policy_inputs, starter)
     return Runtime(
         layout=layout,
         leases=leases,
         systemd=systemd,
         podman=podman,
         launcher=launcher,
-        world=world,
-        views=views,
+        observer=observer,
+        policy_inputs=policy_inputs,
         records=records,
         sessions=sessions,
-        loads=tender.loads,
-        endings=Endings(deaths),
+        loads=unattended_loads.loads,
+        endings=ExitWatch(deaths),
         scheduler=scheduler,
         starter=starter,
         evictor=evictor,
@@ -109,7 +109,7 @@ def build() -> Runtime:
             layout, leases, scheduler, records=records, presence=presence, systemd=systemd
         ),
         presence=presence,
-        reaper=Reaper(leases, systemd, podman, launcher, sessions, records, deaths),
+        idle_check=IdleCheck(leases, systemd, podman, launcher, sessions, records, deaths),
         stopper=Stopper(leases, systemd, podman, launcher, records, sessions, deaths),
     )
 

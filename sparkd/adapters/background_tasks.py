@@ -24,7 +24,7 @@ _STEADY_S: Final = 120.0
 """A task that ran for this long begins with the first pause after its next failure."""
 
 
-class Supervisor:
+class BackgroundTasks:
     """The background tasks of one owner."""
 
     def __init__(self, pauses_s: tuple[float, ...] = _PAUSES_S) -> None:
@@ -79,7 +79,7 @@ async def _tried(name: str, work: Work) -> None:
 @contextlib.asynccontextmanager
 async def alongside(name: str, work: Work) -> AsyncIterator[None]:
     """Keep the work running while the block runs; its failures do not reach the block."""
-    supervisor = Supervisor()
+    supervisor = BackgroundTasks()
     supervisor.keep(name, work)
     try:
         yield

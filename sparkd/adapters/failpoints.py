@@ -12,7 +12,7 @@ import signal
 _POINT = os.environ.get("SPARKD_FAULT", "")
 
 
-def reach(point: str) -> None:
+def failpoint(point: str) -> None:
     """Die here, at once and without any clean-up, if this is the point."""
     if point == _POINT:
         os.kill(os.getpid(), signal.SIGKILL)

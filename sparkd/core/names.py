@@ -197,7 +197,7 @@ class Layout:
     def comebacks_dir(self) -> Path:
         return self.runtime_dir / "comebacks"
 
-    def nap_file(self, names: Names) -> Path:
+    def sleep_marker_file(self, names: Names) -> Path:
         """There while a model sleeps, or is on its way there or back."""
         return self.asleep_dir / names.escaped
 

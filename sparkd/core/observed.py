@@ -67,7 +67,7 @@ class ModelReading:
     in_transition: bool = False
     """Somebody is starting, stopping or draining it."""
     asleep: bool = False
-    """It was put to sleep, or is on its way there or back: it may not be lent as it is."""
+    """It was put to sleep, or is on its way there or back: it cannot be used as it is."""
     last_used_at: float | None = None
     last_used_s: float | None = None
     idle_check_at: float | None = None
@@ -105,7 +105,7 @@ class LockHolder:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class World:
+class Snapshot:
     """One reading of everything that decides about a start."""
 
     models: dict[str, ModelReading]

@@ -27,7 +27,7 @@ from sparkd.core.weights import hub as hubs
 from sparkd.core.weights.hub import Algorithm, Digest, Listing
 from sparkd.core.weights.weight_set import choose
 from sparkd.fetch import staging
-from sparkd.fetch.staging import BlobStore, MismatchError, Part
+from sparkd.fetch.staging import MismatchError, PartialFile, Staging
 from sparkd.lifecycle.leases import Leases
 
 _AT_ONCE = 4
@@ -82,7 +82,7 @@ class _Wanted:
 class _Job:
     """One destination that is not as it should be."""
 
-    store: BlobStore
+    store: Staging
     source: str
     listing: Listing | None
     """None for a single file."""
@@ -196,7 +196,7 @@ class Puller:
                 f"{path} is there and was not fetched by sparkctl",
                 hint=f"leave it if it is right, or move it away: sudo mv {path} {path}.old",
             )
-        store = BlobStore(destination)
+        store = Staging(destination)
         if before is not None:
             wanted = {file.digest for file in listing.files}
             store.prepare()
@@ -252,14 +252,14 @@ class Puller:
         path = self.layout.host_path(file.path)
         if await asyncio.to_thread(staging.verified, path, wanted.digest):
             return Pulled(path=path, source=source, commit=commit, fetched_bytes=0)
-        store = BlobStore(path.resolve())
+        store = Staging(path.resolve())
         return _Job(store=store, source=source, listing=None, commit=commit, files=(wanted,))
 
-    async def _fetch_all(self, missing: Iterable[tuple[BlobStore, _Wanted]]) -> None:
+    async def _fetch_all(self, missing: Iterable[tuple[Staging, _Wanted]]) -> None:
         """Several at a time; the first that fails ends the others, whose parts stay."""
         places = asyncio.Semaphore(_AT_ONCE)
 
-        async def fetch(store: BlobStore, file: _Wanted) -> None:
+        async def fetch(store: Staging, file: _Wanted) -> None:
             async with places:
                 await self._fetch(store, file)
 
@@ -270,9 +270,9 @@ class Puller:
         except ExceptionGroup as failed:
             raise failed.exceptions[0] from None
 
-    async def _fetch(self, store: BlobStore, file: _Wanted) -> None:
+    async def _fetch(self, store: Staging, file: _Wanted) -> None:
         """One file, to the end or to an error that no further try would change."""
-        part = await asyncio.to_thread(Part, store, file.digest, file.size_bytes)
+        part = await asyncio.to_thread(PartialFile, store, file.digest, file.size_bytes)
         patience, left_earlier = _Patience(self.watcher, file.name), part.bytes > 0
         try:
             while True:
@@ -294,7 +294,7 @@ class Puller:
         finally:
             part.close()
 
-    async def _receive(self, part: Part, file: _Wanted) -> None:
+    async def _receive(self, part: PartialFile, file: _Wanted) -> None:
         async with self.hub.transfer(file.address, part.bytes, what=file.name) as transfer:
             if transfer.offset != part.bytes:
                 part.restart()

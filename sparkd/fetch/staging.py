@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from sparkd.adapters.failpoints import reach
+from sparkd.adapters.failpoints import failpoint
 from sparkd.core.errors import FetchFailed, HostError
 from sparkd.core.quantities import readable_size
 from sparkd.core.weights.hub import RECORD_NAME, Digest, Listing, record
@@ -33,7 +33,7 @@ class MismatchError(FetchFailed):
 
 
 @dataclass(frozen=True, slots=True)
-class BlobStore:
+class Staging:
     """The staging directory of one destination."""
 
     destination: Path
@@ -73,7 +73,7 @@ class BlobStore:
         with disk(self.destination):
             os.replace(self.blob(digest), self.destination)
             sync_directory(self.destination.parent)
-            reach("pull-placed")
+            failpoint("pull-placed")
             shutil.rmtree(self.directory)
 
     def place_tree(self, listing: Listing) -> None:
@@ -86,23 +86,23 @@ class BlobStore:
                 path = tree / file.path
                 path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
                 os.link(self.blob(file.digest), path)
-            reach("pull-assembled")
+            failpoint("pull-assembled")
             (tree / RECORD_NAME).write_text(record(listing))
             _sync_tree(tree)
-            reach("pull-recorded")
+            failpoint("pull-recorded")
             if self.destination.exists():
                 os.rename(self.destination, old)
-                reach("pull-displaced")
+                failpoint("pull-displaced")
             os.rename(tree, self.destination)
             sync_directory(self.destination.parent)
-            reach("pull-placed")
+            failpoint("pull-placed")
             shutil.rmtree(self.directory)
 
 
-class Part:
+class PartialFile:
     """The file that grows. Counts into the checksum what is there already."""
 
-    def __init__(self, store: BlobStore, digest: Digest, size_bytes: int | None) -> None:
+    def __init__(self, store: Staging, digest: Digest, size_bytes: int | None) -> None:
         self._store, self._digest, self._size_bytes = store, digest, size_bytes
         self._path = store.part(digest)
         self._hasher = digest.hasher(size_bytes)
@@ -126,7 +126,7 @@ class Part:
                 self._hasher.update(view[:written])
                 self.bytes += written
                 view = view[written:]
-        reach("pull-written")
+        failpoint("pull-written")
 
     def check_room(self, size_bytes: int) -> None:
         """Refuse a file whose rest does not fit. Raises HostError."""
@@ -149,7 +149,7 @@ class Part:
     def finish(self, what: str) -> None:
         """It is all there: verify it, and give it its name. Raises MismatchError, and forgets it
         then."""
-        reach("pull-complete")
+        failpoint("pull-complete")
         found = self._hasher.hexdigest()
         if found != self._digest.hex:
             self.restart()
@@ -160,7 +160,7 @@ class Part:
         with disk(self._path):
             os.fsync(self._file.fileno())
             os.rename(self._path, self._store.blob(self._digest))
-        reach("pull-verified")
+        failpoint("pull-verified")
 
     def close(self) -> None:
         self._file.close()

@@ -13,15 +13,15 @@ from typing import Any
 
 from sanic import Request
 
-from sparkd.adapters.journal.writer import Event, fields
+from sparkd.adapters.journal.writer import EventKind, fields
 from sparkd.core.access import auth
 from sparkd.core.access.api_keys import ApiKey, Scope
 from sparkd.core.access.auth import Access
 from sparkd.core.access.quota import WRONG_KEYS_MOST, origin_of
-from sparkd.core.access.visibility import Sight
+from sparkd.core.access.visibility import Visibility
 from sparkd.core.errors import RequestError
 from sparkd.gateway.context import Context
-from sparkd.gateway.http.protocol import WireHttp
+from sparkd.gateway.http.protocol import HttpCycle
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ def identified(request: Request) -> Context:
     auth.require(key, access_of(request.route))
     context.require_usable()
     request.ctx.key = key
-    wire: WireHttp = request.stream  # type: ignore[assignment]  # It is all we serve.
+    wire: HttpCycle = request.stream  # type: ignore[assignment]  # It is all we serve.
     wire.admit()
     return context
 
@@ -76,7 +76,7 @@ def _count_wrong(context: Context, address: str, now_s: float) -> None:
             "%d wrong API keys came from %s; further wrong ones get 429 for a while",
             WRONG_KEYS_MOST,
             address,
-            extra=fields(Event.WRONG_KEYS, address=address),
+            extra=fields(EventKind.WRONG_KEYS, address=address),
         )
 
 
@@ -86,10 +86,10 @@ def key_of(request: Request) -> ApiKey:
     return key
 
 
-def sight_of(request: Request) -> Sight:
+def visibility_of(request: Request) -> Visibility:
     """What the client of a request may be told, admitted or not."""
     context: Context = request.app.ctx.sparkd
-    return Sight(context.config, getattr(request.ctx, "key", None))
+    return Visibility(context.config, getattr(request.ctx, "key", None))
 
 
 def is_admin(request: Request) -> bool:

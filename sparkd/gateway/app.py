@@ -14,11 +14,11 @@ from sanic.response import BaseHTTPResponse
 from sparkd.core.access.auth import Access
 from sparkd.core.errors import NotFound, RequestError, SparkdError
 from sparkd.core.http.routing import route, unknown_path
-from sparkd.gateway.admission import is_admin, sight_of
+from sparkd.gateway.admission import is_admin, visibility_of
 from sparkd.gateway.context import READ, Context
 from sparkd.gateway.handlers import admin, description, events, inference, logs, metrics, page
 from sparkd.gateway.http import cors
-from sparkd.gateway.http.protocol import HEAD_S, KEEP_ALIVE_S, WireRequest
+from sparkd.gateway.http.protocol import HEAD_S, KEEP_ALIVE_S, ClientRequest
 from sparkd.gateway.http.request_id import name_answer
 from sparkd.gateway.render import error_body, error_headers, shape_of
 from sparkd.gateway.unexpected import unexpected
@@ -35,7 +35,7 @@ def create_app(context: Context) -> Sanic[Any, Any]:
         "sparkd",
         configure_logging=False,
         error_handler=_Errors(),
-        request_class=WireRequest,
+        request_class=ClientRequest,
         dumps=json.dumps,
     )
     app.config.ACCESS_LOG = False
@@ -43,7 +43,7 @@ def create_app(context: Context) -> Sanic[Any, Any]:
     app.config.KEEP_ALIVE_TIMEOUT = KEEP_ALIVE_S
     app.config.REQUEST_TIMEOUT = HEAD_S
     app.ctx.sparkd = context
-    app.ctx.strangers, app.ctx.turns = context.strangers, context.turns
+    app.ctx.unauthenticated, app.ctx.pacing = context.unauthenticated, context.pacing
     app.ctx.cors_origins = lambda: context.config.settings.cors_origins
     app.add_route(
         healthz,
@@ -81,7 +81,7 @@ class _Errors(ErrorHandler):
     def default(self, request: Request, exception: Exception) -> HTTPResponse:
         if isinstance(exception, MethodNotAllowed) and request.method == "OPTIONS":
             return cors.options(request, exception)
-        error = sight_of(request).error(_as_ours(request, exception))
+        error = visibility_of(request).error(_as_ours(request, exception))
         shape = shape_of(request.path, request.headers)
         return HTTPResponse(
             error_body(error, shape, admin=is_admin(request)),

@@ -18,7 +18,7 @@ from sparkd.core.rewriting.request_body import LARGE_BYTES, Prepared
 _P = ParamSpec("_P")
 
 
-class Preparer:
+class BodyWorker:
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="bodies")
 

@@ -14,10 +14,10 @@ from sparkd.core.model import Config
 from sparkd.core.quantities import count_of
 from sparkd.core.telemetry.traffic import Traffic
 from sparkd.gateway.body_budget import BodyBudget
-from sparkd.gateway.body_worker import Preparer
+from sparkd.gateway.body_worker import BodyWorker
 from sparkd.gateway.http.open_requests import OpenRequests
-from sparkd.gateway.http.pacing import Turns
-from sparkd.gateway.http.unauthenticated import Strangers
+from sparkd.gateway.http.pacing import Pacing
+from sparkd.gateway.http.unauthenticated import Unauthenticated
 from sparkd.gateway.proxy import Proxy
 from sparkd.gateway.shared_readings import Readings
 from sparkd.lifecycle.sampling import Sampler
@@ -39,12 +39,12 @@ class Context:
     keys: KeyFiles
     meters: Meters = field(default_factory=Meters)
     wrong_keys: WrongKeys = field(default_factory=WrongKeys)
-    strangers: Strangers = field(default_factory=Strangers)
+    unauthenticated: Unauthenticated = field(default_factory=Unauthenticated)
     doctor: Doctor = field(default_factory=Doctor)
     bodies: BodyBudget = field(default_factory=BodyBudget)
     readings: Readings = field(init=False)
-    turns: Turns = field(default_factory=Turns)
-    preparer: Preparer = field(default_factory=Preparer)
+    pacing: Pacing = field(default_factory=Pacing)
+    body_worker: BodyWorker = field(default_factory=BodyWorker)
     traffic: Traffic = field(default_factory=Traffic)
     open_requests: OpenRequests = field(default_factory=OpenRequests)
     events: EventFeed = field(default_factory=EventFeed)

@@ -22,11 +22,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from sparkd._version import __version__
-from sparkd.adapters.background_tasks import Supervisor
+from sparkd.adapters.background_tasks import BackgroundTasks
 from sparkd.adapters.files.config_files import config_paths, load_config
 from sparkd.adapters.files.key_files import KeyFiles
 from sparkd.adapters.journal import writer
-from sparkd.adapters.journal.writer import Event, fields
+from sparkd.adapters.journal.writer import EventKind, fields
 from sparkd.adapters.proc.processes import ProcessWatch, cgroup_pids
 from sparkd.adapters.systemd.notify import Notifier, inherited_sockets
 from sparkd.core.errors import HostError, SparkdError
@@ -34,10 +34,10 @@ from sparkd.core.model import Config
 from sparkd.core.names import SCOPE_PATTERN
 from sparkd.gateway.app import create_app
 from sparkd.gateway.context import Context
-from sparkd.gateway.gc_tuning import Garbage
+from sparkd.gateway.gc_tuning import GcTuning
 from sparkd.gateway.housekeeping import Housekeeper
 from sparkd.gateway.http.connections import Connections
-from sparkd.gateway.http.protocol import WireProtocol
+from sparkd.gateway.http.protocol import ClientProtocol
 from sparkd.gateway.proxy import Proxy
 from sparkd.lifecycle.sampling import Sampler
 from sparkd.observe import metrics
@@ -94,11 +94,11 @@ class Daemon:
         self._housekeeper = Housekeeper(
             lambda: self._context.config,
             leases=runtime.leases,
-            world=runtime.world,
+            observer=runtime.observer,
             systemd=runtime.systemd,
             evictor=runtime.evictor,
             ensurer=runtime.ensurer,
-            reaper=runtime.reaper,
+            idle_check=runtime.idle_check,
             records=runtime.records,
             starter=runtime.starter,
         )
@@ -108,7 +108,7 @@ class Daemon:
         runtime.scheduler.on_left.append(self._context.traffic.waited)
         runtime.scheduler.on_started.append(lambda _: self._context.readings.changed())
         runtime.scheduler.on_left.append(lambda *_: self._context.readings.changed())
-        garbage = Garbage()
+        garbage = GcTuning()
         runtime.scheduler.on_left.append(lambda *_: garbage.collect_soon())
         metrics.restore(runtime.layout, self._context.traffic)
         _log_problems(config)
@@ -122,7 +122,7 @@ class Daemon:
             "sparkd %s serves %d models",
             __version__,
             len(config.models),
-            extra=fields(Event.DAEMON_READY, models=len(config.models)),
+            extra=fields(EventKind.DAEMON_READY, models=len(config.models)),
         )
 
     def _handle_signals(self) -> None:
@@ -137,7 +137,7 @@ class Daemon:
 
     async def serve(self) -> None:
         """Until a signal asks us to stop, or nobody needs us any more."""
-        tasks = Supervisor()
+        tasks = BackgroundTasks()
         tasks.keep("watchdog", self._keep_watchdog_fed)
         tasks.keep("idle exit", self._stop_when_idle)
         tasks.keep("hang detection", self._look_for_hangs)
@@ -149,7 +149,7 @@ class Daemon:
     async def shutdown(self) -> None:
         """Accept nothing new, let open requests end within `drain_timeout`, leave."""
         self._notifier.stopping(f"{self._context.open_requests.count} requests open")
-        log.info("sparkd stops", extra=fields(Event.DAEMON_STOPPING))
+        log.info("sparkd stops", extra=fields(EventKind.DAEMON_STOPPING))
         for server in self._servers:
             # Connections that nobody accepted stay in the backlog of systemd's copy of the socket.
             if server.server is not None:
@@ -172,7 +172,7 @@ class Daemon:
     async def _listen(self) -> None:
         for listening in self._listening:
             server = await self._app.create_server(
-                sock=listening, protocol=WireProtocol, backlog=_ACCEPT_TRIES
+                sock=listening, protocol=ClientProtocol, backlog=_ACCEPT_TRIES
             )
             if server is None:
                 raise HostError(f"Sanic made no server for {listening}")

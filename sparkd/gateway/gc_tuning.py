@@ -18,7 +18,7 @@ _PAUSE_S = 5.0
 takes milliseconds, in which nothing else is done."""
 
 
-class Garbage:
+class GcTuning:
     def __init__(self, pause_s: float = _PAUSE_S) -> None:
         self._pause_s = pause_s
         self._timer: asyncio.TimerHandle | None = None

@@ -2,9 +2,10 @@
 """What a running daemon does by itself, beside answering: nothing of it is needed for correctness.
 
 - What a killed process left of a model, or of a file it wrote, is removed at the start.
-- A load that an earlier gateway left under way is tended from the start on
+- A load that an earlier gateway left under way is watched from the start on
   (`scheduling.unattended_loads`).
-- A comeback that is due, but whose time nobody saw, is begun at the start (`oneshot.restore_pass`).
+- A comeback that is due, but whose time no process saw, begins at the start
+  (`oneshot.comeback_pass`).
 - After a reload, models whose entry changed or went are stopped as soon as nobody uses them.
 - A model that makes no step while requests are open is declared hung and killed.
 """
@@ -17,11 +18,11 @@ import time
 from collections.abc import Callable
 from functools import partial
 
-from sparkd.adapters.background_tasks import Supervisor
-from sparkd.adapters.engine.client import Upstream
+from sparkd.adapters.background_tasks import BackgroundTasks
+from sparkd.adapters.engine.client import EngineClient
 from sparkd.adapters.files.config_files import remove_abandoned
 from sparkd.adapters.files.records import Records
-from sparkd.adapters.journal.writer import Event, fields
+from sparkd.adapters.journal.writer import EventKind, fields
 from sparkd.adapters.systemd.user_manager import UserManager
 from sparkd.core.container.spec import spec_hash
 from sparkd.core.engine.step_counters import PAGE_LIMIT_BYTES, Steps, parse_steps
@@ -30,9 +31,9 @@ from sparkd.core.model import Config
 from sparkd.core.names import COMEBACK_SERVICE, SCOPE_PATTERN, Names
 from sparkd.core.observed import Instance
 from sparkd.lifecycle.end.evictor import Evictor
-from sparkd.lifecycle.end.idle_check import Reaper
+from sparkd.lifecycle.end.idle_check import IdleCheck
 from sparkd.lifecycle.leases import Leases
-from sparkd.lifecycle.observer import WorldReader
+from sparkd.lifecycle.observer import Observer
 from sparkd.scheduling.ensure import Ensurer
 from sparkd.scheduling.starter import Starter
 
@@ -48,24 +49,24 @@ class Housekeeper:
         config: Callable[[], Config],
         *,
         leases: Leases,
-        world: WorldReader,
+        observer: Observer,
         systemd: UserManager,
         evictor: Evictor,
         ensurer: Ensurer,
-        reaper: Reaper,
+        idle_check: IdleCheck,
         records: Records,
         starter: Starter,
     ) -> None:
         self._config = config
         self._leases = leases
-        self._world = world
+        self._observer = observer
         self._systemd = systemd
         self._evictor = evictor
         self._ensurer = ensurer
-        self._reaper = reaper
+        self._reaper = idle_check
         self._records = records
         self._starter = starter
-        self._tasks = Supervisor()
+        self._tasks = BackgroundTasks()
         self._steps: dict[str, tuple[Steps | None, float]] = {}
 
     async def close(self) -> None:
@@ -110,18 +111,18 @@ class Housekeeper:
             units = await self._systemd.units([SCOPE_PATTERN])
             if any(unit.active for unit in units):
                 config = self._config()
-                await self._starter.tend_abandoned(config, await self._world.read(config))
+                await self._starter.tend_abandoned(config, await self._observer.read(config))
         except SparkdError as error:
             log.warning("loads of an earlier gateway are not tended: %s", error)
 
     async def _retire_changed(self) -> None:
         try:
-            world = await self._world.read(self._config())
+            snapshot = await self._observer.read(self._config())
         except SparkdError as error:
             log.warning("changed models are not looked for: %s", error)
             return
         layout = self._leases.layout
-        for reading in world.running():
+        for reading in snapshot.running():
             spec = self._config().models.get(reading.model_id)
             running = reading.instance.spec_hash if reading.instance else ""
             if spec is None or spec_hash(spec, layout) != running:
@@ -135,10 +136,10 @@ class Housekeeper:
         while (right := self._leases.try_stop(names)) is None:  # noqa: ASYNC110
             await asyncio.sleep(_RETIRE_PAUSE_S)
         with right:
-            world = await self._world.read(self._config())
-            reading = world.models.get(model_id)
+            snapshot = await self._observer.read(self._config())
+            reading = snapshot.models.get(model_id)
             if reading and reading.instance and reading.instance.spec_hash == outdated_hash:
-                await self._evictor.stop(self._config(), world, model_id)
+                await self._evictor.stop(self._config(), snapshot, model_id)
 
     async def _look_at(self, instance: Instance) -> None:
         model_id = instance.model_id
@@ -157,7 +158,7 @@ class Housekeeper:
             "model %s made no step for %.0f s with requests open: killing it as hung",
             model_id,
             now_s - since_s,
-            extra=fields(Event.MODEL_FAILED, model=model_id, reason="hung"),
+            extra=fields(EventKind.MODEL_FAILED, model=model_id, reason="hung"),
         )
         del self._steps[model_id]
         self._ensurer.forget(model_id)
@@ -166,7 +167,7 @@ class Housekeeper:
 
 async def _steps_of(instance: Instance) -> Steps | None:
     """What the engine's metrics say of its steps; None when it does not answer in time."""
-    async with Upstream(instance.endpoint) as engine:
+    async with EngineClient(instance.endpoint) as engine:
         try:
             page = await engine.fetch(
                 "/metrics", limit_bytes=PAGE_LIMIT_BYTES, timeout_s=_STEP_TIMEOUT_S

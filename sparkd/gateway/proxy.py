@@ -12,7 +12,7 @@ import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from sparkd.adapters.engine.client import Answer, ConnectFailed, Upstream
+from sparkd.adapters.engine.client import Answer, ConnectFailed, EngineClient
 from sparkd.core.engine.response_filter import passes
 from sparkd.core.errors import UpstreamLost
 from sparkd.core.http.keep_alive import HEADER as KEEP_ALIVE
@@ -53,7 +53,7 @@ class Outgoing:
     body: Payload
 
 
-class Lent:
+class BorrowedResponse:
     """An answer and the lease of its model; leaving the block cancels what is unread of it."""
 
     __slots__ = ("_answer", "_lease")
@@ -73,7 +73,7 @@ class Lent:
 class Proxy:
     def __init__(self, ensurer: Ensurer) -> None:
         self._ensurer = ensurer
-        self._upstreams: dict[Endpoint, Upstream] = {}
+        self._clients: dict[Endpoint, EngineClient] = {}
 
     async def answer(
         self,
@@ -82,7 +82,7 @@ class Proxy:
         outgoing: Outgoing,
         on_grant: OnGrant,
         on_wait: OnWait | None = None,
-    ) -> Lent:
+    ) -> BorrowedResponse:
         """The model's answer, its head arrived; enter what is returned, at once.
 
         `on_grant` is told when the model is there, `on_wait` why it takes long. Raises what
@@ -97,11 +97,11 @@ class Proxy:
             grant = await self._ensurer.grant(config, spec, on_wait)
             on_grant(grant)
             answer = await self._send(grant, outgoing)
-        return Lent(answer, grant.lease)
+        return BorrowedResponse(answer, grant.lease)
 
     async def close(self) -> None:
-        for upstream in self._upstreams.values():
-            await upstream.close()
+        for engine_client in self._clients.values():
+            await engine_client.close()
 
     async def _send(self, grant: Grant, outgoing: Outgoing) -> Answer:
         """The answer, its head arrived; without one, the lease of the grant is closed.
@@ -109,7 +109,7 @@ class Proxy:
         Raises UpstreamLost for a status that a client must not see, such as a redirect.
         """
         try:
-            answer = await self._upstream(grant.endpoint).send(
+            answer = await self._client(grant.endpoint).send(
                 outgoing.method, outgoing.path, outgoing.headers, outgoing.body
             )
             if not passes(answer.status):
@@ -120,11 +120,11 @@ class Proxy:
             raise
         return answer
 
-    def _upstream(self, endpoint: Endpoint) -> Upstream:
-        upstream = self._upstreams.get(endpoint)
-        if upstream is None:
-            upstream = self._upstreams[endpoint] = Upstream(endpoint)
-        return upstream
+    def _client(self, endpoint: Endpoint) -> EngineClient:
+        engine_client = self._clients.get(endpoint)
+        if engine_client is None:
+            engine_client = self._clients[endpoint] = EngineClient(endpoint)
+        return engine_client
 
 
 def request_headers(headers: Mapping[str, str]) -> dict[str, str]:

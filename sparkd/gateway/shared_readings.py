@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Readings of the world that all clients share, so that many readers cost no more than a few.
+"""Readings of the host that all clients share, so that many readers cost no more than a few.
 
-To read the world asks systemd, Podman and every engine, which takes CPU time that starts of models
+A snapshot asks systemd, Podman and every engine, which takes CPU time that starts of models
 need. One reading of each kind runs at a time, and clients that ask during it share the next one.
 """
 

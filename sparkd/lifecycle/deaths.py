@@ -22,7 +22,7 @@ from sparkd.adapters.journal.reader import (
     last_lines,
     stopped_by_hand,
 )
-from sparkd.adapters.journal.writer import Event, fields
+from sparkd.adapters.journal.writer import EventKind, fields
 from sparkd.adapters.podman.client import ContainerReading, Podman
 from sparkd.adapters.proc import usage
 from sparkd.core.engine.printed_text import WORDS_LINES, exit_words, last_words
@@ -95,7 +95,7 @@ class Deaths:
             "%s",
             death.message,
             extra=fields(
-                Event.MODEL_ENDED,
+                EventKind.MODEL_ENDED,
                 model=model_id,
                 reason=CODE,
                 exit_code=reading.exit_code if reading is not None else None,

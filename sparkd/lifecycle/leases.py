@@ -12,7 +12,7 @@
 Order: a model's own transition, then for each model to be evicted, by name, its transition and its
 activity, then start. Nobody waits in a circle: a model that is being started holds only its own
 transition while it waits for those of running ones, and running ones wait for nobody. Taking EX
-where one holds SH is not atomic; the locks are released and taken anew, and the world is looked at
+where one holds SH is not atomic; the locks are released and taken anew, and the host is looked at
 again.
 Every lock dies with its process.
 """
@@ -63,7 +63,7 @@ class UseLease:
 
 
 @dataclass(frozen=True, slots=True)
-class StopRight:
+class ExclusiveHold:
     """Both locks of a model, exclusively: it may be stopped. Close it in any case."""
 
     transition: FileLock
@@ -112,7 +112,7 @@ class Leases:
         """Wait for the right to decide about a start and make room for it."""
         return await FileLock.take(self.layout.start_lock, Mode.EXCLUSIVE)
 
-    def try_stop(self, names: Names) -> StopRight | None:
+    def try_stop(self, names: Names) -> ExclusiveHold | None:
         """The right to stop the model, or None when it is in use or in transition."""
         transition = FileLock.try_take(self.layout.transition_lock(names), Mode.EXCLUSIVE)
         if transition is None:
@@ -121,13 +121,13 @@ class Leases:
         if activity is None:
             transition.close()
             return None
-        return StopRight(transition, activity)
+        return ExclusiveHold(transition, activity)
 
-    async def drain(self, names: Names) -> StopRight:
+    async def drain(self, names: Names) -> ExclusiveHold:
         """Let no new use begin, wait until the open ones have ended, and hold both locks."""
         transition = await self.transition(names)
         try:
-            return StopRight(transition, await self.drained(names))
+            return ExclusiveHold(transition, await self.drained(names))
         except BaseException:
             transition.close()
             raise
@@ -157,7 +157,7 @@ class Leases:
     def activity_of(self, models: Iterable[str]) -> tuple[tuple[bool, bool], ...]:
         """Of each model whether it is in use and in transition; looks without taking a lock.
 
-        Equal answers mean that nothing changed, which is cheaper to ask than the world.
+        Equal answers mean that nothing changed, which is cheaper than a snapshot.
         """
         table = LockTable.read()
         return tuple(

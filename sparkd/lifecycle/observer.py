@@ -11,7 +11,7 @@ import asyncio
 import time
 from dataclasses import dataclass, replace
 
-from sparkd.adapters.engine.client import Upstream
+from sparkd.adapters.engine.client import EngineClient
 from sparkd.adapters.files.records import Records
 from sparkd.adapters.podman.client import ContainerReading, Podman
 from sparkd.adapters.proc import usage
@@ -21,7 +21,7 @@ from sparkd.core.container.spec import parse_endpoint
 from sparkd.core.model import Config
 from sparkd.core.model_state import Evidence
 from sparkd.core.names import SCOPE_PATTERN, Layout, Names, model_of_scope
-from sparkd.core.observed import DeadContainer, Instance, ModelReading, World
+from sparkd.core.observed import DeadContainer, Instance, ModelReading, Snapshot
 from sparkd.core.telemetry.session import Session
 from sparkd.lifecycle.leases import Leases
 
@@ -30,14 +30,14 @@ _HEALTH_PATIENCE_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
-class WorldReader:
+class Observer:
     layout: Layout
     leases: Leases
     systemd: UserManager
     podman: Podman
     records: Records
 
-    async def read(self, config: Config) -> World:
+    async def read(self, config: Config) -> Snapshot:
         """Read everything. Raises HostError when systemd or Podman cannot be asked."""
         units, containers = await asyncio.gather(
             self.systemd.units([SCOPE_PATTERN]), self.podman.models()
@@ -52,7 +52,7 @@ class WorldReader:
             )
             for model_id in ids
         }
-        return World(
+        return Snapshot(
             models=models,
             lifecycles={model_id: spec.lifecycle for model_id, spec in config.models.items()},
             holders=table.holders(self.layout.gpu_lock),
@@ -63,11 +63,11 @@ class WorldReader:
         failure = self.records.failure(model_id)
         return ModelReading(model_id=model_id, failures=failure.count if failure else 0)
 
-    async def read_with_health(self, config: Config) -> World:
+    async def read_with_health(self, config: Config) -> Snapshot:
         """Like `read`, and ask every running model whether it is ready and when it is checked."""
-        world = await self.read(config)
-        readings = await asyncio.gather(*(self._ask(r) for r in world.models.values()))
-        return replace(world, models={reading.model_id: reading for reading in readings})
+        snapshot = await self.read(config)
+        readings = await asyncio.gather(*(self._ask(r) for r in snapshot.models.values()))
+        return replace(snapshot, models={reading.model_id: reading for reading in readings})
 
     def _reading(
         self, model_id: str, container: ContainerReading | None, table: LockTable, *, running: bool
@@ -105,8 +105,8 @@ class WorldReader:
         return self.layout.endpoint_dir(names).is_dir()
 
     def _asleep(self, instance: Instance) -> bool:
-        nap = self.records.nap(instance.model_id)
-        return nap is not None and nap.container_id == instance.container_id
+        sleep_marker = self.records.sleep_marker(instance.model_id)
+        return sleep_marker is not None and sleep_marker.container_id == instance.container_id
 
     async def _ask(self, reading: ModelReading) -> ModelReading:
         if reading.instance is None:
@@ -131,18 +131,18 @@ def evidence_of_running(
 
     Its session tells whether the load has finished: a start opens one at its end.
     """
-    names, nap = Names(model_id), records.nap(model_id)
+    names, sleep_marker = Names(model_id), records.sleep_marker(model_id)
     return Evidence(
         running=True,
         ready=session is not None,
         in_transition=table.held(layout.transition_lock(names), exclusive_only=True),
         in_use=table.held(layout.activity_lock(names), shared_only=True),
-        asleep=bool(nap and session and nap.container_id == session.container_id),
+        asleep=bool(sleep_marker and session and sleep_marker.container_id == session.container_id),
     )
 
 
 async def _healthy(instance: Instance) -> bool:
-    async with Upstream(instance.endpoint) as engine:
+    async with EngineClient(instance.endpoint) as engine:
         return await engine.healthy(_HEALTH_PATIENCE_S)
 
 

@@ -19,7 +19,7 @@ class Sampler:
     _looked_s: dict[str, float] = field(default_factory=dict)
 
     async def sample(self, model_id: str) -> None:
-        """Call with the model lent, so that it is not stopped meanwhile."""
+        """Call with a use lease on the model, so that it is not stopped meanwhile."""
         now_s = time.monotonic()
         if now_s - self._looked_s.get(model_id, -_PAUSE_S) >= _PAUSE_S:
             self._looked_s[model_id] = now_s

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class SessionStats:
     """What is known of a model's sessions."""
 
     totals: Totals
@@ -109,27 +109,31 @@ class Sessions:
             log.warning("cannot end the session of %s: %s", model_id, error)
         return True
 
-    def standing(self, model_id: str) -> Standing | None:
+    def session_stats(self, model_id: str) -> SessionStats | None:
         """All that is known of the model; None when it never ran. Changes nothing."""
         # In this order: one that ends in between is in the totals, and counts once.
         running, totals = self._running(model_id), self._totals(model_id)
         if running is None:
-            return Standing(totals, None) if totals.sessions else None
+            return SessionStats(totals, None) if totals.sessions else None
         if _alive(running):
             running = replace(running, seen_at=time.time())
-            return Standing(added(totals, running), running)
+            return SessionStats(added(totals, running), running)
         ended = replace(running, reason=_reason(running), ended_at=running.seen_at)
-        return Standing(added(totals, ended), None)
+        return SessionStats(added(totals, ended), None)
 
-    def all(self) -> dict[str, Standing]:
+    def all(self) -> dict[str, SessionStats]:
         """Every model that ever ran."""
         found = {
             unescape(path.name.removesuffix(".json"))
             for directory in (self._running_dir, self._totals_dir)
             for path in directory.glob("*.json")
         }
-        standings = {model_id: self.standing(model_id) for model_id in sorted(found)}
-        return {model_id: one for model_id, one in standings.items() if one is not None}
+        session_stats_by_model = {
+            model_id: self.session_stats(model_id) for model_id in sorted(found)
+        }
+        return {
+            model_id: one for model_id, one in session_stats_by_model.items() if one is not None
+        }
 
     @property
     def _running_dir(self) -> Path:

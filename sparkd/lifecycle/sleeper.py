@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Put a model to sleep instead of stopping it, and wake it instead of starting it.
 
-A record of the nap is written before the engine is told, and removed after it has answered as it
-did before. While there is one the model may not be lent; whether it sleeps or was left half way is
+The sleep marker is written before the engine is told, and removed after it has answered as it did
+before. While there is one no request may use the model; whether it sleeps or was left half way is
 told by the locks, which the engine lets go of when it sleeps and takes again before it wakes
 (`sparkd/in_container/sparkd_sleep.py`). So a kill at any step leaves a model that the next process
 wakes or stops.
@@ -21,15 +21,15 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final
 
-from sparkd.adapters.engine.client import Upstream
-from sparkd.adapters.failpoints import reach
-from sparkd.adapters.files.records import Nap, Records
-from sparkd.adapters.journal.writer import NOTICE, Event, fields
+from sparkd.adapters.engine.client import EngineClient
+from sparkd.adapters.failpoints import failpoint
+from sparkd.adapters.files.records import Records, SleepMarker
+from sparkd.adapters.journal.writer import NOTICE, EventKind, fields
 from sparkd.adapters.proc.memory import MemoryProbe
 from sparkd.core.errors import SparkdError, UpstreamLost
 from sparkd.core.model import ModelSpec
 from sparkd.core.observed import Instance
-from sparkd.lifecycle.start.launcher import LaneTaken
+from sparkd.lifecycle.start.launcher import SlotTaken
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ _ANSWER_TIMEOUT_S = 60.0
 _SAID_LIMIT_BYTES = 64 << 10
 """Of a completion of a few tokens, or of a short object."""
 _TEXT_LIMIT = 4096
-"""Characters of the completion; the record of the nap keeps them."""
+"""Characters of the completion; the sleep marker keeps them."""
 QUESTION: Final = "1, 2, 3, 5, 8, 13,"
 """Its most probable continuation is compared before and after; it tells nothing about anybody."""
 _ANSWER_TOKENS = 16
@@ -73,32 +73,34 @@ class Sleep:
             spec.model_id,
             wanted,
             extra=fields(
-                Event.MODEL_ASLEEP, model=spec.model_id, wanted=wanted, duration_ms=took_ms
+                EventKind.MODEL_ASLEEP, model=spec.model_id, wanted=wanted, duration_ms=took_ms
             ),
         )
         return True
 
     async def _put(self, spec: ModelSpec, instance: Instance) -> None:
         answer = await self._answer(spec, instance)
-        self.records.add_nap(spec.model_id, Nap(container_id=instance.container_id, answer=answer))
-        reach("nap-noted")
+        self.records.add_sleep_marker(
+            spec.model_id, SleepMarker(container_id=instance.container_id, answer=answer)
+        )
+        failpoint("nap-noted")
         await _post(instance, f"/sparkd/sleep?level={self._level(spec)}", _SLEEP_TIMEOUT_S)
-        reach("nap-begun")
+        failpoint("nap-begun")
 
     async def wake(self, spec: ModelSpec, instance: Instance) -> None:
         """Returns once it is awake and says what it said before.
 
         Raises LaneTaken when somebody else has the GPU: it sleeps on. Raises SleepFailed when it
         did not wake within the model's load timeout, or says something else, and HostError when
-        the record of its nap cannot be removed: stop it then.
+        its sleep marker cannot be removed: stop it then.
         """
-        nap = self.records.nap(spec.model_id)
+        sleep_marker = self.records.sleep_marker(spec.model_id)
         await _post(instance, "/sparkd/wake", spec.load_timeout_s)
-        reach("nap-ended")
+        failpoint("nap-ended")
         answer = await self._answer(spec, instance)
-        if nap is None or answer != nap.answer:
+        if sleep_marker is None or answer != sleep_marker.answer:
             raise SleepFailed(f"model {spec.model_id!r} does not answer as it did before its sleep")
-        self.records.clear_nap(spec.model_id)
+        self.records.clear_sleep_marker(spec.model_id)
 
     def _level(self, spec: ModelSpec) -> int:
         """1 keeps the weights in main memory, where that is another one and has room for them."""
@@ -128,7 +130,7 @@ async def _post(
 ) -> object:
     """What the model's server answers, as JSON. Raises SleepFailed, and LaneTaken for a 409."""
     model_id, content = instance.model_id, json.dumps(body or {}).encode()
-    async with Upstream(instance.endpoint) as engine:
+    async with EngineClient(instance.endpoint) as engine:
         try:
             told = await engine.fetch(
                 target, limit_bytes=_SAID_LIMIT_BYTES, timeout_s=timeout_s, post=content
@@ -136,7 +138,7 @@ async def _post(
         except UpstreamLost as error:
             raise SleepFailed(f"model {model_id!r}: {error.message}") from error
     if told.status == HTTPStatus.CONFLICT:
-        raise LaneTaken(model_id, None, started=True)
+        raise SlotTaken(model_id, None, started=True)
     if told.status != HTTPStatus.OK:
         raise SleepFailed(
             f"model {model_id!r} answered {target} with {told.status}: {told.text[:200]!r}"

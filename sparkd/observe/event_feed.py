@@ -17,10 +17,10 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 
-from sparkd.adapters.background_tasks import Supervisor
+from sparkd.adapters.background_tasks import BackgroundTasks
 from sparkd.adapters.journal.reader import events, follow
-from sparkd.adapters.journal.writer import Event
-from sparkd.core.telemetry.events import Happening, parse
+from sparkd.adapters.journal.writer import EventKind
+from sparkd.core.telemetry.events import Event, parse
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ _PENDING_MAX = 2000
 """Events that a listener has not taken yet; one that lets more of them gather is dropped."""
 _RESTART_PAUSES_S = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 """journalctl ends when journald is being replaced; without a journal it ends at once."""
-_CHATTY = (Event.REQUEST, Event.IDLE_CHECK)
+_CHATTY = (EventKind.REQUEST, EventKind.IDLE_CHECK)
 """Told only to those who ask for them."""
 
 
@@ -46,23 +46,23 @@ class Listener:
         self._of = of
         self.chatty = chatty
         self.lost = False
-        self._pending: deque[Happening] = deque()
+        self._pending: deque[Event] = deque()
         self._some = asyncio.Event()
 
-    def put(self, happening: Happening) -> None:
-        if happening.at_us <= self.after_us or (not self.chatty and _is_chatty(happening)):
+    def put(self, event: Event) -> None:
+        if event.at_us <= self.after_us or (not self.chatty and _is_chatty(event)):
             return
-        if not self._of(str(happening.values.get("model", ""))):
+        if not self._of(str(event.values.get("model", ""))):
             return
-        self.after_us = happening.at_us
+        self.after_us = event.at_us
         if len(self._pending) >= _PENDING_MAX:
             self.lost = True
             self._pending.clear()
         if not self.lost:
-            self._pending.append(happening)
+            self._pending.append(event)
         self._some.set()
 
-    async def next(self) -> Happening:
+    async def next(self) -> Event:
         """The next event. Raises ListenerLostError."""
         while not self._pending:
             if self.lost:
@@ -77,7 +77,7 @@ class EventFeed:
 
     def __init__(self) -> None:
         self._listeners: set[Listener] = set()
-        self._tasks = Supervisor()
+        self._tasks = BackgroundTasks()
         self._reader: asyncio.Task[None] | None = None
         self._read_us = 0
         """Up to here the reader has told: whoever wants what was before needs another one."""
@@ -127,24 +127,24 @@ class EventFeed:
             await asyncio.gather(reader, return_exceptions=True)
 
     async def _read(self, since_us: int) -> None:
-        wanted = [event.message_id for event in Event if self._chatty or event not in _CHATTY]
+        wanted = [kind.message_id for kind in EventKind if self._chatty or kind not in _CHATTY]
         pauses_s = list(_RESTART_PAUSES_S)
         while True:
             since = f"--since=@{since_us / 1e6:.6f}"
             async with contextlib.aclosing(follow(since, *events(wanted, os.getuid()))) as lines:
                 async for line in lines:
-                    happening = parse(line)
-                    if happening is None:
+                    event = parse(line)
+                    if event is None:
                         continue
-                    since_us = self._read_us = max(since_us, happening.at_us)
+                    since_us = self._read_us = max(since_us, event.at_us)
                     pauses_s = list(_RESTART_PAUSES_S)
                     for listener in self._listeners:
-                        listener.put(happening)
+                        listener.put(event)
             if not pauses_s:
                 log.warning("there is no journal to be read: nobody is told of events")
                 return
             await asyncio.sleep(pauses_s.pop(0))
 
 
-def _is_chatty(happening: Happening) -> bool:
-    return any(happening.name == event.label for event in _CHATTY)
+def _is_chatty(event: Event) -> bool:
+    return any(event.name == kind.label for kind in _CHATTY)

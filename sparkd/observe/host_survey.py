@@ -84,14 +84,14 @@ async def _engine(runtime: Runtime) -> facts.Engine:
 
 
 async def _memory(config: Config, runtime: Runtime) -> facts.Memory:
-    host = await runtime.views.probe.host(config.settings.memory_reserve_bytes)
-    lines = runtime.views.probe.amounts()
+    host = await runtime.policy_inputs.probe.host(config.settings.memory_reserve_bytes)
+    lines = runtime.policy_inputs.probe.amounts()
     needs = [
         (need.peak_bytes, spec.model_id)
         for spec in config.models.values()
         if _is_startable(spec)
         and (spec.weights is None or spec.weights.path.exists())
-        and (need := runtime.views.need(spec, host)) is not None
+        and (need := runtime.policy_inputs.need(spec, host)) is not None
     ]
     largest = max(needs, default=None)
     return facts.Memory(
@@ -107,8 +107,8 @@ async def _memory(config: Config, runtime: Runtime) -> facts.Memory:
 
 
 async def _leftovers(config: Config, runtime: Runtime) -> facts.Leftovers:
-    world = await runtime.world.read(config)
-    moving = {model_id for model_id, one in world.models.items() if one.in_transition}
+    snapshot = await runtime.observer.read(config)
+    moving = {model_id for model_id, one in snapshot.models.items() if one.in_transition}
     units = await runtime.systemd.units([SCOPE_PATTERN])
     scopes = {model for unit in units if unit.active and (model := model_of_scope(unit.name))}
     failed = {model for unit in units if unit.failed and (model := model_of_scope(unit.name))}

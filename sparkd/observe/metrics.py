@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
 
-from sparkd.adapters.engine.client import Upstream
+from sparkd.adapters.engine.client import EngineClient
 from sparkd.adapters.files.config_files import write_atomically
 from sparkd.adapters.proc import usage
 from sparkd.adapters.proc.processes import LockTable
@@ -33,7 +33,7 @@ from sparkd.core.telemetry.metrics_table import FAMILIES, Samples, Value
 from sparkd.core.telemetry.session import EndReason
 from sparkd.core.telemetry.traffic import Traffic
 from sparkd.lifecycle.observer import evidence_of_running
-from sparkd.lifecycle.sessions import Standing
+from sparkd.lifecycle.sessions import SessionStats
 from sparkd.runtime import Runtime
 
 log = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ class Readings:
 
     running: frozenset[str]
     pages: dict[str, str]
-    standings: dict[str, Standing]
+    session_stats_by_model: dict[str, SessionStats]
     table: LockTable
     memory: dict[str, int]
 
@@ -102,13 +102,13 @@ def _samples(name: str, rows: Rows) -> Samples:
 
 async def _read(runtime: Runtime, config: Config) -> Readings:
     host, running = await asyncio.gather(
-        runtime.views.probe.host(config.settings.memory_reserve_bytes), _running(runtime)
+        runtime.policy_inputs.probe.host(config.settings.memory_reserve_bytes), _running(runtime)
     )
     pages = await _pages(runtime, running)
     return Readings(
         running=running,
         pages=pages,
-        standings=runtime.sessions.all(),
+        session_stats_by_model=runtime.sessions.all(),
         table=LockTable.read(),
         memory={
             "total": host.total_bytes,
@@ -140,7 +140,7 @@ async def _pages(runtime: Runtime, running: frozenset[str]) -> dict[str, str]:
 
 
 async def _page_of(endpoint: Endpoint) -> str | None:
-    async with Upstream(endpoint) as engine:
+    async with EngineClient(endpoint) as engine:
         try:
             page = await engine.fetch(
                 "/metrics", limit_bytes=PAGE_LIMIT_BYTES, timeout_s=_ENGINE_TIMEOUT_S
@@ -171,8 +171,8 @@ def _of_keys(meters: Meters) -> Iterator[Samples]:
 
 
 def _of_models(runtime: Runtime, config: Config, readings: Readings) -> Iterator[Samples]:
-    standings = readings.standings
-    totals = {model_id: one.totals for model_id, one in standings.items()}
+    session_stats_by_model = readings.session_stats_by_model
+    totals = {model_id: one.totals for model_id, one in session_stats_by_model.items()}
     queue = runtime.scheduler.queue()
     ids = sorted({*config.models, *readings.running})
     yield _samples("queue_requests", [((m,), len(e.waiters)) for m, e in queue.items()])
@@ -185,8 +185,8 @@ def _of_models(runtime: Runtime, config: Config, readings: Readings) -> Iterator
     swaps = sum(one.ends.get(EndReason.EVICTED, 0) for one in totals.values())
     yield _samples("swaps_total", [((), swaps)])
     yield _samples("model_run_seconds_total", [((m,), o.duration_s) for m, o in totals.items()])
-    yield _samples("model_memory_bytes", _taken(standings))
-    peaks = {m: runtime.records.loads(m).peak_bytes for m in standings}
+    yield _samples("model_memory_bytes", _taken(session_stats_by_model))
+    peaks = {m: runtime.records.loads(m).peak_bytes for m in session_stats_by_model}
     yield _samples("model_peak_bytes", [((m,), peak) for m, peak in peaks.items() if peak])
     used = {m: runtime.leases.last_used_at(Names(m)) for m in ids}
     rows: Rows = [((m,), at) for m, at in used.items() if at]
@@ -196,10 +196,10 @@ def _of_models(runtime: Runtime, config: Config, readings: Readings) -> Iterator
     yield _samples("model_failures_in_a_row", rows)
 
 
-def _taken(standings: dict[str, Standing]) -> Rows:
+def _taken(session_stats_by_model: dict[str, SessionStats]) -> Rows:
     return [
         ((model_id,), one.running.taken_bytes(usage.usage(one.running.pid).memory_bytes))
-        for model_id, one in standings.items()
+        for model_id, one in session_stats_by_model.items()
         if one.running is not None
     ]
 
@@ -207,8 +207,8 @@ def _taken(standings: dict[str, Standing]) -> Rows:
 def _state(runtime: Runtime, readings: Readings, model_id: str) -> State:
     """As in /status, without asking Podman or the engine."""
     if model_id in readings.running:
-        standing = readings.standings.get(model_id)
-        session = standing.running if standing is not None else None
+        session_stats = readings.session_stats_by_model.get(model_id)
+        session = session_stats.running if session_stats is not None else None
         return describe(
             evidence_of_running(runtime.layout, runtime.records, readings.table, session, model_id)
         )

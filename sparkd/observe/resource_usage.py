@@ -23,7 +23,7 @@ from sparkd.lifecycle.sessions import Sessions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
+class ModelUsage:
     """One running model."""
 
     model_id: str
@@ -42,17 +42,17 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reading:
+class UsageSnapshot:
     at_s: float
     """Monotonic."""
-    rows: tuple[Row, ...]
+    rows: tuple[ModelUsage, ...]
     memory: HostMemory
     holders: tuple[str, ...]
     """Who holds the GPU lock: models, and the commands of other programs."""
 
 
 @dataclass(frozen=True, slots=True)
-class Top:
+class UsageReader:
     layout: Layout
     systemd: UserManager
     sessions: Sessions
@@ -60,7 +60,7 @@ class Top:
     records: Records
     probe: MemoryProbe
 
-    async def read(self, before: Reading | None, reserve_bytes: int) -> Reading:
+    async def read(self, before: UsageSnapshot | None, reserve_bytes: int) -> UsageSnapshot:
         """One reading. Raises HostError when the user manager cannot be asked."""
         units = await self.systemd.units([SCOPE_PATTERN])
         memory = await self.probe.host(reserve_bytes)
@@ -74,7 +74,7 @@ class Top:
                 pid = await self._pid(model_id, unit.name)
                 rows.append(self._row(model_id, pid, table, earlier.get(model_id), past_s))
         holders = table.holders(self.layout.gpu_lock)
-        return Reading(
+        return UsageSnapshot(
             at_s=at_s,
             rows=tuple(sorted(rows, key=lambda row: row.model_id)),
             memory=memory,
@@ -82,26 +82,31 @@ class Top:
         )
 
     async def _pid(self, model_id: str, scope: str) -> int | None:
-        standing = self.sessions.standing(model_id)
-        if standing is not None and standing.running is not None:
-            return standing.running.pid
+        session_stats = self.sessions.session_stats(model_id)
+        if session_stats is not None and session_stats.running is not None:
+            return session_stats.running.pid
         group = await self.systemd.control_group(scope)
         return next(iter(cgroup_pids(group)), None) if group else None
 
     def _row(
-        self, model_id: str, pid: int | None, table: LockTable, before: Row | None, past_s: float
-    ) -> Row:
+        self,
+        model_id: str,
+        pid: int | None,
+        table: LockTable,
+        before: ModelUsage | None,
+        past_s: float,
+    ) -> ModelUsage:
         names, now = Names(model_id), time.time()
         used = usage.usage(pid) if pid is not None else usage.Usage()
-        standing = self.sessions.standing(model_id)
-        session = standing.running if standing is not None else None
+        session_stats = self.sessions.session_stats(model_id)
+        session = session_stats.running if session_stats is not None else None
         activity = self.layout.activity_lock(names)
         busy = table.held(activity, shared_only=True)
         last_used_s = self.leases.last_used_s(names)
         percent = None
         if before is not None and past_s > 0:
             percent = max(0.0, 100 * (used.cpu_s - before.cpu_s) / past_s)
-        return Row(
+        return ModelUsage(
             model_id=model_id,
             state=describe(
                 evidence_of_running(self.layout, self.records, table, session, model_id)

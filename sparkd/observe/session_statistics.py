@@ -6,12 +6,12 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from sparkd.core.telemetry.session import described
-from sparkd.lifecycle.sessions import Standing
+from sparkd.lifecycle.sessions import SessionStats
 
 
-def statistics(standing: Standing) -> dict[str, object]:
+def statistics(session_stats: SessionStats) -> dict[str, object]:
     """All of it; times are seconds since 1970, sizes bytes."""
-    totals, running = standing.totals, standing.running
+    totals, running = session_stats.totals, session_stats.running
     ended = [one for one in totals.recent if one["ended_at"] is not None]
     return {
         "sessions": totals.sessions,
@@ -29,9 +29,9 @@ def statistics(standing: Standing) -> dict[str, object]:
     }
 
 
-def reference_stats(standing: Standing) -> dict[str, object]:
+def reference_stats(session_stats: SessionStats) -> dict[str, object]:
     """The same for clients of the gateway that this one replaces."""
-    totals, running = standing.totals, standing.running
+    totals, running = session_stats.totals, session_stats.running
     return {
         "sessions": totals.sessions,
         "total_duration_sec": round(totals.duration_s),

@@ -18,30 +18,30 @@ from sparkd.core.errors import HostError
 from sparkd.core.model import Config, ModelSpec
 from sparkd.core.model_state import State, describe
 from sparkd.core.names import SCOPE_PATTERN, Names
-from sparkd.core.observed import ModelReading, World
+from sparkd.core.observed import ModelReading, Snapshot
 from sparkd.core.scheduling.memory import HostMemory
 from sparkd.runtime import Runtime
 from sparkd.scheduling.queue import Entry
 
 
 async def status(runtime: Runtime, config: Config) -> dict[str, object]:
-    """Read the world and describe it. Raises HostError when it cannot be read.
+    """Read a snapshot and describe it. Raises HostError when it cannot be read.
 
     A model's state is a `core.model_state.State`.
     """
-    world, missing = await asyncio.gather(
-        runtime.world.read_with_health(config), runtime.presence.survey(config)
+    snapshot, missing = await asyncio.gather(
+        runtime.observer.read_with_health(config), runtime.presence.survey(config)
     )
     queue = runtime.scheduler.queue()
-    host = await runtime.views.probe.host(config.settings.memory_reserve_bytes)
+    host = await runtime.policy_inputs.probe.host(config.settings.memory_reserve_bytes)
     return {
         "models": [
             _model(runtime, config, reading, queue.get(reading.model_id))
             | _memory(runtime, config.models.get(reading.model_id), host)
             | _presence(missing.get(reading.model_id, ()))
-            for reading in world.models.values()
+            for reading in snapshot.models.values()
         ],
-        "gpu": {"holders": _holders(world)},
+        "gpu": {"holders": _holders(snapshot)},
         "queue": [_queued(model_id, entry) for model_id, entry in queue.items() if entry.waiters],
         "memory": {
             "unified": host.unified,
@@ -62,9 +62,9 @@ async def states(runtime: Runtime, config: Config) -> dict[str, State]:
     queue = runtime.scheduler.queue()
     try:
         units = await runtime.systemd.units([SCOPE_PATTERN])
-        readings = {model_id: runtime.world.stopped(model_id) for model_id in config.models}
+        readings = {model_id: runtime.observer.stopped(model_id) for model_id in config.models}
         if any(unit.active for unit in units):
-            readings |= (await runtime.world.read_with_health(config)).models
+            readings |= (await runtime.observer.read_with_health(config)).models
     except HostError:
         return {}
     return {
@@ -114,7 +114,7 @@ def _model(
 
 def _memory(runtime: Runtime, spec: ModelSpec | None, host: HostMemory) -> dict[str, object]:
     """What the model needs at its peak, and how that is known."""
-    need = runtime.views.need(spec, host) if spec else None
+    need = runtime.policy_inputs.need(spec, host) if spec else None
     return {
         "need_bytes": need.peak_bytes if need else None,
         "need_basis": need.basis if need else None,
@@ -184,7 +184,7 @@ def _pinned_by(runtime: Runtime, model_id: str, spec: ModelSpec | None) -> str |
     return "admin" if runtime.records.pinned(model_id) else None
 
 
-def _holders(world: World) -> list[dict[str, object]]:
+def _holders(snapshot: Snapshot) -> list[dict[str, object]]:
     return [
         {
             "pid": holder.pid,
@@ -192,7 +192,7 @@ def _holders(world: World) -> list[dict[str, object]]:
             "exclusive": holder.exclusive,
             "model": holder.model_id,
         }
-        for holder in world.holders
+        for holder in snapshot.holders
     ]
 
 

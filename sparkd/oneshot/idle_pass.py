@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 from sparkd.adapters.files import config_files
 from sparkd.adapters.journal import writer
-from sparkd.adapters.journal.writer import Event, fields
+from sparkd.adapters.journal.writer import EventKind, fields
 from sparkd.core.errors import SparkdError
 from sparkd.core.names import unescape
 from sparkd.runtime import build
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "idle check of model %s: %s",
         model_id,
         outcome,
-        extra=fields(Event.IDLE_CHECK, model=model_id, outcome=outcome),
+        extra=fields(EventKind.IDLE_CHECK, model=model_id, outcome=outcome),
     )
     return 0
 
@@ -53,7 +53,7 @@ async def _pass(model_id: str) -> str:
     config = config_files.load_config(
         config_files.config_paths(os.environ), weights_dir=runtime.layout.weights_dir
     )
-    return await runtime.reaper.idle_pass(config, model_id)
+    return await runtime.idle_check.idle_pass(config, model_id)
 
 
 if __name__ == "__main__":

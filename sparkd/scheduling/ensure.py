@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From "I want model X" to a use lease on a healthy X, whatever state the world is in.
+"""From "I want model X" to a use lease on a healthy X, in whatever state the host is.
 
 Fast path, microseconds: take the use lease, then look whether the process that was last seen
 healthy still lives. With the lease held nobody may stop it, so what is seen stays true. Everything
@@ -58,7 +58,7 @@ class Ensurer:
         scheduler.on_started.append(self._remember)
 
     async def grant(self, config: Config, spec: ModelSpec, on_wait: OnWait | None = None) -> Grant:
-        """Wait until the model is healthy and lent to the caller.
+        """Wait until the model is healthy and the caller has a use lease.
 
         Raises what `Scheduler.wait` raises, Disabled, and NotPresent before anything is done for a
         model that lacks something on this host. Cancel to stop waiting.
@@ -106,7 +106,7 @@ class Ensurer:
             lease.close()
             self.forget(spec.model_id)
             return None
-        if spec.evict is Evict.SLEEP and self._records.has_nap(spec.model_id):
+        if spec.evict is Evict.SLEEP and self._records.has_sleep_marker(spec.model_id):
             lease.close()
             return None
         return Grant(lease, known.instance.endpoint)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a reading of the world to what the policy decides about: one clock, one vocabulary."""
+"""From a snapshot to what the policy decides about: one clock, one vocabulary."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from sparkd.core.container.spec import spec_hash
 from sparkd.core.errors import StartFailed
 from sparkd.core.model import Config, Evict, Lifecycle, ModelSpec
 from sparkd.core.names import Layout
-from sparkd.core.observed import ModelReading, World
+from sparkd.core.observed import ModelReading, Snapshot
 from sparkd.core.scheduling import backoff, memory
 from sparkd.core.scheduling.busy import Running
-from sparkd.core.scheduling.policy import Phase, Resident, Setback, View, Waiting
+from sparkd.core.scheduling.policy import Phase, PolicyInput, RecentFailure, Resident, Waiting
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,22 +31,22 @@ class Queued:
 
 
 @dataclass(frozen=True, slots=True)
-class ViewMaker:
+class PolicyInputs:
     """Adds memory and the history of failures to a reading. Looks only."""
 
     layout: Layout
     probe: MemoryProbe
     records: Records
 
-    async def view(
+    async def inputs(
         self,
         config: Config,
-        world: World,
+        snapshot: Snapshot,
         queue: Iterable[Queued],
         *,
         ready_at_s: Mapping[str, float],
         ours: str | None = None,
-    ) -> View:
+    ) -> PolicyInput:
         """The policy's view; times are on the monotonic clock.
 
         `ready_at_s` says when models became ready, where the caller saw it. `ours` names a model
@@ -55,12 +55,12 @@ class ViewMaker:
         settings = config.settings
         host = await self.probe.host(settings.memory_reserve_bytes)
         queued = tuple(queue)
-        holders = frozenset(h.model_id for h in world.holders if h.model_id is not None)
-        return View(
+        holders = frozenset(h.model_id for h in snapshot.holders if h.model_id is not None)
+        return PolicyInput(
             now=time.monotonic(),
             residents=tuple(
                 self._resident(config, reading, ready_at_s, holders, ours=reading.model_id == ours)
-                for reading in world.running()
+                for reading in snapshot.running()
             ),
             queue=tuple(
                 Waiting(
@@ -73,21 +73,21 @@ class ViewMaker:
                 )
                 for entry in queued
             ),
-            holders=world.holders,
-            setbacks={
-                entry.spec.model_id: setback
+            holders=snapshot.holders,
+            recent_failures={
+                entry.spec.model_id: recent_failure
                 for entry in queued
-                if (setback := self._setback(entry.spec)) is not None
+                if (recent_failure := self._recent_failure(entry.spec)) is not None
             },
             host=host,
             min_residency_s=settings.min_residency_s,
             max_wait_s=settings.max_wait_s,
         )
 
-    def running(self, config: Config, world: World) -> list[Running]:
+    def running(self, config: Config, snapshot: Snapshot) -> list[Running]:
         """The models that run, for the refusal of a request for another one."""
         found = []
-        for reading in world.running():
+        for reading in snapshot.running():
             if reading.asleep:
                 continue
             spec = config.models.get(reading.model_id)
@@ -156,7 +156,7 @@ class ViewMaker:
             return False
         return reading.instance.spec_hash == spec_hash(spec, self.layout)
 
-    def _setback(self, spec: ModelSpec) -> Setback | None:
+    def _recent_failure(self, spec: ModelSpec) -> RecentFailure | None:
         failure = self.records.failure(spec.model_id)
         if (
             failure is None
@@ -165,7 +165,7 @@ class ViewMaker:
         ):
             return None
         until_s = backoff.until(failure.at_s, failure.count)
-        return Setback(until=until_s, error=refusal(spec.model_id, failure))
+        return RecentFailure(until=until_s, error=refusal(spec.model_id, failure))
 
 
 def _at_rest(model_id: str, holders: frozenset[str]) -> Phase:

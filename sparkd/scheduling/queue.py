@@ -13,7 +13,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-from sparkd.adapters.journal.writer import Event, fields
+from sparkd.adapters.journal.writer import EventKind, fields
 from sparkd.core.engine.load_phase import LoadProgress
 from sparkd.core.errors import SparkdError
 from sparkd.core.model import Config, ModelSpec
@@ -102,13 +102,13 @@ class Entry:
             waiting,
             model_id,
             self.why,
-            extra=fields(Event.QUEUE, model=model_id, waiting=waiting, reason=self.why),
+            extra=fields(EventKind.QUEUE, model=model_id, waiting=waiting, reason=self.why),
         )
 
     def tell_end(self) -> None:
         """And one when nobody waits any more."""
         model_id = self.spec.model_id
-        extra = fields(Event.QUEUE, model=model_id, waiting=0)
+        extra = fields(EventKind.QUEUE, model=model_id, waiting=0)
         log.info("nobody waits for model %s any more", model_id, extra=extra)
 
     def fail(self, error: SparkdError) -> None:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The loop that serves the queue of requests whose model is not lent to them yet.
 
-Each turn of the loop reads the world, lets `core.scheduling.policy` decide about every queued
+Each turn of the loop reads a snapshot, lets `core.scheduling.policy` decide about every queued
 model, and sends those whose turn it is on their way (`scheduling.starter`), one task a model. Then
 it sleeps until something changes: a request came, a task ended, a model that is in the way was let
 go or moved, a time came. With an empty queue there is no loop.
@@ -19,14 +19,14 @@ from collections.abc import Callable, Mapping
 from sparkd.core.errors import Busy, GpuHeld, HostError, SparkdError, Unavailable
 from sparkd.core.model import Config, ModelSpec, WhenBusy
 from sparkd.core.names import Names
-from sparkd.core.observed import Instance, World
+from sparkd.core.observed import Instance, Snapshot
 from sparkd.core.scheduling import policy
 from sparkd.core.scheduling.busy import busy
 from sparkd.core.scheduling.gpu_locks import held_by_model
 from sparkd.lifecycle.leases import Leases
-from sparkd.lifecycle.observer import WorldReader
-from sparkd.lifecycle.start.launcher import LaneTaken
-from sparkd.scheduling.policy_input import Queued, ViewMaker
+from sparkd.lifecycle.observer import Observer
+from sparkd.lifecycle.start.launcher import SlotTaken
+from sparkd.scheduling.policy_input import PolicyInputs, Queued
 from sparkd.scheduling.queue import Entry, Grant, OnWait, Progress, give_back
 from sparkd.scheduling.starter import Starter
 
@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 _LOOK_S = 0.05
 """How often the locks of models in the way are looked at while somebody waits for them."""
 _SLOW_LOOK_S = 5.0
-"""How often the whole world is read anew although nothing seems to have changed."""
+"""The longest time between two snapshots while nothing seems to change."""
 _FIRST_NOTICE_S = 2.0
 """Quick refusals still get their own HTTP status: a notice commits the answer to 200."""
 _NOTICE_S = (4.0, 6.0)  # Not the same for all: a crowd that came at once would stop the loop.
@@ -54,11 +54,11 @@ _BUSY_HINTS = {
 
 class Scheduler:
     def __init__(
-        self, leases: Leases, world: WorldReader, views: ViewMaker, starter: Starter
+        self, leases: Leases, observer: Observer, policy_inputs: PolicyInputs, starter: Starter
     ) -> None:
         self._leases = leases
-        self._world = world
-        self._views = views
+        self._observer = observer
+        self._policy_inputs = policy_inputs
         self._starter = starter
         self._entries: dict[str, Entry] = {}
         self._ready_at_s: dict[str, float] = {}
@@ -66,12 +66,12 @@ class Scheduler:
         self._loop: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
-        self._seen = World(models={}, lifecycles={})
+        self._seen = Snapshot(models={}, lifecycles={})
         self.on_started: list[Callable[[Instance], None]] = []
         """Told about every model that became ready."""
         self.on_left: list[Callable[[str, float], None]] = []
         """Told how long each who leaves the queue, served or not, has waited for which model."""
-        starter.tender.on_ready.append(self._ready)
+        starter.unattended_loads.on_ready.append(self._ready)
 
     def queue(self) -> Mapping[str, Entry]:
         """Who waits for what now, for status readings."""
@@ -161,8 +161,8 @@ class Scheduler:
             loading=loading,
             why=entry.why,
             elapsed_s=time.monotonic() - (entry.task_since_s if loading else since_s),
-            typical_s=self._views.records.loads(entry.spec.model_id).typical_s,
-            load=self._starter.tender.loads.progress(entry.spec.model_id),
+            typical_s=self._policy_inputs.records.loads(entry.spec.model_id).typical_s,
+            load=self._starter.unattended_loads.loads.progress(entry.spec.model_id),
         )
 
     def _abandon(self, entry: Entry) -> None:
@@ -203,17 +203,17 @@ class Scheduler:
 
     async def _turn(self, config: Config) -> list[policy.Wait]:
         """Decide about everybody once; the waits that came out of it."""
-        world = self._seen = await self._world.read(config)
+        snapshot = self._seen = await self._observer.read(config)
         entries = dict(self._entries)
-        view = await self._views.view(
+        inputs = await self._policy_inputs.inputs(
             config,
-            world,
+            snapshot,
             [entry.queued for entry in entries.values()],
             ready_at_s=self._ready_at_s,
         )
         moving = frozenset(model_id for model_id, entry in entries.items() if entry.task)
         waits = []
-        for model_id, decision in policy.decide(view, moving).items():
+        for model_id, decision in policy.decide(inputs, moving).items():
             entry = entries[model_id]
             if entry.task is None and entry.open:
                 wait = self._act(entry, decision)
@@ -248,24 +248,24 @@ class Scheduler:
             case _ if time.monotonic() < entry.not_before_s:
                 return policy.Wait("looking again", (), entry.not_before_s)
             case _:
-                self._send_off(entry)
+                self._dispatch(entry)
         return None
 
     def _busy(self, config: Config, spec: ModelSpec, why: str, code: str) -> Busy:
-        """The refusal of a request, as of the last look at the world."""
-        running = self._views.running(config, self._seen)
+        """The refusal of a request, as of the last snapshot."""
+        running = self._policy_inputs.running(config, self._seen)
         return busy(spec.model_id, why, running, time.time(), code=code, hint=_BUSY_HINTS[code])
 
-    def _send_off(self, entry: Entry) -> None:
+    def _dispatch(self, entry: Entry) -> None:
         entry.why = "loading"
         entry.tell()
         entry.task_since_s = time.monotonic()
         before = [other.queued for other in self._entries.values() if other.task is not None]
-        entry.task = asyncio.create_task(self._bring_up(entry, before))
+        entry.task = asyncio.create_task(self._start_or_wake(entry, before))
         self._tasks.add(entry.task)
         entry.task.add_done_callback(self._tasks.discard)
 
-    async def _bring_up(self, entry: Entry, before: list[Queued]) -> None:
+    async def _start_or_wake(self, entry: Entry, before: list[Queued]) -> None:
         """Serve one entry: its model up, a lease for each waiter, the transition let go.
 
         Those in `before` were sent off earlier.
@@ -273,7 +273,7 @@ class Scheduler:
         names = Names(entry.spec.model_id)
         try:
             with await self._leases.transition(names):
-                instance = await self._starter.bring_up(
+                instance = await self._starter.start_or_wake(
                     entry.config, entry.queued, self._ready_at_s, before
                 )
                 if instance is None:
@@ -282,7 +282,7 @@ class Scheduler:
                 self._ready(instance)
                 # With the transition still held nobody can stop it before its waiters have it.
                 self._lend(entry, instance)
-        except LaneTaken as error:
+        except SlotTaken as error:
             self._put_off(entry, error)
         except SparkdError as error:
             entry.fail(error)
@@ -293,7 +293,7 @@ class Scheduler:
             entry.task = None
             self._wake.set()
 
-    def _put_off(self, entry: Entry, taken: LaneTaken) -> None:
+    def _put_off(self, entry: Entry, taken: SlotTaken) -> None:
         """Look again after a pause that doubles; refuse after a few tries, and name the holder.
 
         If containers were started for nothing, later requests are refused without a start.

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One model's way from "it is its turn" to a healthy instance: look again, make room, start, wait.
 
-The scheduler says whose turn it is; under the locks taken here the world is looked at once more,
+The scheduler says whose turn it is; under the locks taken here it reads a second snapshot,
 because other processes (sparkctl, an idle pass) act too. A turn that turns out to be none ends
 with None, and the scheduler looks again.
 """
@@ -15,25 +15,25 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from sparkd.adapters.failpoints import reach
+from sparkd.adapters.failpoints import failpoint
 from sparkd.adapters.files.records import Failure
-from sparkd.adapters.journal.writer import NOTICE, Event, fields
+from sparkd.adapters.journal.writer import NOTICE, EventKind, fields
 from sparkd.core.container.spec import spec_hash
 from sparkd.core.errors import SparkdError, StartCrashed, StartFailed
 from sparkd.core.model import AbandonedLoads, Config, Lifecycle, ModelSpec, Settings
 from sparkd.core.names import COMEBACK_SERVICE, Names
-from sparkd.core.observed import Instance, World
+from sparkd.core.observed import Instance, Snapshot
 from sparkd.core.scheduling import memory, policy
 from sparkd.core.telemetry.session import EndReason
 from sparkd.lifecycle.deaths import Deaths
 from sparkd.lifecycle.end.evictor import Evictor
 from sparkd.lifecycle.sessions import Sessions
 from sparkd.lifecycle.sleeper import SleepFailed
-from sparkd.lifecycle.start.launcher import LaneTaken, Launcher, ended, to_the_end
-from sparkd.lifecycle.start.memory_guard import LoadGuard, recovered
+from sparkd.lifecycle.start.launcher import Launcher, SlotTaken, ended, to_the_end
+from sparkd.lifecycle.start.memory_guard import MemoryGuard, recovered
 from sparkd.lifecycle.start.presence import Presence
-from sparkd.scheduling.policy_input import Queued, ViewMaker
-from sparkd.scheduling.unattended_loads import Load, Tender
+from sparkd.scheduling.policy_input import PolicyInputs, Queued
+from sparkd.scheduling.unattended_loads import Load, UnattendedLoads
 
 log = logging.getLogger(__name__)
 
@@ -41,14 +41,14 @@ log = logging.getLogger(__name__)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Starter:
     launcher: Launcher
-    views: ViewMaker
+    policy_inputs: PolicyInputs
     sessions: Sessions
     evictor: Evictor
-    tender: Tender
+    unattended_loads: UnattendedLoads
     presence: Presence
     deaths: Deaths
 
-    async def bring_up(
+    async def start_or_wake(
         self,
         config: Config,
         queued: Queued,
@@ -60,29 +60,29 @@ class Starter:
         Those in `before` are being brought up already: what memory they will take is theirs.
         Call with its transition held. Raises what `Launcher` raises, and the policy's refusals.
         Raises LaneTaken when another model holds its locks. When cancelled before sparkd makes
-        room for it, nothing was done. Later, a start of ours goes on and is tended, or is taken
+        room for it, nothing was done. Later, a start of ours goes on unattended, or is taken
         back, as `abandoned_loads` has it.
         """
         spec = queued.spec
-        world = await self.tender.world.read(config)
-        view = await self.views.view(
-            config, world, [queued, *before], ready_at_s=ready_at_s, ours=spec.model_id
+        snapshot = await self.unattended_loads.observer.read(config)
+        inputs = await self.policy_inputs.inputs(
+            config, snapshot, [queued, *before], ready_at_s=ready_at_s, ours=spec.model_id
         )
         moving = frozenset(other.spec.model_id for other in before)
-        decision = policy.decide(view, moving)[spec.model_id]
+        decision = policy.decide(inputs, moving)[spec.model_id]
         if isinstance(decision, policy.Refuse):
             raise decision.error
         if isinstance(decision, policy.Wait):
             return None
         if isinstance(decision, policy.Use):
-            return await self._adopt(config, spec, world)
-        return await self._start(config, spec, view, decision)
+            return await self._adopt(config, spec, snapshot)
+        return await self._start(config, spec, inputs, decision)
 
-    async def tend_abandoned(self, config: Config, world: World) -> None:
-        """Tend the loads of `world` whose starters are gone, as after an upgrade of the gateway."""
+    async def tend_abandoned(self, config: Config, snapshot: Snapshot) -> None:
+        """Watch the loads whose starters are gone, as after an upgrade of the gateway."""
         if config.settings.abandoned_loads is not AbandonedLoads.FINISH:
             return
-        for reading in world.running():
+        for reading in snapshot.running():
             spec, instance = config.models.get(reading.model_id), reading.instance
             loads = instance is not None and (reading.last_used_s or 0.0) < instance.started_s
             if spec is None or instance is None or reading.in_transition or not loads:
@@ -90,27 +90,27 @@ class Starter:
             guard = self._guard(Names(spec.model_id), config.settings, whole=False)
             await guard.begin()
             load = Load(config=config, spec=spec, instance=instance, guard=guard)
-            self.tender.take(load, self._load)
+            self.unattended_loads.take(load, self._load)
 
-    async def _adopt(self, config: Config, spec: ModelSpec, world: World) -> Instance | None:
+    async def _adopt(self, config: Config, spec: ModelSpec, snapshot: Snapshot) -> Instance | None:
         """Wait for an instance that runs already, whichever process started it."""
         names = Names(spec.model_id)
-        instance = world.models[spec.model_id].instance
+        instance = snapshot.models[spec.model_id].instance
         if instance is None:
             # A scope whose container is gone serves nobody; end what is left and look again.
             await self.launcher.stop(names, None, spec.stop_grace_s)
             return None
-        if world.models[spec.model_id].asleep:
+        if snapshot.models[spec.model_id].asleep:
             # Whoever put it to sleep or woke it was killed in the middle of that.
             return await self._wake(config, spec, instance)
-        tended = await self.tender.hand_over(instance)
+        tended = await self.unattended_loads.hand_over(instance)
         if tended is not None:
             return await self._load(Load(config=config, spec=spec, instance=instance, guard=tended))
-        loads = (world.models[spec.model_id].last_used_s or 0.0) < instance.started_s
+        loads = (snapshot.models[spec.model_id].last_used_s or 0.0) < instance.started_s
         guard = self._guard(names, config.settings, whole=False)
         watched = guard.watching(names.scope) if loads else contextlib.nullcontext()
         try:
-            async with watched, self.tender.loads.watching(instance, tell=False):
+            async with watched, self.unattended_loads.loads.watching(instance, tell=False):
                 served = self.sessions.open_session(spec.model_id)
                 await self.launcher.wait_ready(
                     spec,
@@ -118,11 +118,11 @@ class Starter:
                     adopted=True,
                     served=served is not None and served.container_id == instance.container_id,
                 )
-        except (LaneTaken, StartCrashed):
+        except (SlotTaken, StartCrashed):
             await self.deaths.tell(spec.model_id)
             # It was on its way out, or its start failed unseen: a start of our own tells.
             return None
-        await self._settle(spec, instance)
+        await self._finalize_start(spec, instance)
         took_s = time.monotonic() - instance.started_s
         log.log(
             NOTICE,
@@ -130,19 +130,19 @@ class Starter:
             spec.model_id,
             took_s,
             extra=fields(
-                Event.MODEL_ADOPTED, model=spec.model_id, duration_ms=round(took_s * 1000)
+                EventKind.MODEL_ADOPTED, model=spec.model_id, duration_ms=round(took_s * 1000)
             ),
         )
         return instance
 
     async def _start(
-        self, config: Config, spec: ModelSpec, view: policy.View, decision: policy.Start
+        self, config: Config, spec: ModelSpec, inputs: policy.PolicyInput, decision: policy.Start
     ) -> Instance | None:
         evict = decision.evict
         # Before any model is drained: it may have waited long.
         await self.presence.require(spec)
-        in_use = {resident.model_id for resident in view.residents if resident.in_use}
-        need = view.queue[0].need
+        in_use = {resident.model_id for resident in inputs.residents if resident.in_use}
+        need = inputs.queue[0].need
         async with contextlib.AsyncExitStack() as held:
             for model_id in evict:
                 right = await self.evictor.right(
@@ -151,11 +151,11 @@ class Starter:
                 if right is None:
                     return None
                 held.enter_context(right)
-            with await self.tender.leases.start():
-                world = await self.tender.world.read(config)
-                if _newcomer(spec, world, evict):
+            with await self.unattended_loads.leases.start():
+                snapshot = await self.unattended_loads.observer.read(config)
+                if _newcomer(spec, snapshot, evict):
                     return None
-                placing = asyncio.ensure_future(self._place(config, spec, need, world, decision))
+                placing = asyncio.ensure_future(self._place(config, spec, need, snapshot, decision))
                 load = await self._placed(config, placing)
         if isinstance(load, Instance):
             return await self._wake(config, spec, load)
@@ -177,8 +177,8 @@ class Starter:
             await ended(placing)
             load = None if placing.cancelled() or placing.exception() else placing.result()
             if isinstance(load, Load):
-                reach("abandoned-begun")
-                self.tender.take(load, self._load)
+                failpoint("abandoned-begun")
+                self.unattended_loads.take(load, self._load)
             raise
         return placing.result()
 
@@ -187,7 +187,7 @@ class Starter:
         config: Config,
         spec: ModelSpec,
         need: memory.Need | None,
-        world: World,
+        snapshot: Snapshot,
         decision: policy.Start,
     ) -> Load | Instance | None:
         """Make room and begin the load; its sleeping instance if it only has to be woken.
@@ -196,15 +196,15 @@ class Starter:
         """
         for model_id in decision.evict:
             await self.evictor.make_room(
-                config, world, model_id, wanted=spec, sleep=model_id in decision.sleep
+                config, snapshot, model_id, wanted=spec, sleep=model_id in decision.sleep
             )
         if decision.evict and need is not None:
             reserve = config.settings.memory_reserve_bytes
-            await recovered(self.views.probe, need.peak_bytes + reserve)
-            if not memory.fits(need, await self.views.probe.host(reserve), []):
+            await recovered(self.policy_inputs.probe, need.peak_bytes + reserve)
+            if not memory.fits(need, await self.policy_inputs.probe.host(reserve), []):
                 return None
-        reach("swap-evicted")
-        sleeper = _sleeper(world, spec, decision.evict)
+        failpoint("swap-evicted")
+        sleeper = _sleeper(snapshot, spec, decision.evict)
         if sleeper is not None:
             return sleeper
         arguments = await self._computed_arguments(spec, need, config.settings)
@@ -231,7 +231,7 @@ class Starter:
         try:
             async with (
                 guard.watching(Names(spec.model_id).scope),
-                self.tender.loads.watching(instance, tell=True),
+                self.unattended_loads.loads.watching(instance, tell=True),
             ):
                 await self.launcher.wait_ready(spec, instance, adopted=False, keep=keep)
         except StartFailed as error:
@@ -240,19 +240,21 @@ class Starter:
             raise failure from error
         except asyncio.CancelledError:
             if keep:
-                self.tender.take(load, self._load)
+                self.unattended_loads.take(load, self._load)
             raise
-        reach("ready-healthy")
+        failpoint("ready-healthy")
         took_s = time.monotonic() - instance.started_s
-        self.views.records.add_load(spec.model_id, took_s, await guard.peak_bytes())
+        self.policy_inputs.records.add_load(spec.model_id, took_s, await guard.peak_bytes())
         grown_bytes = await guard.grown_bytes()
-        await self._settle(spec, instance, load_s=took_s, grown_bytes=grown_bytes)
+        await self._finalize_start(spec, instance, load_s=took_s, grown_bytes=grown_bytes)
         log.log(
             NOTICE,
             "model %s is ready after %.1f s",
             spec.model_id,
             took_s,
-            extra=fields(Event.MODEL_READY, model=spec.model_id, duration_ms=round(took_s * 1000)),
+            extra=fields(
+                EventKind.MODEL_READY, model=spec.model_id, duration_ms=round(took_s * 1000)
+            ),
         )
         return instance
 
@@ -280,7 +282,7 @@ class Starter:
         try:
             async with guard.watching(names.scope):
                 await self.evictor.sleep.wake(spec, instance)
-        except LaneTaken:
+        except SlotTaken:
             raise  # It sleeps on.
         except SleepFailed as error:
             await self._give_up(spec, instance, str(error))
@@ -295,24 +297,26 @@ class Starter:
         except Exception as error:
             await self._give_up(spec, instance, str(error) or type(error).__name__)
             raise
-        await self._settle(spec, instance)
+        await self._finalize_start(spec, instance)
         took_s = time.monotonic() - began_s
         log.log(
             NOTICE,
             "model %s is awake after %.1f s",
             spec.model_id,
             took_s,
-            extra=fields(Event.MODEL_AWAKE, model=spec.model_id, duration_ms=round(took_s * 1000)),
+            extra=fields(
+                EventKind.MODEL_AWAKE, model=spec.model_id, duration_ms=round(took_s * 1000)
+            ),
         )
         return replace(instance, woken_s=time.monotonic())
 
     async def _give_up(self, spec: ModelSpec, instance: Instance, why: str) -> None:
         """Stop a model that could not be woken."""
-        self.sessions.sample(spec.model_id, stopping=EndReason.NOT_WOKEN)
+        self.sessions.sample(spec.model_id, stopping=EndReason.WAKE_FAILED)
         stop = self.launcher.stop(Names(spec.model_id), instance.container_id, spec.stop_grace_s)
         await to_the_end(stop)
-        self.sessions.end(spec.model_id, EndReason.NOT_WOKEN)
-        extra = fields(Event.MODEL_STOPPED, model=spec.model_id, reason=EndReason.NOT_WOKEN)
+        self.sessions.end(spec.model_id, EndReason.WAKE_FAILED)
+        extra = fields(EventKind.MODEL_STOPPED, model=spec.model_id, reason=EndReason.WAKE_FAILED)
         log.warning("model %s was stopped instead of woken: %s", spec.model_id, why, extra=extra)
 
     async def _computed_arguments(
@@ -320,21 +324,21 @@ class Starter:
     ) -> tuple[str, ...]:
         if not spec.auto_utilization or need is None:
             return ()
-        host = await self.views.probe.host(settings.memory_reserve_bytes)
+        host = await self.policy_inputs.probe.host(settings.memory_reserve_bytes)
         fraction = memory.utilization(need.peak_bytes, host)
         return (memory.UTILIZATION_OPTION, f"{fraction:.2f}")
 
-    def _guard(self, names: Names, settings: Settings, *, whole: bool = True) -> LoadGuard:
+    def _guard(self, names: Names, settings: Settings, *, whole: bool = True) -> MemoryGuard:
         """A guard; it measures the load only if it watches the `whole` of it."""
-        return LoadGuard(
-            self.views.probe,
+        return MemoryGuard(
+            self.policy_inputs.probe,
             self.launcher.systemd,
             self.launcher.layout.drop_caches,
             settings,
-            lambda: not whole or self.tender.leases.others_move(names),
+            lambda: not whole or self.unattended_loads.leases.others_move(names),
         )
 
-    async def _settle(
+    async def _finalize_start(
         self,
         spec: ModelSpec,
         instance: Instance,
@@ -348,17 +352,17 @@ class Starter:
         """
         names = Names(spec.model_id)
         self.sessions.open(instance, load_s=load_s, grown_bytes=grown_bytes)
-        self.tender.leases.touch(names)
+        self.unattended_loads.leases.touch(names)
         await self.launcher.arm_idle_timer(names, spec.idle_timeout_s)
-        self.views.records.clear_failure(spec.model_id)
-        self.views.records.clear_comeback(spec.model_id)
+        self.policy_inputs.records.clear_failure(spec.model_id)
+        self.policy_inputs.records.clear_comeback(spec.model_id)
 
     def remember_failure(self, spec: ModelSpec, error: SparkdError) -> None:
         """Have the policy refuse further starts for a while."""
         wanted = spec_hash(spec, self.launcher.layout)
-        before = self.views.records.failure(spec.model_id)
+        before = self.policy_inputs.records.failure(spec.model_id)
         count = before.count if before is not None and before.spec_hash == wanted else 0
-        self.views.records.add_failure(
+        self.policy_inputs.records.add_failure(
             spec.model_id,
             Failure(
                 count=count + 1,
@@ -372,20 +376,20 @@ class Starter:
         )
 
 
-def _newcomer(spec: ModelSpec, world: World, evict: tuple[str, ...]) -> bool:
+def _newcomer(spec: ModelSpec, snapshot: Snapshot, evict: tuple[str, ...]) -> bool:
     """Whether somebody else started a model meanwhile that excludes this one."""
     lanes_only = spec.lifecycle is not Lifecycle.EXCLUSIVE
     return any(
         reading.model_id not in (*evict, spec.model_id)
         and not (lanes_only and reading.asleep and not reading.in_transition)
         and policy.exclude_each_other(
-            spec.lifecycle, world.lifecycles.get(reading.model_id, spec.lifecycle)
+            spec.lifecycle, snapshot.lifecycles.get(reading.model_id, spec.lifecycle)
         )
-        for reading in world.running()
+        for reading in snapshot.running()
     )
 
 
-def _sleeper(world: World, spec: ModelSpec, evict: tuple[str, ...]) -> Instance | None:
+def _sleeper(snapshot: Snapshot, spec: ModelSpec, evict: tuple[str, ...]) -> Instance | None:
     """Its instance that only has to be woken."""
-    reading = world.models[spec.model_id]
+    reading = snapshot.models[spec.model_id]
     return reading.instance if reading.asleep and spec.model_id not in evict else None

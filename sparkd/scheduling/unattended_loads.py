@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Loads that go on although no request waits for them any more.
 
-A tended load holds no lock: for every other process it is a start whose starter has gone, which
-may be adopted, stopped, or evicted at once. This process only keeps the memory guard on it, and
-does the last steps of the start when the model becomes ready. When this process ends, the load
-goes on, and the model's load timer ends one that hangs.
-"""
+An unattended load holds no lock: for every other process it is a start whose starter has gone,
+which may be adopted, stopped, or evicted at once. This process only keeps the memory guard on it,
+and does the last steps of the start when the model becomes ready. When this process ends, the load
+goes on, and the model's load timer ends one that hangs."""
 
 from __future__ import annotations
 
@@ -15,16 +14,16 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from sparkd.adapters.failpoints import reach
+from sparkd.adapters.failpoints import failpoint
 from sparkd.core.errors import SparkdError
 from sparkd.core.model import Config, ModelSpec
 from sparkd.core.names import Names
 from sparkd.core.observed import Instance
 from sparkd.lifecycle.leases import Leases
-from sparkd.lifecycle.observer import WorldReader
+from sparkd.lifecycle.observer import Observer
 from sparkd.lifecycle.start.launcher import Launcher
 from sparkd.lifecycle.start.load_watch import LoadWatch
-from sparkd.lifecycle.start.memory_guard import LoadGuard
+from sparkd.lifecycle.start.memory_guard import MemoryGuard
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +35,7 @@ class Load:
     config: Config
     spec: ModelSpec
     instance: Instance
-    guard: LoadGuard
+    guard: MemoryGuard
 
 
 Complete = Callable[[Load], Awaitable[Instance | None]]
@@ -44,10 +43,10 @@ Complete = Callable[[Load], Awaitable[Instance | None]]
 
 
 @dataclass(slots=True)
-class Tender:
+class UnattendedLoads:
     leases: Leases
     launcher: Launcher
-    world: WorldReader
+    observer: Observer
     loads: LoadWatch
     on_ready: list[Callable[[Instance], None]] = field(default_factory=list)
     """Called for each model that became ready here, while its transition is held."""
@@ -55,7 +54,7 @@ class Tender:
     _closed: bool = False
 
     def take(self, load: Load, complete: Complete) -> None:
-        """Tend a load from now on."""
+        """Watch a load from now on."""
         if self._closed:
             return
         model_id = load.spec.model_id
@@ -64,7 +63,7 @@ class Tender:
         task.add_done_callback(lambda done: self._forget(model_id, done))
         log.info("the load of model %s goes on, no request waits for it", model_id)
 
-    async def hand_over(self, instance: Instance) -> LoadGuard | None:
+    async def hand_over(self, instance: Instance) -> MemoryGuard | None:
         """Stop tending this load for a caller who waits for it; its guard, or None.
 
         Call with the transition of the model held.
@@ -96,7 +95,7 @@ class Tender:
         instance, names = load.instance, Names(load.spec.model_id)
         async with load.guard.watching(names.scope), self.loads.watching(instance, tell=True):
             await self.launcher.until_settled(load.spec, instance)
-        reach("tended-settled")
+        failpoint("tended-settled")
         with suppress(SparkdError), await self.leases.transition(names):
             # Errors of the load are in the journal and in the records already.
             if not await self._is_ours_to_complete(load):
@@ -107,7 +106,7 @@ class Tender:
 
     async def _is_ours_to_complete(self, load: Load) -> bool:
         """Whether the instance is still there, and no process has completed its start."""
-        reading = (await self.world.read(load.config)).models.get(load.spec.model_id)
+        reading = (await self.observer.read(load.config)).models.get(load.spec.model_id)
         if reading is None:
             return False
         left = reading.instance or reading.dead

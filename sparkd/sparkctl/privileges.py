@@ -21,7 +21,7 @@ _UMASK = 0o077
 _OWN_CONFIG = ("SPARKD_CONFIG_DIR", "SPARKD_CATALOG_DIR")
 
 
-class Standing(Enum):
+class Identity(Enum):
     """What the user who runs a command is to sparkd."""
 
     OWNER = "owner"
@@ -31,13 +31,13 @@ class Standing(Enum):
     STRANGER = "stranger"
 
 
-def standing(*, uid: int, sparkd_uid: int | None, environ: Mapping[str, str]) -> Standing:
-    """The standing of `uid`; `sparkd_uid` is None when there is no such user."""
+def identity(*, uid: int, sparkd_uid: int | None, environ: Mapping[str, str]) -> Identity:
+    """The identity of `uid`; `sparkd_uid` is None when there is no such user."""
     if environ.get("SPARKD_RUNTIME_DIR"):
-        return Standing.OWNER
+        return Identity.OWNER
     if uid == sparkd_uid:
-        return Standing.SPARKD
-    return Standing.ROOT if uid == 0 else Standing.STRANGER
+        return Identity.SPARKD
+    return Identity.ROOT if uid == 0 else Identity.STRANGER
 
 
 def user_environment(account: pwd.struct_passwd) -> dict[str, str]:
@@ -56,12 +56,12 @@ def act_as_sparkd(words: Sequence[str]) -> None:
     """Become the user sparkd. Raises NotPermittedError, with `words` in its hint, or HostError."""
     account = find_account()
     uid = account.pw_uid if account else None
-    match standing(uid=os.geteuid(), sparkd_uid=uid, environ=os.environ):
-        case Standing.OWNER:
+    match identity(uid=os.geteuid(), sparkd_uid=uid, environ=os.environ):
+        case Identity.OWNER:
             return
-        case Standing.STRANGER:
+        case Identity.STRANGER:
             raise needs_root("only root and the user sparkd may do that", words)
-        case Standing.ROOT if account is not None:
+        case Identity.ROOT if account is not None:
             _drop_root(account)
     if account is None:
         raise HostError(
@@ -78,7 +78,7 @@ def read_as_sparkd() -> None:
     account = find_account()
     if any(os.environ.get(name) for name in _OWN_CONFIG) or account is None:
         return
-    if standing(uid=os.geteuid(), sparkd_uid=account.pw_uid, environ=os.environ) is Standing.ROOT:
+    if identity(uid=os.geteuid(), sparkd_uid=account.pw_uid, environ=os.environ) is Identity.ROOT:
         _drop_root(account)
         _adopt_environment(account)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One reading of the world for the commands that only look, and what to do when there is none."""
+"""One snapshot for the commands that only look, and what to do when there is none."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 
 from sparkd.core.errors import HostError, SparkdError
 from sparkd.core.model import Config
-from sparkd.core.observed import World
+from sparkd.core.observed import Snapshot
 from sparkd.sparkctl import privileges
 
 if TYPE_CHECKING:
     from sparkd.runtime import Runtime
 
 
-def read_world(config: Config, words: Sequence[str]) -> World:
+def read_snapshot(config: Config, words: Sequence[str]) -> Snapshot:
     """Which models run, asked as the user sparkd. Raises NotPermittedError or HostError."""
     privileges.act_as_sparkd(words)
     # Only here: the bus, Podman and HTTP libraries take longer to load than the rest of a command.
@@ -27,13 +27,15 @@ def read_world(config: Config, words: Sequence[str]) -> World:
 
     parts = runtime.build()
     require_bus(parts)
-    return asyncio.run(parts.world.read_with_health(config))
+    return asyncio.run(parts.observer.read_with_health(config))
 
 
-def try_read_world(config: Config, words: Sequence[str]) -> tuple[World | None, SparkdError | None]:
-    """The world, or why there is none: for commands that have something to say without it."""
+def try_read_snapshot(
+    config: Config, words: Sequence[str]
+) -> tuple[Snapshot | None, SparkdError | None]:
+    """The snapshot, or why there is none: for commands that have something to say without it."""
     try:
-        return read_world(config, words), None
+        return read_snapshot(config, words), None
     except SparkdError as error:
         return None, error
 

@@ -17,7 +17,7 @@ import time
 
 sys.path.insert(0, "/usr/lib/sparkd")
 
-from sparkd.adapters.engine.client import Upstream
+from sparkd.adapters.engine.client import EngineClient
 from sparkd.adapters.files.config_files import config_paths, load_config
 from sparkd.core.container.spec import container_spec, endpoint_of
 from sparkd.core.container.units import scope_properties
@@ -38,11 +38,11 @@ async def start(runtime: Runtime, spec: ModelSpec) -> str:
     scope = scope_properties(spec, (pids.payload, pids.conmon))
     await runtime.systemd.start_transient(names.scope, scope)
     await runtime.podman.start(container_id)
-    upstream = Upstream(endpoint_of(spec, layout, None))
+    engine_client = EngineClient(endpoint_of(spec, layout, None))
     async with asyncio.timeout(HEALTH_LIMIT_S):
-        while not await upstream.healthy():
+        while not await engine_client.healthy():
             await asyncio.sleep(HEALTH_PAUSE_S)
-    await upstream.close()
+    await engine_client.close()
     return container_id
 
 

@@ -375,7 +375,7 @@ def stream(data: bytes) -> None:
     for piece in pieces(data):
         often.feed(piece)
     assert once.seen == often.seen
-    beats = keep_alive.Beats(
+    beats = keep_alive.KeepAlives(
         form=keep_alive.KeepAlive.CHUNK,
         operation="chat/completions",
         model_id="m",
@@ -418,9 +418,9 @@ def usage(data: bytes) -> None:
     tokens = traffic.usage_of(data)
     assert tokens.keys() <= {"prompt", "completion"}
     assert all(0 <= count <= 1 << 24 for count in tokens.values())
-    passage = traffic.Passage(None)
-    passage.chunk(data, 1.0)
-    assert passage.tokens() == traffic.usage_of(data[-4096:])
+    response_meter = traffic.ResponseMeter(None)
+    response_meter.chunk(data, 1.0)
+    assert response_meter.tokens() == traffic.usage_of(data[-4096:])
 
 
 def response_head(data: bytes) -> None:

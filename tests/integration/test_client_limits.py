@@ -21,7 +21,7 @@ from sparkd.gateway.app import create_app
 from sparkd.gateway.context import Context
 from sparkd.gateway.handlers import relay
 from sparkd.gateway.http import protocol
-from sparkd.gateway.http.protocol import WireProtocol
+from sparkd.gateway.http.protocol import ClientProtocol
 
 pytestmark = pytest.mark.integration
 
@@ -41,7 +41,7 @@ async def gateway(etc: Path) -> AsyncIterator[tuple[int, Context]]:
     app = create_app(context)
     listening = socket.create_server(("127.0.0.1", 0))
     server = await app.create_server(
-        sock=listening, return_asyncio_server=True, protocol=WireProtocol
+        sock=listening, return_asyncio_server=True, protocol=ClientProtocol
     )
     assert server is not None
     await server.startup()

@@ -32,7 +32,7 @@ ANSWER_S = 60.0
 HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\n"
 ADMITTED = HEAD + b"Authorization: Bearer %b\r\n" % KEY.encode()
 BODY = json.dumps({"model": "m", "messages": [{"role": "user", "content": "hi"}]}).encode()
-ASKED = ADMITTED + b"Connection: close\r\nContent-Length: %d\r\n\r\n%b" % (len(BODY), BODY)
+REQUESTED = ADMITTED + b"Connection: close\r\nContent-Length: %d\r\n\r\n%b" % (len(BODY), BODY)
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ async def answer(gateway: Gateway, said: bytes) -> bytes:
 
 
 async def assert_answers(gateway: Gateway) -> None:
-    assert (await answer(gateway, ASKED)).endswith(b"\r\n\r\nhello")
+    assert (await answer(gateway, REQUESTED)).endswith(b"\r\n\r\nhello")
 
 
 def connection(gateway: Gateway, crowd: contextlib.ExitStack) -> socket.socket:
@@ -199,7 +199,7 @@ async def test_flood_of_headers_is_answered_at_once_and_gathers_nothing(
 
     async def one() -> bytes:
         try:
-            return await answer(served, ASKED.replace(b"Connection:", flood + b"Connection:"))
+            return await answer(served, REQUESTED.replace(b"Connection:", flood + b"Connection:"))
         except ConnectionError:
             # Who still sends when he is sent away may lose the answer.
             return b""

@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from sparkd.adapters.engine.client import Upstream
+from sparkd.adapters.engine.client import EngineClient
 from sparkd.core.engine.metrics_page import merged
 from sparkd.core.engine.step_counters import PAGE_LIMIT_BYTES, Steps, parse_steps
 from sparkd.core.errors import UpstreamLost
@@ -72,8 +72,8 @@ class Engine:
 @pytest.fixture
 async def engine(tmp_path: Path) -> AsyncIterator[Engine]:
     engine = Engine(tmp_path)
-    async with Upstream(engine.endpoint) as upstream, asyncio.timeout(60):
-        while not await upstream.healthy():
+    async with EngineClient(engine.endpoint) as engine_client, asyncio.timeout(60):
+        while not await engine_client.healthy():
             await asyncio.sleep(0.02)
     yield engine
     engine.process.kill()
@@ -84,10 +84,10 @@ async def engine(tmp_path: Path) -> AsyncIterator[Engine]:
 async def test_read_of_an_engine_ends_in_time_with_one_error(engine: Engine, kind: str) -> None:
     engine.turn(kind)
     before_bytes, began_s = psutil.Process().memory_info().rss, time.monotonic()
-    async with Upstream(engine.endpoint) as upstream:
+    async with EngineClient(engine.endpoint) as engine_client:
         with pytest.raises(UpstreamLost):
-            await upstream.fetch("/metrics", limit_bytes=PAGE_LIMIT_BYTES, timeout_s=WITHIN_S)
-        assert not await upstream.healthy(WITHIN_S)
+            await engine_client.fetch("/metrics", limit_bytes=PAGE_LIMIT_BYTES, timeout_s=WITHIN_S)
+        assert not await engine_client.healthy(WITHIN_S)
     with pytest.raises(SleepFailed):
         await _post(engine.instance, "/sparkd/sleep?level=1", WITHIN_S)
     assert time.monotonic() - began_s < 3 * WITHIN_S + LATE_S
@@ -99,10 +99,10 @@ async def test_read_of_an_engine_has_a_status_and_no_more_than_the_limit(
     engine: Engine, kind: str
 ) -> None:
     engine.turn(kind)
-    async with Upstream(engine.endpoint) as upstream:
-        told = await upstream.fetch("/metrics", limit_bytes=PAGE_LIMIT_BYTES, timeout_s=LATE_S)
+    async with EngineClient(engine.endpoint) as engine_client:
+        told = await engine_client.fetch("/metrics", limit_bytes=PAGE_LIMIT_BYTES, timeout_s=LATE_S)
         with pytest.raises(UpstreamLost, match="more than 10 bytes"):
-            await upstream.fetch("/metrics", limit_bytes=10, timeout_s=LATE_S)
+            await engine_client.fetch("/metrics", limit_bytes=10, timeout_s=LATE_S)
     parse_steps(told.text)
     merged({"m": told.text})
     with contextlib.suppress(SleepFailed):
@@ -111,8 +111,8 @@ async def test_read_of_an_engine_has_a_status_and_no_more_than_the_limit(
 
 async def test_odd_metrics_are_no_reading(engine: Engine) -> None:
     engine.turn("metrics")
-    async with Upstream(engine.endpoint) as upstream:
-        told = await upstream.fetch("/metrics", limit_bytes=PAGE_LIMIT_BYTES, timeout_s=LATE_S)
+    async with EngineClient(engine.endpoint) as engine_client:
+        told = await engine_client.fetch("/metrics", limit_bytes=PAGE_LIMIT_BYTES, timeout_s=LATE_S)
     assert parse_steps(told.text) == Steps(iterations=None, running=None)
     assert merged({"m": told.text})[0].splitlines() == [
         # NaN is a number to Prometheus.
@@ -123,14 +123,14 @@ async def test_odd_metrics_are_no_reading(engine: Engine) -> None:
 @pytest.mark.parametrize("kind", ["redirect", "challenge", "endless_body", "stalled"])
 async def test_engine_with_such_a_health_is_not_healthy(engine: Engine, kind: str) -> None:
     engine.turn(kind, "/health")
-    async with Upstream(engine.endpoint) as upstream:
-        assert not await upstream.healthy(WITHIN_S)
+    async with EngineClient(engine.endpoint) as engine_client:
+        assert not await engine_client.healthy(WITHIN_S)
 
 
 async def test_loop_goes_on_while_the_largest_page_is_read(engine: Engine) -> None:
     engine.turn("lines")
-    async with Upstream(engine.endpoint) as upstream:
-        told = await upstream.fetch("/metrics", limit_bytes=PAGE_LIMIT_BYTES, timeout_s=LATE_S)
+    async with EngineClient(engine.endpoint) as engine_client:
+        told = await engine_client.fetch("/metrics", limit_bytes=PAGE_LIMIT_BYTES, timeout_s=LATE_S)
         reading = asyncio.create_task(asyncio.to_thread(merged, {"m": told.text}))
         longest_s, last_s = 0.0, time.monotonic()
         while not reading.done():

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from sparkd.adapters.journal.writer import NOTICE, Event, JournalHandler, Redact, fields, note
+from sparkd.adapters.journal.writer import NOTICE, EventKind, JournalHandler, Redact, fields, note
 
 pytestmark = pytest.mark.integration
 
@@ -83,13 +83,13 @@ def log(journal: Journal) -> Iterator[logging.Logger]:
 def test_entry_carries_text_identity_and_the_fields_of_its_event(
     log: logging.Logger, journal: Journal
 ) -> None:
-    log.info("%s is %d", "it", 7, extra=fields(Event.REQUEST, model="fake-a", status=200))
+    log.info("%s is %d", "it", 7, extra=fields(EventKind.REQUEST, model="fake-a", status=200))
     assert journal.entry() == {
         "MESSAGE": "it is 7",
         "PRIORITY": "6",
         "SYSLOG_IDENTIFIER": "sparkd",
         "CODE_MODULE": "sparkd.test",
-        "MESSAGE_ID": Event.REQUEST.message_id,
+        "MESSAGE_ID": EventKind.REQUEST.message_id,
         "SPARKD_EVENT": "request",
         "SPARKD_MODEL": "fake-a",
         "SPARKD_STATUS": "200",
@@ -109,8 +109,8 @@ def test_note_of_a_request_is_the_entry_that_logging_would_write(
     log: logging.Logger, direct: JournalHandler, journal: Journal
 ) -> None:
     values = {"model": "fäke", "status": 200, "reason": None}
-    log.info("it is 7", extra=fields(Event.REQUEST, **values))
-    note("sparkd.test", Event.REQUEST, "it is 7", **values)
+    log.info("it is 7", extra=fields(EventKind.REQUEST, **values))
+    note("sparkd.test", EventKind.REQUEST, "it is 7", **values)
     assert journal.entry() == journal.entry()
 
 
@@ -121,34 +121,34 @@ def test_note_with_a_line_break_forges_no_field(direct: JournalHandler, journal:
     logging.getLogger("sparkd.test").addHandler(handler)
     try:
         logging.getLogger("sparkd.test").setLevel(logging.INFO)
-        note("sparkd.test", Event.REQUEST, "x", model="a\nPRIORITY=0")
+        note("sparkd.test", EventKind.REQUEST, "x", model="a\nPRIORITY=0")
     finally:
         logging.getLogger("sparkd.test").removeHandler(handler)
     (entry,) = entries
     assert entry.journal["SPARKD_MODEL"] == "a\nPRIORITY=0"  # type: ignore[attr-defined]
-    note("sparkd.test", Event.REQUEST, "next")
+    note("sparkd.test", EventKind.REQUEST, "next")
     assert journal.entry()["MESSAGE"] == "next"
 
 
 def test_note_never_carries_a_key(direct: JournalHandler, journal: Journal) -> None:
-    note("sparkd.test", Event.REQUEST, f"Bearer {KEY}", request_id=KEY)
+    note("sparkd.test", EventKind.REQUEST, f"Bearer {KEY}", request_id=KEY)
     assert KEY not in str(journal.entry())
 
 
 def test_journal_whose_socket_was_replaced_is_found_again(
     direct: JournalHandler, journal: Journal
 ) -> None:
-    note("sparkd.test", Event.REQUEST, "before")
+    note("sparkd.test", EventKind.REQUEST, "before")
     journal.close()
     journal.path.unlink()
     again = Journal(journal.path)
-    note("sparkd.test", Event.REQUEST, "after")
+    note("sparkd.test", EventKind.REQUEST, "after")
     assert again.entry()["MESSAGE"] == "after"
     again.close()
 
 
 def test_field_without_a_value_is_left_out(log: logging.Logger, journal: Journal) -> None:
-    log.info("x", extra=fields(Event.REQUEST, reason=None, duration_ms=0))
+    log.info("x", extra=fields(EventKind.REQUEST, reason=None, duration_ms=0))
     entry = journal.entry()
     assert "SPARKD_REASON" not in entry
     assert entry["SPARKD_DURATION_MS"] == "0"
@@ -184,7 +184,7 @@ def test_level_becomes_the_priority_of_syslog(
 def test_any_text_arrives_whole_in_its_own_field(
     log: logging.Logger, journal: Journal, text: str
 ) -> None:
-    log.info("%s", text, extra=fields(Event.REQUEST, model=text))
+    log.info("%s", text, extra=fields(EventKind.REQUEST, model=text))
     entry = journal.entry()
     assert (entry["MESSAGE"], entry["SPARKD_MODEL"]) == (text, text)
     assert entry["PRIORITY"] == "6"
@@ -212,7 +212,7 @@ def test_what_looks_like_a_key_is_cut_from_text_traceback_and_fields(
     try:
         raise ValueError(shown)
     except ValueError:
-        log.exception("%s", shown, extra=fields(Event.REQUEST, model=shown))
+        log.exception("%s", shown, extra=fields(EventKind.REQUEST, model=shown))
     entry = journal.entry()
     assert KEY[3:] not in str(entry)
     assert entry["MESSAGE"].count("***") == 2  # the text and the exception

@@ -14,7 +14,7 @@ from sparkd.adapters.systemd.user_manager import UserManager
 from sparkd.core.errors import HostError
 from sparkd.core.model import Settings
 from sparkd.core.scheduling.memory import HostMemory
-from sparkd.lifecycle.start.memory_guard import LoadGuard, recovered
+from sparkd.lifecycle.start.memory_guard import MemoryGuard, recovered
 
 MIB = 1 << 20
 GIB = 1 << 30
@@ -57,9 +57,9 @@ class Machine:
     def probe(self) -> Counted:
         return Counted(self.meminfo)
 
-    def guard(self, probe: MemoryProbe, others_move: Callable[[], bool] = bool) -> LoadGuard:
+    def guard(self, probe: MemoryProbe, others_move: Callable[[], bool] = bool) -> MemoryGuard:
         nobody = UserManager(self.directory / "no-bus")
-        return LoadGuard(probe, nobody, self.directory / "drop-caches", Settings(), others_move)
+        return MemoryGuard(probe, nobody, self.directory / "drop-caches", Settings(), others_move)
 
 
 @pytest.fixture

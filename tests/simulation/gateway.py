@@ -258,7 +258,7 @@ class Gateway:
                 return [policy.Wait("looking again", (), entry.not_before_s)]
             case _:
                 before = [other for other in self._entries.values() if other.task is not None]
-                entry.task = self.clock.start(self._bring_up(entry, before))
+                entry.task = self.clock.start(self._start_or_wake(entry, before))
                 self._tasks.append(entry.task)
         return []
 
@@ -272,19 +272,19 @@ class Gateway:
         if any(self.house.slots[m].activity != before for m, before in self._watched.items()):
             self._wake()
 
-    def _view(self, entries: list[Entry], ours: Slot | None = None) -> policy.View:
+    def _view(self, entries: list[Entry], ours: Slot | None = None) -> policy.PolicyInput:
         slots = self.house.slots
-        return policy.View(
+        return policy.PolicyInput(
             now=self.clock.now,
             residents=tuple(
                 self.house.resident(slot, instance, ours=slot is ours)
                 for slot, instance in self.house.alive()
             ),
             queue=tuple(self._waiting(entry) for entry in entries),
-            setbacks={
-                entry.model_id: setback
+            recent_failures={
+                entry.model_id: recent_failure
                 for entry in entries
-                if (setback := slots[entry.model_id].setback) is not None
+                if (recent_failure := slots[entry.model_id].recent_failure) is not None
             },
             host=self.house.reading(),
             min_residency_s=self.rules.min_residency_s,
@@ -304,7 +304,7 @@ class Gateway:
 
     # starter
 
-    def _bring_up(self, entry: Entry, before: list[Entry]) -> Steps:
+    def _start_or_wake(self, entry: Entry, before: list[Entry]) -> Steps:
         """Serve one entry; those in `before` were sent off earlier."""
         slot = self.house.slots[entry.model_id]
         try:
@@ -324,9 +324,9 @@ class Gateway:
             self._wake()
 
     def _up(self, entry: Entry, slot: Slot, before: list[Entry]) -> Generator[Until, None, bool]:
-        view = self._view([entry, *before], ours=slot)
+        inputs = self._view([entry, *before], ours=slot)
         moving = frozenset(other.model_id for other in before)
-        decision = policy.decide(view, moving)[entry.model_id]
+        decision = policy.decide(inputs, moving)[entry.model_id]
         match decision:
             case policy.Refuse(error):
                 raise _Failed(error)
@@ -337,7 +337,7 @@ class Gateway:
                 return (yield from self._adopt(entry, slot, slot.instance))
             case policy.Start(evict):
                 with self.house.move():
-                    return (yield from self._start(entry, slot, view, evict))
+                    return (yield from self._start(entry, slot, inputs, evict))
 
     def _adopt(self, entry: Entry, slot: Slot, instance: Instance) -> Generator[Until, None, bool]:
         """Wait for what a killed daemon began: a load that is never taken back, or a stop."""
@@ -351,9 +351,9 @@ class Gateway:
         return True
 
     def _start(
-        self, entry: Entry, slot: Slot, view: policy.View, evict: tuple[str, ...]
+        self, entry: Entry, slot: Slot, inputs: policy.PolicyInput, evict: tuple[str, ...]
     ) -> Generator[Until, None, bool]:
-        in_use = {resident.model_id for resident in view.residents if resident.in_use}
+        in_use = {resident.model_id for resident in inputs.residents if resident.in_use}
         victims = [self.house.slots[model_id] for model_id in evict]
         with ExitStack() as held:
             for victim in victims:
@@ -454,5 +454,5 @@ class Gateway:
         slot.failures += 1
         error = StartCrashed(f"{slot.model.model_id} exited while it started")
         until_s = backoff.until(self.clock.now, slot.failures)
-        slot.setback = policy.Setback(until=until_s, error=error)
+        slot.recent_failure = policy.RecentFailure(until=until_s, error=error)
         raise _Failed(error)

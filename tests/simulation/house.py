@@ -46,7 +46,7 @@ class Slot:
     last_used_s: float = 0.0
     loads: int = 0
     failures: int = 0
-    setback: policy.Setback | None = None
+    recent_failure: policy.RecentFailure | None = None
 
     @property
     def activity(self) -> tuple[bool, bool]:
@@ -159,7 +159,7 @@ class House:
 
     def ready(self, slot: Slot, instance: Instance) -> None:
         self.count.loads += 1
-        slot.failures, slot.setback, slot.known = 0, None, True
+        slot.failures, slot.recent_failure, slot.known = 0, None, True
         instance.ready_s = slot.last_used_s = self.clock.now
         self.clock.after(self.rules.idle_timeout_s, lambda: self._idle_pass(slot, instance))
 

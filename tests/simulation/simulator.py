@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
-from sparkd.core.scheduling.policy import View
+from sparkd.core.scheduling.policy import PolicyInput
 from tests.simulation.gateway import Asked, End, Gateway
 from tests.simulation.house import Count
 from tests.simulation.virtual_time import Clock
 from tests.simulation.workload import Line, Request, Workload
 
-MEMORY_PATIENCE_S = View(now=0.0).memory_patience_s
+MEMORY_PATIENCE_S = PolicyInput(now=0.0).memory_patience_s
 REFUSED_PAUSE_S = 1.0
 """A client that was refused asks for its next thing after this long."""
 

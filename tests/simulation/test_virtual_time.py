@@ -95,11 +95,11 @@ def test_what_never_ends_is_an_error() -> None:
     clock.at(0.0, again)
     with pytest.raises(TimeoutError, match="after 50 s"):
         clock.run(50.0)
-    standing = Clock()
+    session_stats = Clock()
 
     def at_once() -> None:
-        standing.after(0.0, at_once)
+        session_stats.after(0.0, at_once)
 
-    standing.at(3.0, at_once)
+    session_stats.at(3.0, at_once)
     with pytest.raises(TimeoutError, match="stands still at 3 s"):
-        standing.run(50.0)
+        session_stats.run(50.0)

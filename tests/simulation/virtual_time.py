@@ -92,10 +92,10 @@ class Clock:
                 raise TimeoutError(f"time stands still at {when_s:g} s")
             self.now = when_s
             event()
-            self._settle()
+            self._finalize_start()
             self.on_step()
 
-    def _settle(self) -> None:
+    def _finalize_start(self) -> None:
         """Step every task that can go on, until none can."""
         while ready := [task for task in self._tasks if self._is_ready(task)]:
             for task in ready:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from sparkd.adapters.journal.writer import Event
+from sparkd.adapters.journal.writer import EventKind
 
 from .hosts import HOST, Host, answer_of
 from .test_lifecycle import container_id, gpu_held
@@ -112,7 +112,7 @@ def test_next_gateway_finds_a_ready_model_and_a_failure_keeps_its_pause(
     cursor = clocked.cursor()
     answer_of(clocked.chat("fake-util"))
     assert container_id(clocked, "fake-util") == first
-    found = clocked.journal(f"MESSAGE_ID={Event.MODEL_ADOPTED.message_id}", since=cursor)
+    found = clocked.journal(f"MESSAGE_ID={EventKind.MODEL_ADOPTED.message_id}", since=cursor)
     assert [int(entry["SPARKD_DURATION_MS"]) < 600_000 for entry in found] == [True]
     refused = clocked.chat("fake-crash").json()["error"]["message"]
     pause = re.search(r"tried again in (\d+) s", refused)

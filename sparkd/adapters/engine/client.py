@@ -121,7 +121,7 @@ class Fetched:
         return self.body.decode(errors="replace")
 
 
-class Upstream:
+class EngineClient:
     """The server of one endpoint."""
 
     def __init__(self, endpoint: Endpoint) -> None:

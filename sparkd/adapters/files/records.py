@@ -62,7 +62,7 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Nap:
+class SleepMarker:
     """A container that sleeps, or is on its way there or back, and what it has to know after it."""
 
     container_id: str
@@ -117,23 +117,23 @@ class Records:
     def clear_comeback(self, model_id: str) -> None:
         self._comeback_file(model_id).unlink(missing_ok=True)
 
-    def nap(self, model_id: str) -> Nap | None:
+    def sleep_marker(self, model_id: str) -> SleepMarker | None:
         """Compare its container with the one that runs: a dead sleeper may have left it."""
-        found = recall(self.layout.nap_file(Names(model_id)))
-        return restored(Nap, found) if found else None
+        found = recall(self.layout.sleep_marker_file(Names(model_id)))
+        return restored(SleepMarker, found) if found else None
 
-    def has_nap(self, model_id: str) -> bool:
-        """Whether there is anything to be read by `nap`; every request of a sleeper's kind asks."""
-        return self.layout.nap_file(Names(model_id)).exists()
+    def has_sleep_marker(self, model_id: str) -> bool:
+        """Whether there is a sleep marker; each request of a model that can sleep asks."""
+        return self.layout.sleep_marker_file(Names(model_id)).exists()
 
-    def add_nap(self, model_id: str, nap: Nap) -> None:
+    def add_sleep_marker(self, model_id: str, sleep_marker: SleepMarker) -> None:
         """Raises HostError: whoever sleeps without it would be taken for awake."""
-        content = {"container_id": nap.container_id, "answer": nap.answer}
-        _write(self.layout.nap_file(Names(model_id)), content)
+        content = {"container_id": sleep_marker.container_id, "answer": sleep_marker.answer}
+        _write(self.layout.sleep_marker_file(Names(model_id)), content)
 
-    def clear_nap(self, model_id: str) -> None:
+    def clear_sleep_marker(self, model_id: str) -> None:
         """Raises HostError: who is awake with it would be taken for asleep, at every request."""
-        path = self.layout.nap_file(Names(model_id))
+        path = self.layout.sleep_marker_file(Names(model_id))
         try:
             path.unlink(missing_ok=True)
         except OSError as error:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 async def remove_tree(path: Path) -> None:
-    """Remove a directory that strangers wrote to; what cannot be removed stays.
+    """Remove a directory that containers wrote to; what cannot be removed stays.
 
     They may have closed directories in it, or nested them deeper than a program may call itself.
     """

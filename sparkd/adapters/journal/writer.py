@@ -25,7 +25,7 @@ NOTICE = 25
 """Between INFO and WARNING: the state of a model changed (syslog's notice)."""
 
 
-class Event(Enum):
+class EventKind(Enum):
     """The kinds of entries one can ask journalctl for: `journalctl MESSAGE_ID=...`."""
 
     DAEMON_READY = "daemon-ready", "5f7a2c1e9d0b4c68a1f3e25d7b9046c1"
@@ -50,7 +50,7 @@ class Event(Enum):
         self.message_id = message_id
 
 
-def fields(event: Event, **values: object) -> dict[str, object]:
+def fields(event: EventKind, **values: object) -> dict[str, object]:
     """The `extra` of a log call: `model="x"` becomes SPARKD_MODEL=x; None values are left out."""
     named = {f"SPARKD_{name.upper()}": str(v) for name, v in values.items() if v is not None}
     return {
@@ -105,7 +105,9 @@ class JournalHandler(logging.Handler):
             # journald is restarting or gone: stderr is what systemd connected to it.
             print(self.format(record), file=sys.stderr)
 
-    def note(self, module: str, event: Event, message: str, values: Mapping[str, object]) -> bool:
+    def note(
+        self, module: str, event: EventKind, message: str, values: Mapping[str, object]
+    ) -> bool:
         """Write one entry as `note` says; whether that could be done in the short way."""
         named = [f"SPARKD_{n.upper()}={v}\n" for n, v in values.items() if v is not None]
         text = _redacted(f"MESSAGE={message}\n{_heading(module, event)}{''.join(named)}")
@@ -148,7 +150,7 @@ _LOST = f"PRIORITY={_PRIORITY[logging.WARNING]}\nSYSLOG_IDENTIFIER=sparkd\nCODE_
 
 
 @functools.cache
-def _heading(module: str, event: Event) -> str:
+def _heading(module: str, event: EventKind) -> str:
     """What is the same in every entry that `note` writes of an event."""
     return (
         f"PRIORITY={_PRIORITY[logging.INFO]}\nSYSLOG_IDENTIFIER=sparkd\nCODE_MODULE={module}\n"
@@ -159,7 +161,7 @@ def _heading(module: str, event: Event) -> str:
 _direct: JournalHandler | None = None
 
 
-def note(module: str, event: Event, message: str, **values: object) -> None:
+def note(module: str, event: EventKind, message: str, **values: object) -> None:
     """As `log.info(message, extra=fields(event, **values))`, at a fifth of its cost.
 
     For what is written with every request; it passes by levels, filters and other handlers.

@@ -18,7 +18,7 @@ from sparkd.core.access.api_keys import ApiKey
 from sparkd.core.errors import Disabled, NotPresent, RequestError, SparkdError
 from sparkd.core.model import Config
 from sparkd.core.names import Names
-from sparkd.core.telemetry.events import Happening
+from sparkd.core.telemetry.events import Event
 
 ANOTHER = "another model"
 _NAMING = frozenset({"name", "model", "wanted", "id"})
@@ -26,7 +26,7 @@ _NAMING = frozenset({"name", "model", "wanted", "id"})
 
 
 @dataclass(frozen=True, slots=True)
-class Sight:
+class Visibility:
     """The view of one key; `key` is None for a client that has shown none."""
 
     config: Config
@@ -61,15 +61,15 @@ class Sight:
         error.headers = self._value(error.headers, hide)
         return error
 
-    def happening(self, happening: Happening) -> Happening:
+    def event(self, event: Event) -> Event:
         """The same for an event."""
         if self.whole:
-            return happening
-        hide = self._hide(named_in(happening.values))
+            return event
+        hide = self._hide(named_in(event.values))
         return replace(
-            happening,
-            text=hide(happening.text),
-            values=self._value(happening.values, hide),
+            event,
+            text=hide(event.text),
+            values=self._value(event.values, hide),
         )
 
     def _hide(self, further: Iterable[str]) -> Callable[[str], str]:

@@ -49,7 +49,7 @@ def chosen(setting: KeepAlive, operation: str, headers: Mapping[str, str]) -> Ke
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Beats:
+class KeepAlives:
     """The keep-alives of one stream."""
 
     form: KeepAlive

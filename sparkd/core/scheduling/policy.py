@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who runs next: a pure decision over one frozen view of the world and the queue.
+"""Who runs next: a pure decision over one frozen snapshot and the queue.
 
 `decide` gives every queued model one decision. It looks at the models in the order of their oldest
 waiters, so the queue is first come, first served by model, and all who wait for one model are
@@ -88,7 +88,7 @@ class Resident:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Waiting:
-    """The waiters of one model that is not lent to them yet."""
+    """The waiters of one model that they do not use yet."""
 
     model_id: str
     lifecycle: Lifecycle
@@ -102,7 +102,7 @@ class Waiting:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Setback:
+class RecentFailure:
     """A model whose last start failed, and until when it is not tried again."""
 
     until: float
@@ -110,14 +110,14 @@ class Setback:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class View:
+class PolicyInput:
     """All that a decision depends on. Times are seconds on one clock."""
 
     now: float
     residents: tuple[Resident, ...] = ()
     queue: tuple[Waiting, ...] = ()
     holders: tuple[LockHolder, ...] = ()
-    setbacks: Mapping[str, Setback] = field(default_factory=dict)
+    recent_failures: Mapping[str, RecentFailure] = field(default_factory=dict)
     host: memory.HostMemory | None = None
     """None: memory is not checked."""
     min_residency_s: float = 30.0
@@ -164,35 +164,35 @@ Decision = Use | Start | Wait | Refuse
 class _Turn:
     """The view, and what was decided of it so far."""
 
-    view: View
-    ahead: list[Waiting] = field(default_factory=list)
+    inputs: PolicyInput
+    earlier: list[Waiting] = field(default_factory=list)
     """Those who come first and were not refused, in their order."""
     leaving: set[str] = field(default_factory=set)
     """Residents that will be stopped for them."""
 
 
-def decide(view: View, moving: frozenset[str] = frozenset()) -> dict[str, Decision]:
+def decide(inputs: PolicyInput, moving: frozenset[str] = frozenset()) -> dict[str, Decision]:
     """One decision for every model of the queue, in the order they were made.
 
     Models that are `moving` are being brought up already: they are to be used, and hold their
     place before all others.
     """
     decisions: dict[str, Decision] = {}
-    turn = _Turn(view)
+    turn = _Turn(inputs)
     for waiting in sorted(
-        view.queue, key=lambda w: (w.model_id not in moving, w.since, w.model_id)
+        inputs.queue, key=lambda w: (w.model_id not in moving, w.since, w.model_id)
     ):
         decision: Decision
         if waiting.model_id in moving:
             decision = Use()
-            turn.leaving.update(r.model_id for r in _excluded_by(view, waiting))
+            turn.leaving.update(r.model_id for r in _excluded_by(inputs, waiting))
         else:
             decision = _decide_one(turn, waiting)
         decisions[waiting.model_id] = decision
         if isinstance(decision, Start):
             turn.leaving.update(decision.evict)
         if not isinstance(decision, Refuse):
-            turn.ahead.append(waiting)
+            turn.earlier.append(waiting)
     return decisions
 
 
@@ -223,95 +223,95 @@ def gpu_held(model_id: str, holder: LockHolder) -> GpuHeld:
 
 
 def _decide_one(turn: _Turn, waiting: Waiting) -> Decision:
-    view = turn.view
-    own = _own(view, waiting)
+    inputs = turn.inputs
+    own = _own(inputs, waiting)
     if own is not None:  # 1
         if own.phase is Phase.LEAVING or own.model_id in turn.leaving:
             return Wait("it is being stopped", (own.model_id,))
         if own.phase is not Phase.ASLEEP and (own.current or own.in_use):
             return Use()
-    refusal = _refusal(view, waiting)  # 2, 3, 4
+    refusal = _refusal(inputs, waiting)  # 2, 3, 4
     if refusal is not None:
         return Refuse(refusal)
-    for first in turn.ahead:  # 5
+    for first in turn.earlier:  # 5
         if exclude_each_other(first.lifecycle, waiting.lifecycle):
             return Wait(f"{first.model_id} is next", (first.model_id,))
-    blockers = _excluded_by(view, waiting)
+    blockers = _excluded_by(inputs, waiting)
     if own is not None and not own.current:
         blockers.append(own)
-    return _wait_for(view, waiting, blockers) or _with_memory(turn, waiting, blockers)  # 6, 7, 8
+    return _wait_for(inputs, waiting, blockers) or _with_memory(turn, waiting, blockers)  # 6, 7, 8
 
 
-def _own(view: View, waiting: Waiting) -> Resident | None:
-    return next((r for r in view.residents if r.model_id == waiting.model_id), None)
+def _own(inputs: PolicyInput, waiting: Waiting) -> Resident | None:
+    return next((r for r in inputs.residents if r.model_id == waiting.model_id), None)
 
 
-def _excluded_by(view: View, waiting: Waiting) -> list[Resident]:
+def _excluded_by(inputs: PolicyInput, waiting: Waiting) -> list[Resident]:
     """The other residents that cannot run beside it."""
     return [
         resident
-        for resident in view.residents
+        for resident in inputs.residents
         if resident.model_id != waiting.model_id
         and exclude_each_other(resident.lifecycle, waiting.lifecycle)
         and (resident.phase is not Phase.ASLEEP or waiting.lifecycle is Lifecycle.EXCLUSIVE)
     ]
 
 
-def _refusal(view: View, waiting: Waiting) -> SparkdError | None:
-    setback = view.setbacks.get(waiting.model_id)
-    if setback is not None and view.now < setback.until:  # 2
-        return setback.error
-    foreign = excluding_program(view.holders, waiting.lifecycle)
+def _refusal(inputs: PolicyInput, waiting: Waiting) -> SparkdError | None:
+    recent_failure = inputs.recent_failures.get(waiting.model_id)
+    if recent_failure is not None and inputs.now < recent_failure.until:  # 2
+        return recent_failure.error
+    foreign = excluding_program(inputs.holders, waiting.lifecycle)
     if foreign is not None:  # 3
         return gpu_held(waiting.model_id, foreign)
-    if view.host is not None and waiting.need is not None:  # 4
-        return memory.never_fits(waiting.model_id, waiting.need, view.host)
+    if inputs.host is not None and waiting.need is not None:  # 4
+        return memory.never_fits(waiting.model_id, waiting.need, inputs.host)
     return None
 
 
-def _wait_for(view: View, waiting: Waiting, victims: list[Resident]) -> Wait | None:
+def _wait_for(inputs: PolicyInput, waiting: Waiting, victims: list[Resident]) -> Wait | None:
     """Rule 6: the wait that the victims ask for, or None when all may be stopped now."""
     moving = tuple(r.model_id for r in victims if r.phase in _MOVING)
     if moving:  # a
         return Wait(f"{moving[0]} is starting or stopping", moving)
-    settled_at = {r.model_id: _settled_at(view, r) for r in victims}
-    fresh = tuple(model_id for model_id, at in settled_at.items() if view.now < at)
+    settled_at = {r.model_id: _settled_at(inputs, r) for r in victims}
+    fresh = tuple(model_id for model_id, at in settled_at.items() if inputs.now < at)
     if fresh:  # b
         until = max(settled_at.values())
         return Wait(f"{fresh[0]} has only just become ready", fresh, until)
-    aged_at = waiting.since + view.max_wait_s
+    aged_at = waiting.since + inputs.max_wait_s
     busy = tuple(r.model_id for r in victims if r.in_use)
-    if busy and view.now < aged_at:  # c
+    if busy and inputs.now < aged_at:  # c
         return Wait(f"{busy[0]} is in use", busy, aged_at)
     return None
 
 
-def _settled_at(view: View, victim: Resident) -> float:
+def _settled_at(inputs: PolicyInput, victim: Resident) -> float:
     """Until when a victim stays because it has just been loaded."""
     if victim.phase in (Phase.ABANDONED, Phase.ASLEEP) or not victim.current:
-        return view.now
-    return victim.ready_at + min(view.min_residency_s, view.max_wait_s)
+        return inputs.now
+    return victim.ready_at + min(inputs.min_residency_s, inputs.max_wait_s)
 
 
 def _with_memory(turn: _Turn, waiting: Waiting, blockers: list[Resident]) -> Decision:
     """Rules 7 and 8."""
-    view = turn.view
+    inputs = turn.inputs
     victims = list(blockers)
-    if view.host is not None and waiting.need is not None:
-        taken = {first.model_id for first in turn.ahead} | turn.leaving | {waiting.model_id}
-        spare = sorted(
+    if inputs.host is not None and waiting.need is not None:
+        taken = {first.model_id for first in turn.earlier} | turn.leaving | {waiting.model_id}
+        candidates = sorted(
             (
                 r
-                for r in view.residents
+                for r in inputs.residents
                 if r not in victims and r.phase not in _MOVING and r.model_id not in taken
             ),
             key=lambda r: (r.phase is not Phase.ASLEEP, r.in_use, r.last_used_at, r.model_id),
         )
-        while not (fits := _fits(turn, waiting.need, view.host, victims)) and spare:  # a
-            victims.append(spare.pop(0))
+        while not (fits := _fits(turn, waiting.need, inputs.host, victims)) and candidates:  # a
+            victims.append(candidates.pop(0))
         if not fits:  # b, c
-            return _without_memory(turn, waiting, victims, waiting.need, view.host)
-    wait = _wait_for(view, waiting, victims)
+            return _without_memory(turn, waiting, victims, waiting.need, inputs.host)
+    wait = _wait_for(inputs, waiting, victims)
     if wait is not None:
         return wait
     only_locks = victims == blockers and waiting.lifecycle is not Lifecycle.EXCLUSIVE
@@ -324,25 +324,25 @@ def _fits(turn: _Turn, need: memory.Need, host: memory.HostMemory, victims: list
     if None in freed:
         # Whoever holds an unknown amount may hold all that no other model is known to hold; a
         # smaller guess would refuse what fits, and the guard watches the load.
-        stay = [r for r in turn.view.residents if r not in victims and r.phase not in _TAKING]
+        stay = [r for r in turn.inputs.residents if r not in victims and r.phase not in _TAKING]
         kept = sum(resident.held_bytes or 0 for resident in stay)
         host = replace(host, available_bytes=host.total_bytes - kept)
         freed = []
-    return memory.fits(need, host, [size or 0 for size in freed], _pledged(turn, victims))
+    return memory.fits(need, host, [size or 0 for size in freed], _reserved(turn, victims))
 
 
-def _pledged(turn: _Turn, victims: list[Resident]) -> int:
+def _reserved(turn: _Turn, victims: list[Resident]) -> int:
     """What those who load or come first will take, beyond what those whose place they take have.
 
     All normal models share one place, for only one of them is resident at a time.
     """
     wanted: dict[str, float] = {}
     held: dict[str, float] = {}
-    for first in turn.ahead:
+    for first in turn.earlier:
         if first.need is not None:
             place = _place(first)
             wanted[place] = max(wanted.get(place, 0), first.need.peak_bytes)
-    for resident in turn.view.residents:
+    for resident in turn.inputs.residents:
         if resident not in victims and resident.phase is not Phase.ASLEEP:
             place = _place(resident)
             if resident.phase in _TAKING:
@@ -364,15 +364,15 @@ def _without_memory(
     host: memory.HostMemory,
 ) -> Decision:
     """Rules 7b and 7c."""
-    view = turn.view
-    others = {r.model_id for r in view.residents if r not in victims}
-    others.update(first.model_id for first in turn.ahead)
+    inputs = turn.inputs
+    others = {r.model_id for r in inputs.residents if r not in victims}
+    others.update(first.model_id for first in turn.earlier)
     if others:
         return Wait("memory is short", tuple(sorted(others)))
     short_since = waiting.since if waiting.short_since is None else waiting.short_since
-    patient_until = short_since + view.memory_patience_s
-    if view.now < patient_until:
-        look_at = min(patient_until, view.now + _MEMORY_LOOK_S)
+    patient_until = short_since + inputs.memory_patience_s
+    if inputs.now < patient_until:
+        look_at = min(patient_until, inputs.now + _MEMORY_LOOK_S)
         spared = tuple(sorted(r.model_id for r in victims))
         return Wait("memory is short", spared, look_at, short=True)
     return Refuse(memory.does_not_fit(waiting.model_id, need, host))

@@ -23,7 +23,7 @@ _NUMBER = re.compile(r"-?[0-9]{1,18}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Happening:
+class Event:
     """An event; `at_us` is when journald got it, in microseconds of wall time, and its id."""
 
     at_us: int
@@ -32,7 +32,7 @@ class Happening:
     values: Mapping[str, str | int]
 
 
-def parse(line: bytes) -> Happening | None:
+def parse(line: bytes) -> Event | None:
     """One line of `journalctl -o json`; None when it is no event of ours."""
     try:
         entry = json.loads(line)
@@ -49,23 +49,23 @@ def parse(line: bytes) -> Happening | None:
         if field.startswith(_PREFIX)
         and (key := field.removeprefix(_PREFIX).lower()) not in ("event", "at")
     }
-    return Happening(at_us=int(at), name=name, text=field_text(entry.get("MESSAGE")), values=values)
+    return Event(at_us=int(at), name=name, text=field_text(entry.get("MESSAGE")), values=values)
 
 
-def as_json(happening: Happening) -> dict[str, object]:
+def as_json(event: Event) -> dict[str, object]:
     """The event as one flat object."""
     return {
-        "event": happening.name,
-        "at": happening.at_us / 1e6,
-        **happening.values,
-        "text": happening.text,
+        "event": event.name,
+        "at": event.at_us / 1e6,
+        **event.values,
+        "text": event.text,
     }
 
 
-def as_sse(happening: Happening) -> bytes:
+def as_sse(event: Event) -> bytes:
     """The event for an EventSource; its id is what `Last-Event-ID` takes."""
-    data = json.dumps(as_json(happening))
-    return f"id: {happening.at_us}\nevent: {happening.name}\ndata: {data}\n\n".encode()
+    data = json.dumps(as_json(event))
+    return f"id: {event.at_us}\nevent: {event.name}\ndata: {data}\n\n".encode()
 
 
 def _value(key: str, text: str) -> str | int:

@@ -59,7 +59,7 @@ class Histogram:
         self.sum += value
 
 
-class Passage:
+class ResponseMeter:
     """One answer while it passes; told of each of its chunks."""
 
     __slots__ = (
@@ -133,7 +133,7 @@ def usage_of(tail: bytes) -> dict[str, int]:
     return {}
 
 
-class Flight:
+class InFlight:
     """While it is entered, one more request of a model is under way."""
 
     __slots__ = ("_in_flight", "_model_id")
@@ -172,18 +172,18 @@ class Traffic:
             found = histograms[labels] = Histogram(_BOUNDS[name])
         return found
 
-    def passage(self, model_id: str, *, streaming: bool) -> Passage:
+    def response_meter(self, model_id: str, *, streaming: bool) -> ResponseMeter:
         """For the answer of a model; between the chunks of a stream the time is taken."""
         gaps = self.histogram("sparkd_chunk_gap_seconds", model_id) if streaming else None
-        return Passage(gaps)
+        return ResponseMeter(gaps)
 
-    def flight(self, model_id: str, size: int) -> Flight:
+    def in_flight_request(self, model_id: str, size: int) -> InFlight:
         """From the moment at which a request with a body of `size` is right to its end."""
         self.add("sparkd_request_bytes_total", (model_id,), size)
-        return Flight(self.in_flight, model_id)
+        return InFlight(self.in_flight, model_id)
 
     def ended(
-        self, labels: Labels, passage: Passage | None, *, began_s: float, now_s: float
+        self, labels: Labels, response_meter: ResponseMeter | None, *, began_s: float, now_s: float
     ) -> dict[str, int]:
         """A request is over; the labels are model, operation, status and reason.
 
@@ -192,12 +192,12 @@ class Traffic:
         model_id = labels[0]
         self.add("sparkd_requests_total", labels)
         self.histogram("sparkd_request_duration_seconds", model_id).observe(now_s - began_s)
-        if passage is None or passage.first_s is None:
+        if response_meter is None or response_meter.first_s is None:
             return {}
-        first_s = passage.first_s - began_s
+        first_s = response_meter.first_s - began_s
         self.histogram("sparkd_time_to_first_byte_seconds", model_id).observe(first_s)
-        self.add("sparkd_response_bytes_total", (model_id,), passage.size)
-        tokens = passage.tokens()
+        self.add("sparkd_response_bytes_total", (model_id,), response_meter.size)
+        tokens = response_meter.tokens()
         for kind, count in tokens.items():
             self.add("sparkd_tokens_total", (model_id, kind), count)
         return tokens

@@ -99,7 +99,7 @@ def pause_of(headers: Mapping[str, str], now: float) -> int | None:
 
 
 def cleaned(text: str) -> str:
-    """A text of a stranger as one short line of printable characters."""
+    """A text of a hub as one short line of printable characters."""
     words = "".join(one if one.isprintable() else " " for one in text[: 4 * _MESSAGE_CHARS]).split()
     line = " ".join(words)
     return line if len(line) <= _MESSAGE_CHARS else f"{line[: _MESSAGE_CHARS - 1]}…"

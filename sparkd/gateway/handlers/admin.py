@@ -18,7 +18,7 @@ from sparkd.core.access.auth import Access
 from sparkd.core.catalog import lookup
 from sparkd.core.model import ModelSpec
 from sparkd.core.names import Names
-from sparkd.gateway.admission import admitted, key_of, sight_of
+from sparkd.gateway.admission import admitted, key_of, visibility_of
 from sparkd.gateway.context import READ, Context
 from sparkd.observe.status import reference_state, used, visible_to
 
@@ -48,21 +48,21 @@ async def show_status(request: Request) -> HTTPResponse:
     context = admitted(request)
     keys = [used(meter) for meter in context.meters.all()]
     described = {**await context.readings.status.read(), "keys": keys}
-    return _json(sight_of(request).value(visible_to(key_of(request), described)))
+    return _json(visibility_of(request).value(visible_to(key_of(request), described)))
 
 
 async def debug_state(request: Request) -> HTTPResponse:
     """The same in the terms of the gateway that this one replaces."""
     context = admitted(request)
     described = await context.readings.status.read()
-    shown = sight_of(request).value(visible_to(key_of(request), described))
+    shown = visibility_of(request).value(visible_to(key_of(request), described))
     return _json(reference_state(shown, context.config))
 
 
 async def show_diagnosis(request: Request) -> HTTPResponse:
     """What is wrong with the host, why it matters, and what mends it."""
     diagnosis = await admitted(request).doctor.diagnosis()
-    return _json(sight_of(request).value(diagnosis))
+    return _json(visibility_of(request).value(diagnosis))
 
 
 async def load(request: Request, model_id: str) -> HTTPResponse:

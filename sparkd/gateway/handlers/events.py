@@ -18,12 +18,12 @@ from sanic.response import BaseHTTPResponse
 
 from sparkd.core.access import auth
 from sparkd.core.access.auth import Access
-from sparkd.core.access.visibility import Sight
+from sparkd.core.access.visibility import Visibility
 from sparkd.core.errors import RequestError
 from sparkd.core.http.sse import comment
 from sparkd.core.numbers import bounded_float, bounded_int
 from sparkd.core.telemetry.events import as_sse
-from sparkd.gateway.admission import admitted, key_of, sight_of
+from sparkd.gateway.admission import admitted, key_of, visibility_of
 from sparkd.gateway.context import Context
 from sparkd.gateway.http.request_id import HEADER, request_id
 from sparkd.observe.event_feed import Listener, ListenerLostError
@@ -65,14 +65,14 @@ async def _listen(
         headers = Header([("cache-control", "no-cache"), (HEADER, request_id(request))])
         response = await request.respond(headers=headers, content_type="text/event-stream")
         try:
-            await _tell(context, listener, response, sight_of(request))
+            await _tell(context, listener, response, visibility_of(request))
         except (TimeoutError, ListenerLostError):
             transport: asyncio.Transport = request.transport  # type: ignore[assignment]
             transport.abort()
 
 
 async def _tell(
-    context: Context, listener: Listener, response: BaseHTTPResponse, sight: Sight
+    context: Context, listener: Listener, response: BaseHTTPResponse, visibility: Visibility
 ) -> None:
     await _send(response, comment("sparkd tells what happens"))
     leaving = asyncio.ensure_future(context.leaving.wait())
@@ -84,7 +84,7 @@ async def _tell(
                     {coming, leaving}, timeout=_ALIVE_S, return_when=asyncio.FIRST_COMPLETED
                 )
                 if coming.done():
-                    await _send(response, as_sse(sight.happening(coming.result())))
+                    await _send(response, as_sse(visibility.event(coming.result())))
                 elif leaving.done():
                     await _send(response, f"retry: {_COME_BACK_MS}\n".encode() + _LEFT)
                     await response.eof()  # type: ignore[attr-defined]

@@ -24,13 +24,13 @@ from sparkd.core.catalog.model_list import is_anthropics, listing, shown
 from sparkd.core.catalog.presence import Missing
 from sparkd.core.errors import SparkdError, UpstreamLost
 from sparkd.core.http import routing
-from sparkd.core.http.keep_alive import Beats, chosen
+from sparkd.core.http.keep_alive import KeepAlives, chosen
 from sparkd.core.model import Config, KeepAlive, ModelSpec, Status
 from sparkd.core.model_state import RESIDENT, State
 from sparkd.core.rewriting.request_body import Prepared, prepare, prepare_form
-from sparkd.gateway.admission import admitted, identified, key_of, sight_of
+from sparkd.gateway.admission import admitted, identified, key_of, visibility_of
 from sparkd.gateway.context import READ, Context
-from sparkd.gateway.handlers.relay import Exchange
+from sparkd.gateway.handlers.relay import Relay
 from sparkd.gateway.http.client_link import ClientStalled
 from sparkd.gateway.http.request_id import request_id
 from sparkd.gateway.proxy import Outgoing, request_headers
@@ -64,7 +64,7 @@ def _listed(request: Request, cards: list[dict[str, object]]) -> object:
     """The list in the client's form, as far as its key may know."""
     query = {name: str(request.args.get(name)) for name in request.args}
     anthropic = is_anthropics(request.headers)
-    return sight_of(request).value(listing(cards, query, anthropic=anthropic))
+    return visibility_of(request).value(listing(cards, query, anthropic=anthropic))
 
 
 async def show_model(request: Request, model_id: str) -> HTTPResponse:
@@ -75,7 +75,7 @@ async def show_model(request: Request, model_id: str) -> HTTPResponse:
     state, missing = await _looked_at(context)
     shown_card = card(spec, state.get(spec.model_id), missing.get(spec.model_id, ()))
     anthropic = is_anthropics(request.headers)
-    return _json(sight_of(request).value(shown(shown_card, anthropic=anthropic)))
+    return _json(visibility_of(request).value(shown(shown_card, anthropic=anthropic)))
 
 
 async def _looked_at(context: Context) -> tuple[dict[str, State], dict[str, tuple[Missing, ...]]]:
@@ -89,118 +89,118 @@ async def infer(request: Request, rest: str) -> None:
     """One inference request, from the key to the last byte of the answer."""
     context: Context = request.app.ctx.sparkd
     started_s = time.monotonic()
-    exchange = Exchange(request, request_id(request), context.traffic, context.bodies)
+    relay = Relay(request, request_id(request), context.traffic, context.bodies)
     with context.open_requests:
         try:
             identified(request)
             key = key_of(request)
-            exchange.key_name = key.name
-            exchange.meter = meter = context.meters.of(key)
+            relay.key_name = key.name
+            relay.meter = meter = context.meters.of(key)
             meter.enter(key, started_s)
             try:
-                await _infer(context, request, exchange)
+                await _infer(context, request, relay)
             finally:
                 meter.leave()
         except SparkdError as error:
             if isinstance(error, UpstreamLost):
-                await context.runtime.endings.explain(exchange.model_id, error)
-            if not await exchange.fail(error):
+                await context.runtime.endings.explain(relay.model_id, error)
+            if not await relay.fail(error):
                 raise
         except asyncio.CancelledError as error:
-            if not exchange.complete:
+            if not relay.complete:
                 stalled = isinstance(error, ClientStalled)
-                exchange.reason = "client_stalled" if stalled else "client_gone"
+                relay.reason = "client_stalled" if stalled else "client_gone"
             raise
         except Exception as exception:
             bug = unexpected(exception)
-            if not await exchange.fail(bug):
+            if not await relay.fail(bug):
                 raise bug from None
         finally:
-            exchange.close()
-            exchange.ended(started_s, context.config.settings.log_requests)
+            relay.close()
+            relay.ended(started_s, context.config.settings.log_requests)
 
 
-async def _infer(context: Context, request: Request, exchange: Exchange) -> None:
+async def _infer(context: Context, request: Request, relay: Relay) -> None:
     route = routing.route(request.path)
-    exchange.operation = route.name
-    config, prepared, headers = await _prepared(context, request, exchange, route)
+    relay.operation = route.name
+    config, prepared, headers = await _prepared(context, request, relay, route)
     spec, size = prepared.spec, len(prepared.payload)
-    exchange.prepared(size)
+    relay.prepared(size)
     if prepared.streams:
         # Keep-alives and errors stand between the events of the engine, as plain text.
         headers["accept-encoding"] = "identity"
-        _keep_alive(request, exchange, config, spec, headers["x-request-id"])
+        _keep_alive(request, relay, config, spec, headers["x-request-id"])
     scheduler = context.runtime.scheduler
-    exchange.hurry_when(lambda: scheduler.is_in_the_way(spec.model_id))
-    told = (exchange.granted, _noticed(request, exchange) if exchange.keeps_alive else None)
+    relay.hurry_when(lambda: scheduler.is_in_the_way(spec.model_id))
+    told = (relay.granted, _noticed(request, relay) if relay.keeps_alive else None)
     path = route.operation.upstream_path
     outgoing = Outgoing(method="POST", path=path, headers=headers, body=prepared.payload)
     answering = context.proxy.answer(config, spec, outgoing, *told)
     # This frame lives as long as the answer, and the body must not.
     del prepared, outgoing
-    with context.traffic.flight(spec.model_id, size):
+    with context.traffic.in_flight_request(spec.model_id, size):
         async with await answering as answer:
-            exchange.sent()
-            await exchange.relay(answer, context.runtime.endings.explain)
+            relay.sent()
+            await relay.relay(answer, context.runtime.endings.explain)
             await context.sampler.sample(spec.model_id)
 
 
 async def _prepared(
-    context: Context, request: Request, exchange: Exchange, route: routing.Route
+    context: Context, request: Request, relay: Relay, route: routing.Route
 ) -> tuple[Config, Prepared, dict[str, str]]:
     """The configuration that holds for the request, and the body and headers for the engine."""
-    raw = await exchange.read_body(context.config.settings)
+    raw = await relay.read_body(context.config.settings)
     # A reload may have come during the body: everything after it is of one configuration.
     config, operation = context.config, route.operation
     headers = request_headers(request.headers)
-    choose = partial(_asked, config, request, exchange, route)
+    choose = partial(_asked, config, request, relay, route)
     if operation.form:
         kind = headers.get("content-type", "")
-        prepared = await context.preparer.run(len(raw), prepare_form, raw, kind, choose)
+        prepared = await context.body_worker.run(len(raw), prepare_form, raw, kind, choose)
     else:
         dialect = operation.dialect if operation.rewritten else None
         nonce = secrets.token_hex(16)
-        prepared = await context.preparer.run(len(raw), prepare, raw, nonce, choose, dialect)
+        prepared = await context.body_worker.run(len(raw), prepare, raw, nonce, choose, dialect)
         headers = _json_headers(headers)
     return config, prepared, headers
 
 
-def _noticed(request: Request, exchange: Exchange) -> OnWait:
+def _noticed(request: Request, relay: Relay) -> OnWait:
     """Tells the client what it waits for, as far as its key may know."""
-    sight = sight_of(request)
+    visibility = visibility_of(request)
 
     async def notice(progress: Progress) -> None:
-        await exchange.notice(replace(progress, why=sight.text(progress.why)))
+        await relay.notice(replace(progress, why=visibility.text(progress.why)))
 
-    return exchange.notice if sight.whole else notice
+    return relay.notice if visibility.whole else notice
 
 
 def _keep_alive(
-    request: Request, exchange: Exchange, config: Config, spec: ModelSpec, engine_request_id: str
+    request: Request, relay: Relay, config: Config, spec: ModelSpec, engine_request_id: str
 ) -> None:
     """Have a stream kept alive, in the form that its client or the settings choose."""
-    form = chosen(config.settings.keep_alive, exchange.operation, request.headers)
+    form = chosen(config.settings.keep_alive, relay.operation, request.headers)
     if form is not KeepAlive.OFF:
-        beats = Beats(
+        beats = KeepAlives(
             form=form,
-            operation=exchange.operation,
+            operation=relay.operation,
             model_id=spec.model_id,
             engine_request_id=engine_request_id if spec.engine is None else "",
             created_at=int(time.time()),
         )
-        exchange.keep_alive(beats)
+        relay.keep_alive(beats)
 
 
 def _asked(
     config: Config,
     request: Request,
-    exchange: Exchange,
+    relay: Relay,
     route: routing.Route,
     body: dict[str, Any],
 ) -> ModelSpec:
     """The model that is asked, if its key may use it and it does what is asked."""
     spec = lookup.asked(config, route, body, key_of(request))
-    exchange.model_id = spec.model_id
+    relay.model_id = spec.model_id
     return spec
 
 

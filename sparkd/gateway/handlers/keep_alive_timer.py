@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The timer that sends keep-alives into one event stream while its engine is silent.
 
-It costs a chunk nothing: the timer reads what `Passage` knows of the last one. A keep-alive goes
-out between two events only, never to a client that takes nothing, and never after the end mark.
-"""
+It costs a chunk nothing: the timer reads what `ResponseMeter` knows of the last one. A keep-alive
+goes out between two events only, never to a client that takes nothing, and never after the end
+mark."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from time import monotonic
 
-from sparkd.core.http.keep_alive import Beats, may_follow
-from sparkd.core.telemetry.traffic import Passage
-from sparkd.gateway.http.protocol import WireHttp
+from sparkd.core.http.keep_alive import KeepAlives, may_follow
+from sparkd.core.telemetry.traffic import ResponseMeter
+from sparkd.gateway.http.protocol import HttpCycle
 
 INTERVAL_S = 10.0
 """Clients of Anthropic's API give up after 15 to 20 s without an event."""
 
 
-class Pulse:
+class KeepAliveTimer:
     """The keep-alives of one stream. Close it."""
 
     def __init__(
-        self, wire: WireHttp, beats: Beats, begin: Callable[[bytes], Awaitable[None]]
+        self, wire: HttpCycle, beats: KeepAlives, begin: Callable[[bytes], Awaitable[None]]
     ) -> None:
         """`begin` sends the head of the response and a first keep-alive."""
         self._wire, self._beats, self._begin = wire, beats, begin
-        self._passage: Passage | None = None
+        self._response_meter: ResponseMeter | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._beginning: asyncio.Task[None] | None = None
         self._last_s = 0.0
@@ -36,13 +36,13 @@ class Pulse:
 
     def beat(self, text: str) -> bytes:
         """A keep-alive, with this text if its form has a place for text."""
-        first = b"" if self._passage is None else self._passage.first
+        first = b"" if self._response_meter is None else self._response_meter.first
         return self._beats.beat(text, first)
 
-    def start(self, passage: Passage | None = None) -> None:
-        """Watch the silence from now on; `passage` is the response as soon as there is one."""
+    def start(self, response_meter: ResponseMeter | None = None) -> None:
+        """Watch the silence; `response_meter` meters the response, once there is one."""
         self.close()
-        self._passage, self._last_s = passage, monotonic()
+        self._response_meter, self._last_s = response_meter, monotonic()
         self._arm(INTERVAL_S)
 
     async def stop(self) -> None:
@@ -65,8 +65,10 @@ class Pulse:
         self._timer = asyncio.get_running_loop().call_later(after_s, self._on_time)
 
     def _on_time(self) -> None:
-        passage, now_s = self._passage, monotonic()
-        last_s = self._last_s if passage is None else max(self._last_s, passage.last_s)
+        response_meter, now_s = self._response_meter, monotonic()
+        last_s = (
+            self._last_s if response_meter is None else max(self._last_s, response_meter.last_s)
+        )
         if now_s - last_s < INTERVAL_S:
             self._arm(last_s + INTERVAL_S - now_s)
             return
@@ -75,7 +77,9 @@ class Pulse:
         if not self.begun:
             if self._beginning is None:
                 self._beginning = asyncio.create_task(self._begin_with(beat))
-        elif self._wire.takes_more() and (passage is None or may_follow(passage.tail())):
+        elif self._wire.takes_more() and (
+            response_meter is None or may_follow(response_meter.tail())
+        ):
             self._wire.put(beat)
         self._arm(INTERVAL_S)
 

@@ -45,9 +45,15 @@ async def show_metrics(request: Request) -> HTTPResponse:
 
 async def gpu_stats(request: Request) -> HTTPResponse:
     """Sessions, run time and memory of every model that ever ran."""
-    standings = admitted(request).runtime.sessions.all()
+    session_stats_by_model = admitted(request).runtime.sessions.all()
     may_use = key_of(request).may_use
-    return json({"stats": {m: reference_stats(one) for m, one in standings.items() if may_use(m)}})
+    return json(
+        {
+            "stats": {
+                m: reference_stats(one) for m, one in session_stats_by_model.items() if may_use(m)
+            }
+        }
+    )
 
 
 async def gpu_stats_of(request: Request, model_id: str) -> HTTPResponse:
@@ -55,11 +61,11 @@ async def gpu_stats_of(request: Request, model_id: str) -> HTTPResponse:
     name = unquote(model_id)
     context = admitted(request)
     auth.require_model(key_of(request), name)
-    standing = context.runtime.sessions.standing(name)
-    if standing is None:
+    session_stats = context.runtime.sessions.session_stats(name)
+    if session_stats is None:
         raise NotFound(
             f"no stats found: model {name[:80]!r} never ran here",
             hint="GET /debug/gpu-stats lists those that did",
             code="no_stats",
         )
-    return json({"model": name, "stats": reference_stats(standing)})
+    return json({"model": name, "stats": reference_stats(session_stats)})

@@ -19,7 +19,7 @@ from sanic.exceptions import BadRequest
 from sanic.response import BaseHTTPResponse
 
 from sparkd.adapters.engine.client import Answer
-from sparkd.adapters.journal.writer import Event, note
+from sparkd.adapters.journal.writer import EventKind, note
 from sparkd.core.access.quota import Meter
 from sparkd.core.engine import error_translation
 from sparkd.core.engine.response_filter import passed_headers
@@ -30,15 +30,15 @@ from sparkd.core.errors import (
     UnknownEncoding,
     UpstreamLost,
 )
-from sparkd.core.http.keep_alive import Beats, may_follow
+from sparkd.core.http.keep_alive import KeepAlives, may_follow
 from sparkd.core.http.sse import EndMark
 from sparkd.core.json.spliced import Raw
 from sparkd.core.model import LogRequests, Settings
-from sparkd.core.telemetry.traffic import Passage, Traffic
-from sparkd.gateway.admission import is_admin, sight_of
+from sparkd.core.telemetry.traffic import ResponseMeter, Traffic
+from sparkd.gateway.admission import is_admin, visibility_of
 from sparkd.gateway.body_budget import BodyBudget, BodyShare
-from sparkd.gateway.handlers.keep_alive_timer import Pulse
-from sparkd.gateway.http.protocol import WireHttp
+from sparkd.gateway.handlers.keep_alive_timer import KeepAliveTimer
+from sparkd.gateway.http.protocol import HttpCycle
 from sparkd.gateway.render import Shape, error_event, shape_of
 from sparkd.scheduling.queue import Grant, Progress
 
@@ -55,19 +55,19 @@ Explain = Callable[[str, UpstreamLost], Awaitable[None]]
 """Adds to the error of a broken answer why its model died."""
 
 
-class Exchange:
+class Relay:
     """The wire of one request, and what the journal is told about it: never what was said."""
 
     def __init__(
         self, request: Request, request_id: str, traffic: Traffic, bodies: BodyBudget
     ) -> None:
         self._request = request
-        self._wire: WireHttp = request.stream  # type: ignore[assignment]  # It is all we serve.
+        self._wire: HttpCycle = request.stream  # type: ignore[assignment]  # It is all we serve.
         self._response: BaseHTTPResponse | None = None
         self._share = BodyShare(bodies)
         self._traffic = traffic
-        self._passage: Passage | None = None
-        self._pulse: Pulse | None = None
+        self._response_meter: ResponseMeter | None = None
+        self._keep_alive_timer: KeepAliveTimer | None = None
         self.request_id = request_id
         self.shape = shape_of(request.path, request.headers)
         self.operation = "-"
@@ -138,13 +138,13 @@ class Exchange:
         """The engine has the body, and it has left memory."""
         self._share.settle(0)
 
-    def keep_alive(self, beats: Beats) -> None:
+    def keep_alive(self, beats: KeepAlives) -> None:
         """Have keep-alives sent while the client waits; the request asks for a stream."""
-        self._pulse = Pulse(self._wire, beats, self._begin_stream)
+        self._keep_alive_timer = KeepAliveTimer(self._wire, beats, self._begin_stream)
 
     @property
     def keeps_alive(self) -> bool:
-        return self._pulse is not None
+        return self._keep_alive_timer is not None
 
     def hurry_when(self, wanted: Callable[[], bool]) -> None:
         """Bound a client that does not take its response more tightly while `wanted` says so."""
@@ -152,20 +152,20 @@ class Exchange:
 
     def close(self) -> None:
         """End the keep-alives."""
-        if self._pulse is not None:
-            self._pulse.close()
+        if self._keep_alive_timer is not None:
+            self._keep_alive_timer.close()
 
     def granted(self, grant: Grant) -> None:
         """The model is there: note for the answer's head how long that took."""
         self.waited_ms, self.loaded_ms = round(grant.queue_s * 1000), round(grant.load_s * 1000)
-        if self._pulse is not None:
-            self._pulse.start()
+        if self._keep_alive_timer is not None:
+            self._keep_alive_timer.start()
 
     async def notice(self, progress: Progress) -> None:
         """Send a waiting client a keep-alive, with the progress if its form has words."""
-        if self._pulse is not None:
-            await self._pulse.stop()
-            await self._begin_stream(self._pulse.beat(_told(progress)))
+        if self._keep_alive_timer is not None:
+            await self._keep_alive_timer.stop()
+            await self._begin_stream(self._keep_alive_timer.beat(_told(progress)))
 
     async def _begin_stream(self, beat: bytes) -> None:
         if self._response is None:
@@ -175,8 +175,8 @@ class Exchange:
 
     async def relay(self, answer: Answer, explain: Explain) -> None:
         """Pass the answer on as it comes; one that breaks off ends the client's with an error."""
-        if self._pulse is not None:
-            await self._pulse.stop()
+        if self._keep_alive_timer is not None:
+            await self._keep_alive_timer.stop()
         if self._response is None and self.shape is Shape.ANTHROPIC and answer.status >= 400:
             error = await self._refusal(answer)
             error.headers["x-sparkd-model"] = self.model_id
@@ -192,15 +192,17 @@ class Exchange:
             if streams:
                 headers.popall("content-length", None)  # An error event may have to follow.
             await self._respond(answer.status, headers)
-        passage = self._passage = self._traffic.passage(self.model_id, streaming=streams)
+        response_meter = self._response_meter = self._traffic.response_meter(
+            self.model_id, streaming=streams
+        )
         if first:
-            passage.chunk(first, monotonic())
+            response_meter.chunk(first, monotonic())
         await self._send(first, end=answer.whole)
         if answer.whole:
             return
-        sink = _Measured(self._wire, passage)
-        if self._pulse is not None and _may_be_added_to(answer):
-            self._pulse.start(passage)
+        sink = _Measured(self._wire, response_meter)
+        if self._keep_alive_timer is not None and _may_be_added_to(answer):
+            self._keep_alive_timer.start(response_meter)
         try:
             await (self._pour_to_mark(answer, sink, first) if streams else answer.pour(sink))
         except UpstreamLost as error:
@@ -212,7 +214,7 @@ class Exchange:
                 return
             self.close()
             # The line that the engine broke off must not swallow the error.
-            await self._send(b"" if may_follow(passage.tail()) else b"\n\n")
+            await self._send(b"" if may_follow(response_meter.tail()) else b"\n\n")
             await self._tell(error)
         self.close()
         await self._end()
@@ -233,8 +235,8 @@ class Exchange:
     async def fail(self, error: SparkdError) -> bool:
         """Tell an error as an event, if the stream has begun; whether that was so."""
         self.failed(error)
-        if self._pulse is not None:
-            await self._pulse.stop()
+        if self._keep_alive_timer is not None:
+            await self._keep_alive_timer.stop()
         if self._response is None:
             return False
         await self._tell(error)
@@ -250,7 +252,7 @@ class Exchange:
         self._share.settle(0)
         now_s = monotonic()
         labels = (self.model_id, self.operation, str(self.status), self.reason or "")
-        tokens = self._traffic.ended(labels, self._passage, began_s=began_s, now_s=now_s)
+        tokens = self._traffic.ended(labels, self._response_meter, began_s=began_s, now_s=now_s)
         if self.meter is not None and tokens:
             self.meter.used_tokens(
                 input_tokens=tokens.get("prompt", 0), output_tokens=tokens.get("completion", 0)
@@ -262,7 +264,7 @@ class Exchange:
     def _log(self, took_s: float) -> None:
         note(
             __name__,
-            Event.REQUEST,
+            EventKind.REQUEST,
             f"{self.operation} for model {self.model_id}: {self.reason or self.status} "
             f"in {took_s * 1000:.0f} ms",
             model=self.model_id,
@@ -279,8 +281,8 @@ class Exchange:
         headers["x-sparkd-queue-ms"] = str(self.waited_ms)
         headers["x-sparkd-load-ms"] = str(self.loaded_ms)
         self.status = status
-        if self._pulse is not None:
-            self._pulse.begun = True
+        if self._keep_alive_timer is not None:
+            self._keep_alive_timer.begun = True
         self._response = await self._request.respond(HTTPResponse(status=status, headers=headers))
 
     async def _refusal(self, answer: Answer) -> SparkdError:
@@ -299,7 +301,7 @@ class Exchange:
         await self._end()
 
     async def _tell(self, error: SparkdError) -> None:
-        error = sight_of(self._request).error(error)
+        error = visibility_of(self._request).error(error)
         await self._send(error_event(error, self.shape, admin=is_admin(self._request)))
 
     async def _send(self, data: bytes, *, end: bool = False) -> None:
@@ -314,12 +316,12 @@ class Exchange:
 class _Measured:
     """The wire, and what is measured of that which it is given."""
 
-    def __init__(self, wire: WireHttp, passage: Passage) -> None:
+    def __init__(self, wire: HttpCycle, response_meter: ResponseMeter) -> None:
         self._wire = wire
-        self._passage = passage
+        self._response_meter = response_meter
 
     def put(self, data: bytes) -> bool:
-        self._passage.chunk(data, monotonic())
+        self._response_meter.chunk(data, monotonic())
         return self._wire.put(data)
 
     async def drained(self) -> None:

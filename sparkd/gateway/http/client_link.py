@@ -18,8 +18,8 @@ from sanic.exceptions import RequestCancelled
 from sanic.server import HttpProtocol
 
 from sparkd.adapters.engine.transport import break_off, untaken_bytes
-from sparkd.gateway.http.pacing import Turns
-from sparkd.gateway.http.unauthenticated import Strangers
+from sparkd.gateway.http.pacing import Pacing
+from sparkd.gateway.http.unauthenticated import Unauthenticated
 
 STALL_S = 60.0
 """How long a client may take next to nothing of its response."""
@@ -40,11 +40,11 @@ class ClientStalled(RequestCancelled):  # As the one that it is a kind of.
 class ClientLink(HttpProtocol):
     """One connection of a client, as Sanic's protocol class for connections."""
 
-    __slots__ = ("strangers", "turns", "wanted")
+    __slots__ = ("pacing", "unauthenticated", "wanted")
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.strangers: Strangers = self.app.ctx.strangers
-        self.turns: Turns = self.app.ctx.turns
+        self.unauthenticated: Unauthenticated = self.app.ctx.unauthenticated
+        self.pacing: Pacing = self.app.ctx.pacing
         self.wanted: Callable[[], bool] | None = None
         super().connection_made(transport)  # type: ignore[no-untyped-call]
 
@@ -69,12 +69,12 @@ class ClientLink(HttpProtocol):
         else:
             self.loop.call_later(_LEFT_LOOK_S, self._look_whether_left)
 
-    def become_a_stranger(self) -> None:
+    def count_as_unauthenticated(self) -> None:
         if self.transport is not None and not self.transport.is_closing():
-            self.strangers.add(self, self.transport)
+            self.unauthenticated.add(self, self.transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.strangers.remove(self)
+        self.unauthenticated.remove(self)
         super().connection_lost(exc)  # type: ignore[no-untyped-call]
 
     async def send(self, data: bytes) -> None:

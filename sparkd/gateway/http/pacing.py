@@ -16,7 +16,7 @@ AT_ONCE = 8
 answer takes some turns to be passed on, so twice as many make the first tokens later."""
 
 
-class Turns:
+class Pacing:
     """Who begins in this turn of the loop, and who waits for the next ones, in order."""
 
     def __init__(self) -> None:

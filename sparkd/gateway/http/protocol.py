@@ -54,7 +54,7 @@ _LINGER_BODIES = 2
 _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}" for status in HTTPStatus}
 
 
-class WireRequest(Request):
+class ClientRequest(Request):
     """A request whose body only its handler reads.
 
     Sanic would read the whole body before it calls the handler, and so before the key is checked.
@@ -64,13 +64,13 @@ class WireRequest(Request):
         """Read nothing."""
 
 
-class WireHttp(Http):
+class HttpCycle(Http):
     """One connection: reads the requests on it, and frames the answers."""
 
     __slots__ = ("_body", "_chunked", "_head", "_left", "_unread")
 
     # What Sanic sets without saying what it is.
-    protocol: WireProtocol
+    protocol: ClientProtocol
     request_body: bool | None  # type: ignore[assignment]
     request_bytes: int
     request_bytes_left: int
@@ -82,7 +82,7 @@ class WireHttp(Http):
         self._body: ChunkedBody | None = None
         self.protocol.wanted = None
         self._unread = False
-        self.protocol.become_a_stranger()
+        self.protocol.count_as_unauthenticated()
 
     async def http1(self) -> None:
         """Serve the connection; an answer that comes before its request has ended is readable."""
@@ -110,7 +110,7 @@ class WireHttp(Http):
     async def http1_request_header(self) -> None:
         """Receive the head of a request, and make Sanic's `Request` of it."""
         buffer, protocol = self.recv_buffer, self.protocol
-        await protocol.turns.take()
+        await protocol.pacing.take()
         # Some clients end a body with a line of its own (RFC 9112, 2.2).
         if buffer == b"\r":
             await self._receive_more()
@@ -195,7 +195,7 @@ class WireHttp(Http):
 
     def admit(self) -> None:
         """Note that the request has shown a key: it is not to be broken off for another."""
-        self.protocol.strangers.remove(self.protocol)
+        self.protocol.unauthenticated.remove(self.protocol)
 
     def give_up_body(self) -> None:
         """Read no more of the body; the answer is the last on this connection."""
@@ -311,11 +311,11 @@ class WireHttp(Http):
         return b"%x\r\n%b\r\n" % (len(data), data) if self._chunked and data else data
 
 
-class WireProtocol(ClientLink):
+class ClientProtocol(ClientLink):
     """A connection whose requests `WireHttp` reads."""
 
     __slots__ = ()
-    HTTP_CLASS = WireHttp
+    HTTP_CLASS = HttpCycle
 
 
 def _head(status: int, headers: Header) -> bytes:

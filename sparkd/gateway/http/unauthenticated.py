@@ -14,7 +14,7 @@ STRANGERS_MOST = 4096
 """A sixteenth of the unit's descriptors, and some 30 MiB."""
 
 
-class Strangers:
+class Unauthenticated:
     """Those connections, oldest first."""
 
     def __init__(self) -> None:

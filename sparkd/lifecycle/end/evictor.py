@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 from sparkd.adapters.files.records import Records
 from sparkd.adapters.flock import FileLock
-from sparkd.adapters.journal.writer import NOTICE, Event, fields
+from sparkd.adapters.journal.writer import NOTICE, EventKind, fields
 from sparkd.core.model import Config, Lifecycle, ModelSpec
 from sparkd.core.names import Names
-from sparkd.core.observed import World
+from sparkd.core.observed import Snapshot
 from sparkd.core.telemetry.session import EndReason
 from sparkd.lifecycle.deaths import Deaths
-from sparkd.lifecycle.leases import Leases, StopRight
+from sparkd.lifecycle.leases import ExclusiveHold, Leases
 from sparkd.lifecycle.sessions import Sessions
 from sparkd.lifecycle.sleeper import Sleep
 from sparkd.lifecycle.start.launcher import Launcher, to_the_end
@@ -31,7 +31,9 @@ class Evictor:
     sleep: Sleep
     deaths: Deaths
 
-    async def right(self, model_id: str, *, own: bool, drain: bool) -> StopRight | FileLock | None:
+    async def right(
+        self, model_id: str, *, own: bool, drain: bool
+    ) -> ExclusiveHold | FileLock | None:
         """Both locks of a victim; one in use is drained, one that is not must not have become so.
 
         The transition of the wanted model itself is held already: of it only activity is taken.
@@ -42,7 +44,7 @@ class Evictor:
         return await self.leases.drain(names) if drain else self.leases.try_stop(names)
 
     async def make_room(
-        self, config: Config, world: World, model_id: str, *, wanted: ModelSpec, sleep: bool
+        self, config: Config, snapshot: Snapshot, model_id: str, *, wanted: ModelSpec, sleep: bool
     ) -> None:
         """Have it leave for the wanted one; to `sleep` where that works, else stopped.
 
@@ -50,21 +52,21 @@ class Evictor:
         """
         if _comes_back(config, model_id, wanted):
             self.records.add_comeback(model_id, wanted.model_id)
-        instance = world.models[model_id].instance if sleep else None
+        instance = snapshot.models[model_id].instance if sleep else None
         if instance is not None:
             self.sessions.sample(model_id)
             if await self.sleep.put(config.models[model_id], instance, wanted=wanted.model_id):
                 return
-        await self.stop(config, world, model_id, wanted=wanted.model_id)
+        await self.stop(config, snapshot, model_id, wanted=wanted.model_id)
 
     async def stop(
-        self, config: Config, world: World, model_id: str, *, wanted: str | None = None
+        self, config: Config, snapshot: Snapshot, model_id: str, *, wanted: str | None = None
     ) -> None:
         """Stop a model, for the one that is wanted or else because its entry changed.
 
         Call with its transition and activity held exclusively.
         """
-        reading = world.models.get(model_id)
+        reading = snapshot.models.get(model_id)
         spec = config.models.get(model_id)
         grace_s = spec.stop_grace_s if spec else config.settings.stop_grace_s
         container_id = reading.instance.container_id if reading and reading.instance else None
@@ -80,7 +82,7 @@ class Evictor:
             "model %s was stopped %s",
             model_id,
             "to be started anew" if wanted == model_id else why,
-            extra=fields(Event.MODEL_STOPPED, model=model_id, reason=reason, wanted=wanted),
+            extra=fields(EventKind.MODEL_STOPPED, model=model_id, reason=reason, wanted=wanted),
         )
 
 

@@ -13,7 +13,7 @@ import time
 from dataclasses import dataclass, field
 from functools import partial
 
-from sparkd.adapters.background_tasks import Supervisor
+from sparkd.adapters.background_tasks import BackgroundTasks
 from sparkd.adapters.proc.processes import ProcessWatch
 from sparkd.core.errors import UpstreamLost
 from sparkd.core.observed import Instance
@@ -27,9 +27,9 @@ _FRESH_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
-class Endings:
+class ExitWatch:
     deaths: Deaths
-    _tasks: Supervisor = field(default_factory=Supervisor)
+    _tasks: BackgroundTasks = field(default_factory=BackgroundTasks)
     _watches: dict[int, asyncio.Task[None]] = field(default_factory=dict)
     _runs: dict[str, tuple[asyncio.Event, asyncio.Task[None]]] = field(default_factory=dict)
     """The last run of each model: set once its process has ended, and done once that was told."""

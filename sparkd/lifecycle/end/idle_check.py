@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from sparkd.adapters.files.records import Records
-from sparkd.adapters.journal.writer import NOTICE, Event, fields
+from sparkd.adapters.journal.writer import NOTICE, EventKind, fields
 from sparkd.adapters.podman.client import ContainerReading, Podman
 from sparkd.adapters.proc import usage
 from sparkd.adapters.systemd.user_manager import UserManager
@@ -39,7 +39,7 @@ class Outcome(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Reaper:
+class IdleCheck:
     leases: Leases
     systemd: UserManager
     podman: Podman
@@ -61,7 +61,7 @@ class Reaper:
             units = await self.systemd.units([names.scope])
             container = await self.podman.inspect(names.container)
             if not any(unit.active for unit in units):
-                await self._tidy(names, container)
+                await self._clean_up(names, container)
                 return Outcome.GONE
             remaining_s = self._deadline_s(spec, config, names, container) - time.monotonic()
             idle = remaining_s <= 0
@@ -80,7 +80,7 @@ class Reaper:
             "model %s was stopped after being idle for %g s",
             model_id,
             idle_timeout_s,
-            extra=fields(Event.MODEL_STOPPED, model=model_id, reason="idle"),
+            extra=fields(EventKind.MODEL_STOPPED, model=model_id, reason="idle"),
         )
         return Outcome.STOPPED
 
@@ -124,7 +124,7 @@ class Reaper:
             return float("inf")
         return last_used_s + (spec.idle_timeout_s if spec else settings.idle_timeout_s)
 
-    async def _tidy(self, names: Names, container: ContainerReading | None) -> None:
+    async def _clean_up(self, names: Names, container: ContainerReading | None) -> None:
         """Tell of a death, and remove its remains except a dead container that tells why."""
         await self.deaths.tell(names.model_id)
         if container is not None and await self.deaths.worth_keeping(names.model_id, container):

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from sparkd.adapters.files.records import Records
 from sparkd.adapters.flock import FileLock
-from sparkd.adapters.journal.writer import NOTICE, Event, fields
+from sparkd.adapters.journal.writer import NOTICE, EventKind, fields
 from sparkd.adapters.podman.client import Podman
 from sparkd.adapters.systemd.user_manager import UserManager
 from sparkd.core.model import Config
@@ -60,23 +60,23 @@ class Stopper:
                 locks.enter_context(await self.leases.transition(names))
                 locks.enter_context(await self.leases.drained(names))
             else:
-                transition, broke_off = await self._seize(names, grace_s)
+                transition, broke_off = await self._force_lock(names, grace_s)
                 locks.enter_context(transition)
                 locks.enter_context(self.leases.try_drained(names) or contextlib.nullcontext())
             await self.deaths.tell(model_id)
-            self.sessions.sample(model_id, stopping=EndReason.ASKED)
+            self.sessions.sample(model_id, stopping=EndReason.REQUESTED)
             ran = await self._end(names, grace_s, broke_off=broke_off)
-            self.sessions.end(model_id, EndReason.ASKED if ran else EndReason.ENDED)
+            self.sessions.end(model_id, EndReason.REQUESTED if ran else EndReason.ENDED)
         if ran:
             log.log(
                 NOTICE,
                 "model %s was stopped because somebody asked for it",
                 model_id,
-                extra=fields(Event.MODEL_STOPPED, model=model_id, reason="asked"),
+                extra=fields(EventKind.MODEL_STOPPED, model=model_id, reason="asked"),
             )
         return ran
 
-    async def _seize(self, names: Names, grace_s: float) -> tuple[FileLock, bool]:
+    async def _force_lock(self, names: Names, grace_s: float) -> tuple[FileLock, bool]:
         """The transition of the model, and whether a start was ended to get it."""
         broke_off = False
         while True:

@@ -22,11 +22,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sparkd.adapters.engine.client import Upstream
-from sparkd.adapters.failpoints import reach
+from sparkd.adapters.engine.client import EngineClient
+from sparkd.adapters.failpoints import failpoint
 from sparkd.adapters.files.trees import remove_tree
 from sparkd.adapters.journal.reader import killed_for_memory
-from sparkd.adapters.journal.writer import NOTICE, Event, fields
+from sparkd.adapters.journal.writer import NOTICE, EventKind, fields
 from sparkd.adapters.podman.client import Podman
 from sparkd.adapters.proc.processes import LockTable, ProcessWatch, free_port
 from sparkd.adapters.systemd.user_manager import UnitActive, UserManager
@@ -59,8 +59,8 @@ _ADOPTION_PATIENCE_S = 15.0
 """A model found running long after its start still gets this long to say that it is healthy."""
 
 
-class LaneTaken(SparkdError):
-    """Another model has the GPU, against our reading of the world: look again."""
+class SlotTaken(SparkdError):
+    """Another model has the GPU, against our snapshot: look again."""
 
     code = "lane_taken"
     http_status = 503
@@ -91,10 +91,10 @@ class Launcher:
         await self.remove(names)
         holder = self._model_in_the_way(spec, LockTable.read())
         if holder is not None:
-            raise LaneTaken(spec.model_id, holder, started=False)
+            raise SlotTaken(spec.model_id, holder, started=False)
         try:
             await self.arm_load_timer(names, spec.load_timeout_s + spec.idle_timeout_s)
-            reach("start-armed")
+            failpoint("start-armed")
             return await self._begin(spec, names, extra_args)
         except HostError as error:
             await to_the_end(self.remove(names))
@@ -108,21 +108,21 @@ class Launcher:
         port = free_port() if spec.transport is Transport.TCP else None
         container = container_spec(spec, self.layout, port=port, extra_args=extra_args)
         container_id = await self.podman.create(container)
-        reach("start-created")
+        failpoint("start-created")
         pids = await self.podman.init(container_id)
-        reach("start-initialised")
+        failpoint("start-initialised")
         await self.systemd.start_transient(
             names.scope, scope_properties(spec, (pids.payload, pids.conmon))
         )
-        reach("start-scoped")
+        failpoint("start-scoped")
         await self.podman.start(container_id)
-        reach("start-started")
+        failpoint("start-started")
         log.log(
             NOTICE,
             "model %s is starting in %s",
             spec.model_id,
             names.scope,
-            extra=fields(Event.MODEL_STARTING, model=spec.model_id, unit=names.scope),
+            extra=fields(EventKind.MODEL_STARTING, model=spec.model_id, unit=names.scope),
         )
         return Instance(
             model_id=spec.model_id,
@@ -186,26 +186,26 @@ class Launcher:
 
         Call with activity held exclusively too, unless its start is being given up.
         """
-        reach("stop-begun")
+        failpoint("stop-begun")
         await self._end_processes(names, container_id, grace_s)
-        reach("stop-ended")
+        failpoint("stop-ended")
         await self.remove(names)
 
     async def remove(self, names: Names) -> None:
         """Remove container, scope, timers and endpoint directory; what is missing is removed."""
         await self.podman.remove(names.container)
-        reach("stop-removed")
+        failpoint("stop-removed")
         await self.remove_all_but_container(names)
 
     async def remove_all_but_container(self, names: Names) -> None:
         """Like `remove`, keeping a dead container that tells why it ended."""
         await self.systemd.stop(names.scope, timeout_s=_SCOPE_GONE_TIMEOUT_S)
-        reach("stop-unscoped")
+        failpoint("stop-unscoped")
         await self.systemd.stop(names.load_timer)
         await self.systemd.stop(names.idle_timer)
         with contextlib.suppress(OSError):
             # One that stays names a container that is no more, and counts for nothing.
-            self.layout.nap_file(names).unlink(missing_ok=True)
+            self.layout.sleep_marker_file(names).unlink(missing_ok=True)
         await remove_tree(self.layout.endpoint_dir(names))
 
     async def arm_load_timer(self, names: Names, delay_s: float) -> None:
@@ -214,7 +214,7 @@ class Launcher:
     async def arm_idle_timer(self, names: Names, delay_s: float) -> None:
         """Have the model checked for idleness in `delay_s`; replaces every earlier timer."""
         await self._arm(names, names.idle_timer, "idle", delay_s)
-        reach("ready-armed")
+        failpoint("ready-armed")
         await self.systemd.stop(names.load_timer)
 
     async def _arm(self, names: Names, timer: str, purpose: str, delay_s: float) -> None:
@@ -292,7 +292,7 @@ class Launcher:
         if foreign is not None:
             return gpu_held(spec.model_id, foreign)
         # Another model has it, or a process that has ended by now: look again.
-        return LaneTaken(spec.model_id, self._model_in_the_way(spec, table), started=True)
+        return SlotTaken(spec.model_id, self._model_in_the_way(spec, table), started=True)
 
     def _model_in_the_way(self, spec: ModelSpec, table: LockTable) -> LockHolder | None:
         gpu, lane = (table.holders(path) for path in (self.layout.gpu_lock, self.layout.lane_lock))
@@ -313,7 +313,7 @@ async def _healthy_or_ended(instance: Instance) -> bool:
     ended = asyncio.ensure_future(watch.ended())
     began_s, (shortest_s, longest_s) = time.monotonic(), _HEALTH_PAUSES_S
     try:
-        async with Upstream(instance.endpoint) as engine:
+        async with EngineClient(instance.endpoint) as engine:
             while not await engine.healthy():
                 pause_s = min(longest_s, max(shortest_s, (time.monotonic() - began_s) / 10))
                 await asyncio.wait([ended], timeout=pause_s)
@@ -340,7 +340,7 @@ def _out_of_memory(spec: ModelSpec) -> StartCrashed:
 
 
 def _log_failed(spec: ModelSpec, error: SparkdError) -> None:
-    extra = fields(Event.MODEL_FAILED, model=spec.model_id, reason=error.code)
+    extra = fields(EventKind.MODEL_FAILED, model=spec.model_id, reason=error.code)
     log.error("%s", error.message, extra=extra)
 
 

@@ -14,7 +14,7 @@ from functools import partial
 
 from sparkd.adapters.background_tasks import alongside
 from sparkd.adapters.journal.reader import container_output, follow
-from sparkd.adapters.journal.writer import Event, fields
+from sparkd.adapters.journal.writer import EventKind, fields
 from sparkd.core.engine.load_phase import LoadProgress, advanced
 from sparkd.core.observed import Instance
 
@@ -78,7 +78,7 @@ def _tell(instance: Instance, progress: LoadProgress) -> None:
         instance.model_id,
         progress.text,
         extra=fields(
-            Event.LOAD_PROGRESS,
+            EventKind.LOAD_PROGRESS,
             model=instance.model_id,
             phase=progress.phase,
             percent=progress.percent,

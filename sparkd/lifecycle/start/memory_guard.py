@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from sparkd.adapters.background_tasks import alongside
-from sparkd.adapters.journal.writer import Event, fields
+from sparkd.adapters.journal.writer import EventKind, fields
 from sparkd.adapters.proc.memory import MemoryProbe
 from sparkd.adapters.systemd.user_manager import UserManager
 from sparkd.core.errors import HostError, StartFailed
@@ -36,7 +36,7 @@ _RECOVERY_LIMIT_S = 20.0
 """Memory of a dead CUDA process was seen to come back late or never; then the admission decides."""
 
 
-class LoadGuard:
+class MemoryGuard:
     """One load under watch; `crossed_bytes` is set when it was killed.
 
     What is killed for is the host's memory, for that is what freezes the host; what is measured is
@@ -149,7 +149,7 @@ class LoadGuard:
             scope,
             "killing it" if reason == "floor" else "dropping caches",
             extra=fields(
-                Event.MEMORY_LOW,
+                EventKind.MEMORY_LOW,
                 model=model_of_scope(scope),
                 available_bytes=available,
                 reason=reason,

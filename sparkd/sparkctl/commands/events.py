@@ -14,16 +14,16 @@ from collections.abc import Iterator
 from datetime import datetime
 
 from sparkd.adapters.journal.reader import events
-from sparkd.adapters.journal.writer import Event
+from sparkd.adapters.journal.writer import EventKind
 from sparkd.core.errors import HostError
-from sparkd.core.telemetry.events import Happening, as_json, parse
+from sparkd.core.telemetry.events import Event, as_json, parse
 from sparkd.sparkctl import output, privileges
 from sparkd.sparkctl.arguments import Options
 from sparkd.sparkctl.commands.logs import is_closed
 from sparkd.sparkctl.exit_codes import Exit
 
 _FOLLOW_LINES = 10
-_CHATTY = (Event.REQUEST, Event.IDLE_CHECK)
+_CHATTY = (EventKind.REQUEST, EventKind.IDLE_CHECK)
 
 
 def run(options: Options) -> Exit:
@@ -34,9 +34,9 @@ def run(options: Options) -> Exit:
         raise privileges.needs_root("this user may not read the journal", options.words)
     try:
         shown = False
-        for happening in _read(command(options, uid)):
+        for event in _read(command(options, uid)):
             shown = True
-            line = json.dumps(as_json(happening)) if options.json else text(happening)
+            line = json.dumps(as_json(event)) if options.json else text(event)
             print(line, flush=options.follow)
     except FileNotFoundError:
         raise HostError("there is no journalctl on this host") from None
@@ -47,7 +47,7 @@ def run(options: Options) -> Exit:
 
 def command(options: Options, uid: int) -> list[str]:
     """The journalctl that prints the events."""
-    wanted = [event.message_id for event in Event if options.all or event not in _CHATTY]
+    wanted = [kind.message_id for kind in EventKind if options.all or kind not in _CHATTY]
     words = ["journalctl", "--quiet", "--no-pager", *events(wanted, uid)]
     if options.model:
         words.append(f"SPARKD_MODEL={options.model}")
@@ -59,19 +59,19 @@ def command(options: Options, uid: int) -> list[str]:
     return [*words, "--follow"] if options.follow else words
 
 
-def text(happening: Happening) -> str:
+def text(event: Event) -> str:
     """One line for people, in the time of their place."""
-    at = datetime.fromtimestamp(happening.at_us / 1e6).astimezone()
-    return f"{at:%Y-%m-%d %H:%M:%S}  {happening.name:<15}  {output.printable(happening.text)}"
+    at = datetime.fromtimestamp(event.at_us / 1e6).astimezone()
+    return f"{at:%Y-%m-%d %H:%M:%S}  {event.name:<15}  {output.printable(event.text)}"
 
 
-def _read(words: list[str]) -> Iterator[Happening]:
+def _read(words: list[str]) -> Iterator[Event]:
     with subprocess.Popen(words, stdout=subprocess.PIPE) as journalctl:
         assert journalctl.stdout is not None
         try:
             for line in journalctl.stdout:
-                happening = parse(line)
-                if happening is not None:
-                    yield happening
+                event = parse(line)
+                if event is not None:
+                    yield event
         finally:
             journalctl.terminate()

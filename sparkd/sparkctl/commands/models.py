@@ -11,7 +11,7 @@ from sparkd.core.catalog.presence import Missing, described, local
 from sparkd.core.errors import SparkdError
 from sparkd.core.model import Config, Status
 from sparkd.core.model_state import State
-from sparkd.core.observed import World
+from sparkd.core.observed import Snapshot
 from sparkd.core.quantities import count_of
 from sparkd.runtime import build
 from sparkd.sparkctl import catalog, output, privileges, reading
@@ -51,8 +51,8 @@ class Listed:
 def run(options: Options) -> Exit:
     privileges.read_as_sparkd()
     config = catalog.load()
-    world, error = reading.try_read_world(config, options.words)
-    listed = listing(config, world, asyncio.run(build().presence.survey(config)))
+    snapshot, error = reading.try_read_snapshot(config, options.words)
+    listed = listing(config, snapshot, asyncio.run(build().presence.survey(config)))
     shown = [one for one in listed if options.all or one.status != Status.DISABLED]
     if options.json:
         output.print_json([asdict(one) for one in shown])
@@ -63,10 +63,10 @@ def run(options: Options) -> Exit:
     return Exit.OK
 
 
-def listing(config: Config, world: World | None, survey: Survey) -> list[Listed]:
-    """The models of the catalog by id; without a world their states are unknown."""
+def listing(config: Config, snapshot: Snapshot | None, survey: Survey) -> list[Listed]:
+    """The models of the catalog by id; without a snapshot their states are unknown."""
     return [
-        _listed(config, world, model_id, survey.get(model_id, ()))
+        _listed(config, snapshot, model_id, survey.get(model_id, ()))
         for model_id in catalog.names(config)
     ]
 
@@ -108,7 +108,7 @@ def states_unknown(error: SparkdError) -> SparkdError:
 
 
 def _listed(
-    config: Config, world: World | None, model_id: str, missing: Sequence[Missing]
+    config: Config, snapshot: Snapshot | None, model_id: str, missing: Sequence[Missing]
 ) -> Listed:
     spec = config.models.get(model_id)
     broken = config.broken.get(model_id)
@@ -117,7 +117,7 @@ def _listed(
         lifecycle=spec.lifecycle if spec else None,
         local=local(spec, missing) if spec else UNKNOWN,
         missing=described(missing),
-        state=_state(world, model_id),
+        state=_state(snapshot, model_id),
         status=spec.status if spec else None,
         reason=(spec.reason or None) if spec else None,
         dialects=spec.dialects if spec else (),
@@ -127,9 +127,9 @@ def _listed(
     )
 
 
-def _state(world: World | None, model_id: str) -> str:
-    if world is None:
+def _state(snapshot: Snapshot | None, model_id: str) -> str:
+    if snapshot is None:
         return UNKNOWN
     # A model of which nothing is there to be read has not run since the host was booted.
-    found = world.models.get(model_id)
+    found = snapshot.models.get(model_id)
     return found.state if found else State.STOPPED

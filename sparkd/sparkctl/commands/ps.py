@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 
 from sparkd.core.names import Names
-from sparkd.core.observed import ModelReading, World
+from sparkd.core.observed import ModelReading, Snapshot
 from sparkd.sparkctl import catalog, output, reading
 from sparkd.sparkctl.arguments import Options
 from sparkd.sparkctl.exit_codes import Exit
@@ -19,7 +19,7 @@ _FOREVER_AT = 1e11
 
 def run(options: Options) -> Exit:
     config = catalog.load()
-    found = running(reading.read_world(config, options.words))
+    found = running(reading.read_snapshot(config, options.words))
     if options.json:
         output.print_json([as_json(one) for one in found])
     else:
@@ -27,9 +27,9 @@ def run(options: Options) -> Exit:
     return Exit.OK
 
 
-def running(world: World) -> list[ModelReading]:
+def running(snapshot: Snapshot) -> list[ModelReading]:
     """The readings of the models whose processes exist, by id."""
-    found = (world.models[model_id] for model_id in sorted(world.models))
+    found = (snapshot.models[model_id] for model_id in sorted(snapshot.models))
     return [one for one in found if one.running]
 
 

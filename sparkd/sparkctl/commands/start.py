@@ -91,12 +91,12 @@ async def _start(runtime: Runtime, config: Config, spec: ModelSpec, on_wait: OnW
     config = replace(config, settings=settings)
     try:
         grant = await runtime.ensurer.grant(config, spec, on_wait)
-        # While it is lent to us nobody stops it, so what is read now is what was granted.
+        # The use lease keeps it from being stopped, so this reads the instance that was granted.
         with grant.lease:
             took_s = time.monotonic() - began_s
-            world = await runtime.world.read(config)
+            snapshot = await runtime.observer.read(config)
     finally:
         await runtime.close()
-    instance = world.models[spec.model_id].instance
+    instance = snapshot.models[spec.model_id].instance
     fresh = instance is not None and instance.started_s >= began_s
     return Started(instance=instance, fresh=fresh, took_s=took_s)

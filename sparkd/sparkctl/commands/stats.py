@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from sparkd.core.errors import NotFound
 from sparkd.core.quantities import readable_size
-from sparkd.lifecycle.sessions import Sessions, Standing
+from sparkd.lifecycle.sessions import Sessions, SessionStats
 from sparkd.observe.session_statistics import statistics
 from sparkd.sparkctl import catalog, output, privileges
 from sparkd.sparkctl.arguments import Options
@@ -22,7 +22,7 @@ _HEADER = ("MODEL", "RUNS", "RUN TIME", "LOAD", "MEM MIN", "MEAN", "MAX", "LAST 
 
 def run(options: Options) -> Exit:
     privileges.act_as_sparkd(options.words)
-    found = _standings(Sessions(catalog.layout()), options.model)
+    found = _all_session_stats(Sessions(catalog.layout()), options.model)
     if options.json:
         output.print_json({model_id: statistics(one) for model_id, one in found.items()})
     else:
@@ -30,14 +30,14 @@ def run(options: Options) -> Exit:
     return Exit.OK
 
 
-def text(found: Mapping[str, Standing], now: float) -> str:
+def text(found: Mapping[str, SessionStats], now: float) -> str:
     """The table for people; `now` is wall time."""
     if not found:
         return "no model has run yet"
     return output.table(_HEADER, [_row(m, one, now) for m, one in found.items()])
 
 
-def _standings(sessions: Sessions, model_id: str) -> dict[str, Standing]:
+def _all_session_stats(sessions: Sessions, model_id: str) -> dict[str, SessionStats]:
     found = sessions.all()
     if not model_id:
         return found
@@ -51,8 +51,8 @@ def _standings(sessions: Sessions, model_id: str) -> dict[str, Standing]:
     )
 
 
-def _row(model_id: str, standing: Standing, now: float) -> tuple[str, ...]:
-    totals, running = standing.totals, standing.running
+def _row(model_id: str, session_stats: SessionStats, now: float) -> tuple[str, ...]:
+    totals, running = session_stats.totals, session_stats.running
     load = output.age(totals.load_s / totals.loads) if totals.loads else output.NOTHING
     if running is not None:
         last = "now"

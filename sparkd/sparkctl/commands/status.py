@@ -43,14 +43,14 @@ def run(options: Options) -> Exit:
     socket, service = system_units.read()
     privileges.read_as_sparkd()
     config = catalog.load()
-    world, error = reading.try_read_world(config, options.words)
+    snapshot, error = reading.try_read_snapshot(config, options.words)
     overview = Overview(
         socket=socket,
         service=service,
         # The lock table can be read by everyone.
         holders=LockTable.read().holders(catalog.layout().gpu_lock),
         config=config,
-        running=tuple(ps.running(world)) if world else None,
+        running=tuple(ps.running(snapshot)) if snapshot else None,
         queue=waiting.read(service, options.words),
         memory=asyncio.run(
             MemoryProbe.from_environment().host(config.settings.memory_reserve_bytes)

@@ -48,7 +48,7 @@ async def _require_known(runtime: Runtime, config: Config, model_id: str) -> Non
     known = catalog.names(config)
     if model_id not in known:
         # It may have left the catalog while it ran, or have left something behind.
-        world = await runtime.world.read(config)
+        snapshot = await runtime.observer.read(config)
         left = runtime.layout.endpoint_dir(Names(model_id)).exists()
-        if model_id not in world.models and not left:
-            raise catalog.unknown(model_id, {*known, *world.models})
+        if model_id not in snapshot.models and not left:
+            raise catalog.unknown(model_id, {*known, *snapshot.models})

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from sparkd.core.quantities import readable_size
-from sparkd.observe.resource_usage import Reading, Row, Top
+from sparkd.observe.resource_usage import ModelUsage, UsageReader, UsageSnapshot
 from sparkd.sparkctl import catalog, output, privileges, reading
 from sparkd.sparkctl.arguments import Options
 from sparkd.sparkctl.exit_codes import Exit
@@ -39,7 +39,7 @@ def run(options: Options) -> Exit:
     return Exit.OK
 
 
-def as_json(found: Reading) -> dict[str, object]:
+def as_json(found: UsageSnapshot) -> dict[str, object]:
     memory = found.memory
     return {
         "memory": {
@@ -52,7 +52,7 @@ def as_json(found: Reading) -> dict[str, object]:
     }
 
 
-def text(found: Reading) -> str:
+def text(found: UsageSnapshot) -> str:
     """The whole screen."""
     lines = [memory_line(found), f"GPU     {', '.join(_shown(found)) or 'free'}", ""]
     if not found.rows:
@@ -60,7 +60,7 @@ def text(found: Reading) -> str:
     return "\n".join([*lines, output.table(_HEADER, [_cells(row) for row in found.rows])])
 
 
-def memory_line(found: Reading) -> str:
+def memory_line(found: UsageSnapshot) -> str:
     """What is used, with a bar, and what is never given to models."""
     memory = found.memory
     used = memory.total_bytes - memory.available_bytes
@@ -70,29 +70,29 @@ def memory_line(found: Reading) -> str:
     return f"memory  [{bar}] {sizes}, {readable_size(memory.reserve_bytes)} kept free"
 
 
-def _build() -> Top:
+def _build() -> UsageReader:
     # Only here: the libraries of the bus take longer to load than the rest of a command.
     from sparkd import runtime
 
     parts = runtime.build()
     reading.require_bus(parts)
-    return Top(
+    return UsageReader(
         parts.layout,
         parts.systemd,
         parts.sessions,
         parts.leases,
         parts.records,
-        parts.views.probe,
+        parts.policy_inputs.probe,
     )
 
 
-async def _once(top: Top, reserve_bytes: int) -> Reading:
+async def _once(top: UsageReader, reserve_bytes: int) -> UsageSnapshot:
     first = await top.read(None, reserve_bytes)
     await asyncio.sleep(_FIRST_PAUSE_S)
     return await top.read(first, reserve_bytes)
 
 
-async def _live(top: Top, reserve_bytes: int) -> None:
+async def _live(top: UsageReader, reserve_bytes: int) -> None:
     # Only here: rich is for whoever watches.
     from rich.live import Live
 
@@ -104,23 +104,23 @@ async def _live(top: Top, reserve_bytes: int) -> None:
             live.update(_drawn(found), refresh=True)
 
 
-def _drawn(found: Reading) -> RenderableType:
+def _drawn(found: UsageSnapshot) -> RenderableType:
     from rich.text import Text
 
     return Text(f"{text(found)}\n\nCtrl-C ends", no_wrap=True, overflow="ellipsis")
 
 
-def _shown(found: Reading) -> list[str]:
+def _shown(found: UsageSnapshot) -> list[str]:
     return [output.printable(holder) for holder in found.holders]
 
 
-def _without_id(row: Row) -> dict[str, object]:
+def _without_id(row: ModelUsage) -> dict[str, object]:
     values = asdict(row)
     del values["model_id"]
     return values
 
 
-def _cells(row: Row) -> tuple[str, ...]:
+def _cells(row: ModelUsage) -> tuple[str, ...]:
     return (
         row.model_id,
         row.state,

@@ -8,7 +8,7 @@ import logging
 
 import pytest
 
-from sparkd.adapters.background_tasks import Supervisor, alongside
+from sparkd.adapters.background_tasks import BackgroundTasks, alongside
 
 QUICK = (0.0, 0.01)
 
@@ -34,7 +34,7 @@ class Flaky:
 async def test_failed_task_runs_again_and_each_failure_is_logged(
     caplog: pytest.LogCaptureFixture, error: Exception
 ) -> None:
-    flaky, supervisor = Flaky(3, error), Supervisor(QUICK)
+    flaky, supervisor = Flaky(3, error), BackgroundTasks(QUICK)
     await supervisor.keep("watch", flaky.work)
     assert flaky.runs == 4
     told = [entry for entry in caplog.records if entry.levelno == logging.ERROR]
@@ -49,12 +49,12 @@ async def test_task_that_is_not_kept_is_logged_and_not_repeated(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     flaky = Flaky(1)
-    await Supervisor(QUICK).once("sweep", flaky.work)
+    await BackgroundTasks(QUICK).once("sweep", flaky.work)
     assert (flaky.runs, len(caplog.records)) == (1, 1)
 
 
 async def test_failure_of_one_task_leaves_the_others_alone() -> None:
-    supervisor, steady = Supervisor(QUICK), asyncio.Event()
+    supervisor, steady = BackgroundTasks(QUICK), asyncio.Event()
     broken = supervisor.keep("broken", Flaky(10**6).work)
     waiting = supervisor.keep("waiting", lambda: wait(steady))
     await asyncio.sleep(0.05)

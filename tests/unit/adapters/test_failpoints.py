@@ -13,7 +13,7 @@ from tests.unit.project.sources import PATHS, ROOT, calls_of
 
 def points() -> set[str]:
     """The arguments of all calls of `reach`."""
-    return {ast.literal_eval(call.args[0]) for call in calls_of({"reach"}, PATHS)}
+    return {ast.literal_eval(call.args[0]) for call in calls_of({"failpoint"}, PATHS)}
 
 
 def test_every_step_of_start_stop_and_swap_has_a_kill_test_and_every_kill_test_a_step() -> None:

@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-from sparkd.core.observed import ModelReading, World
+from sparkd.core.observed import ModelReading, Snapshot
 
 
 def test_models_whose_processes_exist_are_running_in_whatever_state() -> None:
     readings = (ModelReading(model_id="gone"), ModelReading(model_id="loads", running=True))
-    world = World(models={one.model_id: one for one in readings}, lifecycles={})
-    assert [one.model_id for one in world.running()] == ["loads"]
+    snapshot = Snapshot(models={one.model_id: one for one in readings}, lifecycles={})
+    assert [one.model_id for one in snapshot.running()] == ["loads"]

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from sparkd.gateway.gc_tuning import Garbage
+from sparkd.gateway.gc_tuning import GcTuning
 
 
 class Cycle:
@@ -34,7 +34,7 @@ async def test_many_wishes_are_one_collection_some_time_later() -> None:
             collections.append(info["generation"])
 
     left = weakref.ref(Cycle())
-    garbage = Garbage(pause_s=0.02)
+    garbage = GcTuning(pause_s=0.02)
     gc.callbacks.append(note)
     try:
         for _ in range(10):
@@ -48,7 +48,7 @@ async def test_many_wishes_are_one_collection_some_time_later() -> None:
 
 
 async def test_a_wish_after_a_collection_is_another_one() -> None:
-    garbage = Garbage(pause_s=0.01)
+    garbage = GcTuning(pause_s=0.01)
     for _ in range(2):
         left = weakref.ref(Cycle())
         garbage.collect_soon()
@@ -57,7 +57,7 @@ async def test_a_wish_after_a_collection_is_another_one() -> None:
 
 
 async def test_what_was_there_at_the_start_is_not_looked_at() -> None:
-    garbage = Garbage(pause_s=0.01)
+    garbage = GcTuning(pause_s=0.01)
     left = weakref.ref(Cycle())
     garbage.leave_out_all_there_is()
     garbage.collect_soon()

@@ -13,7 +13,7 @@ from sparkd.gateway.shared_readings import Shared
 PAUSE_S = 0.05
 
 
-class World:
+class Snapshot:
     """Counts how often it is read, and how often at the same time."""
 
     def __init__(self) -> None:
@@ -35,19 +35,19 @@ class World:
 
 
 async def test_crowd_shares_two_readings_at_most() -> None:
-    world = World()
-    shared = Shared(world.look, PAUSE_S)
+    snapshot = Snapshot()
+    shared = Shared(snapshot.look, PAUSE_S)
     await asyncio.gather(*(shared.read() for _ in range(200)))
-    assert (world.most_at_once, world.reads) == (1, 1)
+    assert (snapshot.most_at_once, snapshot.reads) == (1, 1)
     first = asyncio.create_task(shared.read())
     await asyncio.sleep(PAUSE_S + 0.005)
     await asyncio.gather(first, *(shared.read() for _ in range(200)))
-    assert (world.most_at_once, world.reads) == (1, 3)
+    assert (snapshot.most_at_once, snapshot.reads) == (1, 3)
 
 
 async def test_reading_is_never_older_than_its_reader_allows() -> None:
-    world = World()
-    shared = Shared(world.look, PAUSE_S)
+    snapshot = Snapshot()
+    shared = Shared(snapshot.look, PAUSE_S)
     assert await shared.read() == 1
     assert await shared.read() == 2
     assert await shared.read(max_age_s=60) == 2
@@ -56,8 +56,8 @@ async def test_reading_is_never_older_than_its_reader_allows() -> None:
 
 
 async def test_readings_that_follow_each_other_keep_a_pause() -> None:
-    world = World()
-    shared = Shared(world.look, PAUSE_S)
+    snapshot = Snapshot()
+    shared = Shared(snapshot.look, PAUSE_S)
     loop = asyncio.get_running_loop()
     began_s = loop.time()
     for _ in range(5):
@@ -66,18 +66,18 @@ async def test_readings_that_follow_each_other_keep_a_pause() -> None:
 
 
 async def test_error_of_the_host_reaches_all_and_the_next_reading_is_a_new_one() -> None:
-    world = World()
-    shared = Shared(world.look, PAUSE_S)
-    world.error = HostError("no bus")
+    snapshot = Snapshot()
+    shared = Shared(snapshot.look, PAUSE_S)
+    snapshot.error = HostError("no bus")
     told = await asyncio.gather(*(shared.read() for _ in range(3)), return_exceptions=True)
     assert [str(one) for one in told] == ["no bus"] * 3
-    world.error = None
+    snapshot.error = None
     assert await shared.read() == 2
 
 
 async def test_reader_that_leaves_takes_nobody_with_it() -> None:
-    world = World()
-    shared = Shared(world.look, PAUSE_S)
+    snapshot = Snapshot()
+    shared = Shared(snapshot.look, PAUSE_S)
     first = asyncio.create_task(shared.read())
     await asyncio.sleep(0)
     second = asyncio.create_task(shared.read())

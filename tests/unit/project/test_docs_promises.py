@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from sparkd.adapters.files import records
-from sparkd.adapters.journal.writer import Event
+from sparkd.adapters.journal.writer import EventKind
 from sparkd.core import names
 from sparkd.core.access import quota
 from sparkd.core.clients import soak
@@ -25,7 +25,7 @@ from sparkd.core.engine import metrics_page
 from sparkd.core.http import request_parser
 from sparkd.core.model import Settings
 from sparkd.core.scheduling import backoff, busy
-from sparkd.core.scheduling.policy import View
+from sparkd.core.scheduling.policy import PolicyInput
 from sparkd.core.telemetry import session, traffic
 from sparkd.fetch import puller
 from sparkd.gateway import shared_readings
@@ -40,7 +40,7 @@ from tests.unit.project.sources import ROOT
 from tests.unit.project.test_docs_true import DOCUMENTS
 
 SETTINGS = Settings()
-PATIENCE_S = View.__dataclass_fields__["memory_patience_s"].default
+PATIENCE_S = PolicyInput.__dataclass_fields__["memory_patience_s"].default
 PAUSES_S = [round(backoff.until(0, count)) for count in range(1, backoff.GIVE_UP_AFTER)]
 
 FIGURES = [
@@ -247,9 +247,9 @@ def test_command_lines_are_found() -> None:
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_matches_for_the_journal_that_are_shown_find_something(document: Path) -> None:
     text = document.read_text()
-    ids = {event.message_id for event in Event}
+    ids = {event.message_id for event in EventKind}
     assert set(re.findall(r"MESSAGE_ID=([0-9a-f]+)", text)) <= ids
-    assert set(re.findall(r"SPARKD_EVENT=([a-z-]+)", text)) <= {event.label for event in Event}
+    assert set(re.findall(r"SPARKD_EVENT=([a-z-]+)", text)) <= {event.label for event in EventKind}
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from sparkd.adapters.journal.writer import Event
+from sparkd.adapters.journal.writer import EventKind
 from sparkd.core.clients import integrations
 from sparkd.core.errors import Busy, SparkdError
 from sparkd.scheduling.scheduler import _BUSY_HINTS
@@ -108,33 +108,33 @@ def events() -> dict[str, list[str]]:
 
 def test_every_event_is_documented_with_its_message_id() -> None:
     documented = {label: row[1].strip("`") for label, row in events().items()}
-    assert documented == {event.label: event.message_id for event in Event}
+    assert documented == {event.label: event.message_id for event in EventKind}
 
 
 def test_message_ids_are_unique_and_what_journald_takes() -> None:
-    ids = [event.message_id for event in Event]
+    ids = [event.message_id for event in EventKind]
     assert len(set(ids)) == len(ids)
     assert all(re.fullmatch("[0-9a-f]{32}", one) for one in ids)
 
 
 @cache
 def logged_fields() -> dict[str, set[str]]:
-    """The fields of each event, from the calls of `fields(Event.X, name=...)` and `note`.
+    """The fields of each event, from the calls of `fields(EventKind.X, name=...)` and `note`.
 
     A function that chooses between events has all of them have the fields.
     """
-    found: dict[str, set[str]] = {event.label: set() for event in Event}
+    found: dict[str, set[str]] = {event.label: set() for event in EventKind}
     for path in PATHS:
         functions = (
             n for n in nodes(path) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)
         )
         for function in functions:
             named = [
-                Event[node.attr].label
+                EventKind[node.attr].label
                 for node in ast.walk(function)
                 if isinstance(node, ast.Attribute)
                 and isinstance(node.value, ast.Name)
-                and node.value.id == "Event"
+                and node.value.id == "EventKind"
             ]
             for kind, call in calls(function) if named else ():
                 if kind in ("fields", "note") and call.args:

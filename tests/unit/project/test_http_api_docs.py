@@ -26,7 +26,7 @@ Endpoint = tuple[str, str, str]
 
 @pytest.fixture(scope="module")
 def routes() -> Iterator[set[Endpoint]]:
-    app = create_app(SimpleNamespace(config=Config(), strangers=None, turns=None))  # type: ignore[arg-type]
+    app = create_app(SimpleNamespace(config=Config(), unauthenticated=None, pacing=None))  # type: ignore[arg-type]
     app.router.finalize()
     yield set(endpoints_of(app))
     Sanic.unregister_app(app)

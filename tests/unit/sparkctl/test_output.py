@@ -20,7 +20,7 @@ from sparkd.core.observed import (
     Instance,
     LockHolder,
     ModelReading,
-    World,
+    Snapshot,
 )
 from sparkd.core.scheduling.memory import HostMemory
 from sparkd.scheduling.queue import Progress
@@ -69,7 +69,7 @@ DEAD = ModelReading(
     model_id="small",
     dead=DeadContainer(container_id="d", exit_code=3, finished_at=NOW),
 )
-WORLD = World(
+SNAPSHOT = Snapshot(
     models={one.model_id: one for one in (READY, ORPHAN, DEAD)},
     lifecycles={"small": Lifecycle.UTILITY, "large": Lifecycle.NORMAL},
 )
@@ -116,7 +116,7 @@ def test_an_error_is_one_line_that_cannot_steer_a_terminal_and_a_hint() -> None:
 
 def test_models_lists_the_catalog_with_the_states_of_the_world() -> None:
     lacking = Missing(part=Part.IMAGE, code="image_missing", text="its image", hint="build it")
-    listed = models.listing(CONFIG, WORLD, {"small": (lacking,)})
+    listed = models.listing(CONFIG, SNAPSHOT, {"small": (lacking,)})
     assert models.text(listed).splitlines() == [
         "MODEL  LOCAL    LIFECYCLE  STATE    STATUS        CONTEXT  DIALECTS",
         "bad    unknown  -          stopped  -             -        -",
@@ -131,11 +131,11 @@ def test_models_without_a_world_have_unknown_states() -> None:
 
 
 def test_an_empty_catalog_says_where_models_go() -> None:
-    assert "/etc/sparkd/models.d" in models.text(models.listing(Config(), WORLD, {}))
+    assert "/etc/sparkd/models.d" in models.text(models.listing(Config(), SNAPSHOT, {}))
 
 
 def test_ps_lists_what_runs_and_nothing_else() -> None:
-    assert ps.text(ps.running(WORLD), NOW).splitlines() == [
+    assert ps.text(ps.running(SNAPSHOT), NOW).splitlines() == [
         "MODEL     STATE     UP     IN USE  IDLE CHECK  PID   "
         "ENDPOINT                                SCOPE",
         "large     busy      3m12s  yes     in 1m1s     4242  "
@@ -147,7 +147,7 @@ def test_ps_lists_what_runs_and_nothing_else() -> None:
 
 
 def test_ps_as_json_has_the_same_keys_for_a_model_whose_container_is_gone() -> None:
-    whole, orphan = (ps.as_json(one) for one in ps.running(WORLD))
+    whole, orphan = (ps.as_json(one) for one in ps.running(SNAPSHOT))
     assert whole.keys() == orphan.keys()
     assert (whole["started_at"], whole["pid"]) == ("2026-09-21T14:10:08Z", 4242)
     assert (orphan["started_at"], orphan["pid"], orphan["endpoint"]) == (None, None, None)

@@ -11,27 +11,27 @@ from pathlib import Path
 
 import pytest
 
-from sparkd.sparkctl.privileges import Standing, needs_root, standing, user_environment
+from sparkd.sparkctl.privileges import Identity, identity, needs_root, user_environment
 from tests.unit.project.sources import ROOT
 
 
 @pytest.mark.parametrize(
     ("uid", "sparkd_uid", "environ", "expected"),
     [
-        (0, 996, {}, Standing.ROOT),
-        (996, 996, {}, Standing.SPARKD),
-        (1000, 996, {}, Standing.STRANGER),
-        (1000, None, {}, Standing.STRANGER),
-        (0, None, {}, Standing.ROOT),
-        (0, 996, {"SPARKD_RUNTIME_DIR": "/tmp/x"}, Standing.OWNER),
-        (1000, 996, {"SPARKD_RUNTIME_DIR": "/tmp/x"}, Standing.OWNER),
-        (1000, 996, {"SPARKD_RUNTIME_DIR": ""}, Standing.STRANGER),
+        (0, 996, {}, Identity.ROOT),
+        (996, 996, {}, Identity.SPARKD),
+        (1000, 996, {}, Identity.STRANGER),
+        (1000, None, {}, Identity.STRANGER),
+        (0, None, {}, Identity.ROOT),
+        (0, 996, {"SPARKD_RUNTIME_DIR": "/tmp/x"}, Identity.OWNER),
+        (1000, 996, {"SPARKD_RUNTIME_DIR": "/tmp/x"}, Identity.OWNER),
+        (1000, 996, {"SPARKD_RUNTIME_DIR": ""}, Identity.STRANGER),
     ],
 )
 def test_standing(
-    uid: int, sparkd_uid: int | None, environ: dict[str, str], expected: Standing
+    uid: int, sparkd_uid: int | None, environ: dict[str, str], expected: Identity
 ) -> None:
-    assert standing(uid=uid, sparkd_uid=sparkd_uid, environ=environ) is expected
+    assert identity(uid=uid, sparkd_uid=sparkd_uid, environ=environ) is expected
 
 
 def test_environment_of_the_user_leads_to_his_bus_and_home() -> None:

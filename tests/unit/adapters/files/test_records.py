@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sparkd.adapters.files.records import Nap, Records
+from sparkd.adapters.files.records import Records, SleepMarker
 from sparkd.core.errors import HostError
 from sparkd.core.names import Layout
 
@@ -23,7 +23,7 @@ def test_pin_and_nap_that_cannot_be_noted_are_errors(records: Records) -> None:
     with pytest.raises(HostError, match=r"cannot make .*/pins: Not a directory"):
         records.pin("m")
     with pytest.raises(HostError, match=r"cannot make .*/asleep: Not a directory"):
-        records.add_nap("m", Nap(container_id="c", answer="a"))
+        records.add_sleep_marker("m", SleepMarker(container_id="c", answer="a"))
     assert not records.pinned("m")
 
 

@@ -12,13 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparkd.core.access.api_keys import ApiKey, Scope
-from sparkd.core.access.visibility import Sight
+from sparkd.core.access.visibility import Visibility
 from sparkd.core.errors import Disabled, Misconfigured, NotPresent, SparkdError, StartCrashed
 from sparkd.core.http.routing import unknown_path
 from sparkd.core.model import Config, ModelSpec, Problem
 from sparkd.core.names import Names
 from sparkd.core.scheduling.busy import Running, busy
-from sparkd.core.telemetry.events import Happening, as_sse
+from sparkd.core.telemetry.events import Event, as_sse
 from sparkd.gateway.render import Shape, error_body, error_event, error_headers
 from tests.unit.project.sources import ROOT
 
@@ -29,9 +29,9 @@ CONFIG = Config(
     broken={"broken-z": (PROBLEM,)},
 )
 HIDDEN = ("fake", "org/fake-x", "secret-alias", "broken-z")
-LIMITED = Sight(CONFIG, ApiKey(name="laptop", digest="0", models=("fake-b",)))
-FREE = Sight(CONFIG, ApiKey(name="desk", digest="1"))
-STRANGER = Sight(CONFIG, None)
+LIMITED = Visibility(CONFIG, ApiKey(name="laptop", digest="0", models=("fake-b",)))
+FREE = Visibility(CONFIG, ApiKey(name="desk", digest="1"))
+STRANGER = Visibility(CONFIG, None)
 
 
 def names_hidden(text: str) -> bool:
@@ -100,10 +100,12 @@ def test_error_that_several_requests_share_keeps_its_words_for_the_others() -> N
     assert shared.headers["x-busy-model"] == "fake"
 
 
-@pytest.mark.parametrize("sight", [LIMITED, STRANGER])
-def test_refusal_repeats_the_name_of_the_request_whether_or_not_it_exists(sight: Sight) -> None:
+@pytest.mark.parametrize("visibility", [LIMITED, STRANGER])
+def test_refusal_repeats_the_name_of_the_request_whether_or_not_it_exists(
+    visibility: Visibility,
+) -> None:
     for name in ("fake", "nobody"):
-        assert sight.error(unknown_path(f"/{name}")).message == f"there is no path '/{name}'"
+        assert visibility.error(unknown_path(f"/{name}")).message == f"there is no path '/{name}'"
 
 
 @pytest.mark.parametrize(
@@ -115,29 +117,31 @@ def test_refusal_repeats_the_name_of_the_request_whether_or_not_it_exists(sight:
         NotPresent("model 'fake-b' is not here", hint="try fake"),
     ],
 )
-@pytest.mark.parametrize("sight", [LIMITED, STRANGER])
-def test_every_kind_of_error_is_told_without_hidden_names(error: SparkdError, sight: Sight) -> None:
-    told = sight.error(error)
+@pytest.mark.parametrize("visibility", [LIMITED, STRANGER])
+def test_every_kind_of_error_is_told_without_hidden_names(
+    error: SparkdError, visibility: Visibility
+) -> None:
+    told = visibility.error(error)
     assert type(told) is type(error)
     for admin in (True, False):
         assert not names_hidden(error_body(told, Shape.OPENAI, admin=admin))
 
 
 def test_event_of_a_model_does_not_name_the_one_for_which_it_was_stopped() -> None:
-    stopped = Happening(
+    stopped = Event(
         at_us=1,
         name="model-stopped",
         text="model fake-b was stopped to make room for gone-by-now",
         values={"model": "fake-b", "wanted": "gone-by-now", "reason": "evicted", "waiting": 2},
     )
-    told = LIMITED.happening(stopped)
+    told = LIMITED.event(stopped)
     assert told == replace(
         stopped,
         text="model fake-b was stopped to make room for another model",
         values={**stopped.values, "wanted": "another model"},
     )
     assert "gone-by-now" not in as_sse(told).decode()
-    assert FREE.happening(stopped) is stopped
+    assert FREE.event(stopped) is stopped
 
 
 def test_any_json_is_told_without_hidden_names_and_keeps_its_form() -> None:
@@ -152,7 +156,7 @@ def test_any_json_is_told_without_hidden_names_and_keeps_its_form() -> None:
 
 def test_admin_key_of_some_models_is_a_key_of_some_models() -> None:
     key = ApiKey(name="a", digest="2", scopes=tuple(Scope), models=("fake-b",))
-    assert not names_hidden(Sight(CONFIG, key).text("fake is in use"))
+    assert not names_hidden(Visibility(CONFIG, key).text("fake is in use"))
 
 
 @given(st.text())
@@ -178,4 +182,4 @@ def test_every_handler_that_shows_models_asks_the_sight_of_the_key() -> None:
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
         }
         for name in functions:
-            assert "sight_of(" in found[name], (module, name)
+            assert "visibility_of(" in found[name], (module, name)

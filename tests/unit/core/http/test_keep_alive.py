@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from sparkd.core.errors import RequestError
-from sparkd.core.http.keep_alive import HEADER, Beats, chosen, may_follow
+from sparkd.core.http.keep_alive import HEADER, KeepAlives, chosen, may_follow
 from sparkd.core.model import KeepAlive
 from tests.unit.core.http.decoders import DECODERS, EMPTY_LINES_MOST, DecodeError, Decoder
 from tests.unit.project.sources import ROOT
@@ -35,8 +35,8 @@ READERS = [
 ]
 
 
-def beats(operation: str, form: KeepAlive, *, request_id: str = "r1") -> Beats:
-    return Beats(
+def beats(operation: str, form: KeepAlive, *, request_id: str = "r1") -> KeepAlives:
+    return KeepAlives(
         form=form,
         operation=operation,
         model_id="m",

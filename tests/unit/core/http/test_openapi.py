@@ -25,7 +25,7 @@ OPEN = {"/", "/healthz", "/openapi.json"}
 
 @pytest.fixture(scope="module")
 def app() -> Iterator[Sanic[Any, Any]]:
-    made = create_app(SimpleNamespace(config=Config(), strangers=None, turns=None))  # type: ignore[arg-type]
+    made = create_app(SimpleNamespace(config=Config(), unauthenticated=None, pacing=None))  # type: ignore[arg-type]
     made.router.finalize()
     yield made
     Sanic.unregister_app(made)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from sparkd.adapters.files.records import Failure, Loads, Nap, Records, recall
+from sparkd.adapters.files.records import Failure, Loads, Records, SleepMarker, recall
 from sparkd.core.json.typed import restored
 from sparkd.core.names import Layout, Names
 from sparkd.core.telemetry.session import Session, Totals
@@ -22,7 +22,7 @@ SESSION = Session(container_id="c", pid=1, pid_started=2, started_at=3.0, seen_a
 @pytest.mark.parametrize(
     "record",
     [
-        *(FAILURE, Nap(container_id="c", answer="8")),
+        *(FAILURE, SleepMarker(container_id="c", answer="8")),
         *(Loads(), Loads(durations_s=(1.0, 2.5), peaks_bytes=(3,))),
         *(SESSION, replace(SESSION, load_s=1.5, reason="idle"), Totals()),
         Totals(

@@ -18,7 +18,7 @@ from sparkd.core.json import skeleton
 from sparkd.core.json.spliced import Spliced
 from sparkd.core.model import Dialect, ModelSpec, Rewrite
 from sparkd.core.rewriting.request_body import LARGE_BYTES, Prepared, parse_body, prepare
-from sparkd.gateway.body_worker import Preparer
+from sparkd.gateway.body_worker import BodyWorker
 
 NONCE = "00ff" * 8
 PICTURE = "data:image/png;base64," + "QUJD" * 50_000
@@ -215,13 +215,13 @@ def test_large_body_does_not_stop_the_event_loop() -> None:
     many = large(messages=[{"role": "user", "content": "x"}] * 40_000)
 
     async def longest_block_s(raw: bytes) -> float:
-        preparer, worst_s = Preparer(), 0.0
+        body_worker, worst_s = BodyWorker(), 0.0
 
         def choose(_fields: dict[str, Any]) -> ModelSpec:
             return model(Rewrite.ROLE_ALTERNATION)
 
         work = asyncio.create_task(
-            preparer.run(len(raw), prepare, raw, NONCE, choose, Dialect.CHAT)
+            body_worker.run(len(raw), prepare, raw, NONCE, choose, Dialect.CHAT)
         )
         while not work.done():
             before_s = time.perf_counter()

@@ -104,14 +104,14 @@ def instance(container_id: str = "c1", pid: int | None = None, started_at: float
 
 
 def test_running_session_is_visible_and_counted(sessions: Sessions) -> None:
-    assert sessions.standing("org/m") is None
+    assert sessions.session_stats("org/m") is None
     sessions.open(instance(), load_s=2.0, grown_bytes=GIB)
-    standing = sessions.all()["org/m"]
-    assert standing.running is not None
-    assert (standing.totals.sessions, standing.totals.loads) == (1, 1)
-    assert standing.totals.duration_s > 1e9
-    assert statistics(standing)["running"] is not None
-    assert reference_stats(standing)["running"] is True
+    session_stats = sessions.all()["org/m"]
+    assert session_stats.running is not None
+    assert (session_stats.totals.sessions, session_stats.totals.loads) == (1, 1)
+    assert session_stats.totals.duration_s > 1e9
+    assert statistics(session_stats)["running"] is not None
+    assert reference_stats(session_stats)["running"] is True
 
 
 def test_session_ends_once_and_stays_ended(sessions: Sessions) -> None:
@@ -119,18 +119,18 @@ def test_session_ends_once_and_stays_ended(sessions: Sessions) -> None:
     sessions.end("org/m", EndReason.IDLE)
     sessions.end("org/m", EndReason.ENDED)
     sessions.sample("org/m")
-    standing = sessions.standing("org/m")
-    assert standing is not None
-    assert standing.running is None
-    assert standing.totals.ends == {"idle": 1}
+    session_stats = sessions.session_stats("org/m")
+    assert session_stats is not None
+    assert session_stats.running is None
+    assert session_stats.totals.ends == {"idle": 1}
 
 
 def test_session_whose_process_is_gone_has_ended_when_it_was_last_seen(sessions: Sessions) -> None:
     sessions.open(instance(pid=2**22 + 1), load_s=2.0, grown_bytes=GIB)
-    standing = sessions.standing("org/m")
-    assert standing is not None
-    assert standing.running is None
-    assert standing.totals.ends == {"ended": 1}
+    session_stats = sessions.session_stats("org/m")
+    assert session_stats is not None
+    assert session_stats.running is None
+    assert session_stats.totals.ends == {"ended": 1}
 
 
 def test_model_that_is_being_stopped_has_not_ended_by_itself(sessions: Sessions) -> None:
@@ -139,9 +139,9 @@ def test_model_that_is_being_stopped_has_not_ended_by_itself(sessions: Sessions)
     sessions.sample("org/m", stopping=EndReason.EVICTED)
     process.kill()
     process.wait()
-    standing = sessions.standing("org/m")
-    assert standing is not None
-    assert standing.totals.ends == {"evicted": 1}, "whoever stops it has not said so yet"
+    session_stats = sessions.session_stats("org/m")
+    assert session_stats is not None
+    assert session_stats.totals.ends == {"evicted": 1}, "whoever stops it has not said so yet"
     sessions.end("org/m", EndReason.ENDED)
     assert sessions.all()["org/m"].totals.ends == {"evicted": 1}, "and was killed before he could"
 
@@ -170,18 +170,18 @@ def test_session_that_was_left_open_is_counted_when_the_next_one_begins(
 ) -> None:
     sessions.open(instance("c1", pid=2**22 + 1), load_s=2.0, grown_bytes=GIB)
     sessions.open(instance("c2"), load_s=2.0, grown_bytes=GIB)
-    standing = sessions.standing("org/m")
-    assert standing is not None
-    assert standing.running is not None
-    assert (standing.totals.sessions, standing.totals.ends) == (2, {"ended": 1})
+    session_stats = sessions.session_stats("org/m")
+    assert session_stats is not None
+    assert session_stats.running is not None
+    assert (session_stats.totals.sessions, session_stats.totals.ends) == (2, {"ended": 1})
 
 
 def test_model_that_is_found_again_goes_on_with_its_session(sessions: Sessions) -> None:
     sessions.open(instance(), load_s=2.0, grown_bytes=GIB)
     sessions.open(instance(), load_s=None, grown_bytes=None)
-    standing = sessions.standing("org/m")
-    assert standing is not None
-    assert (standing.totals.sessions, standing.totals.loads) == (1, 1)
+    session_stats = sessions.session_stats("org/m")
+    assert session_stats is not None
+    assert (session_stats.totals.sessions, session_stats.totals.loads) == (1, 1)
 
 
 def test_kill_between_adding_and_removing_counts_once(sessions: Sessions) -> None:
@@ -191,10 +191,10 @@ def test_kill_between_adding_and_removing_counts_once(sessions: Sessions) -> Non
     sessions.end("org/m", EndReason.IDLE)
     running.write_bytes(left)
     sessions.end("org/m", EndReason.ENDED)
-    standing = sessions.standing("org/m")
-    assert standing is not None
-    assert (standing.running, standing.totals.sessions) == (None, 1)
-    assert standing.totals.ends == {"idle": 1}
+    session_stats = sessions.session_stats("org/m")
+    assert session_stats is not None
+    assert (session_stats.running, session_stats.totals.sessions) == (None, 1)
+    assert session_stats.totals.ends == {"idle": 1}
 
 
 def test_file_that_cannot_be_read_counts_as_absent(sessions: Sessions) -> None:
@@ -202,7 +202,7 @@ def test_file_that_cannot_be_read_counts_as_absent(sessions: Sessions) -> None:
     sessions.end("org/m", EndReason.IDLE)
     (totals,) = (sessions.layout.stats_dir / "sessions").iterdir()
     totals.write_text("{")
-    assert sessions.standing("org/m") is None
+    assert sessions.session_stats("org/m") is None
 
 
 def test_usage_of_this_process_is_not_nothing() -> None:

@@ -12,7 +12,7 @@ from sparkd.core.telemetry.traffic import (
     LABEL_SETS_MAX,
     OTHER,
     Histogram,
-    Passage,
+    ResponseMeter,
     Traffic,
     usage_of,
 )
@@ -56,20 +56,20 @@ def test_tokens_are_what_the_end_of_the_answer_says(tail: bytes, tokens: dict[st
 
 @pytest.mark.parametrize("cut", range(1, len(CHAT)))
 def test_usage_may_be_spread_over_the_last_two_chunks(cut: int) -> None:
-    passage = Passage(None)
+    response_meter = ResponseMeter(None)
     for part in (b"x" * 9999, CHAT[:cut], CHAT[cut:]):
-        passage.chunk(part, 0.0)
-    assert passage.tokens() == {"prompt": 4, "completion": 4}
+        response_meter.chunk(part, 0.0)
+    assert response_meter.tokens() == {"prompt": 4, "completion": 4}
 
 
 def test_time_between_chunks_is_counted_but_not_that_before_the_first() -> None:
     gaps = Histogram((0.01, 0.1))
-    passage = Passage(gaps)
+    response_meter = ResponseMeter(gaps)
     for at_s in (5.0, 5.005, 5.055, 9.0):
-        passage.chunk(b"x", at_s)
+        response_meter.chunk(b"x", at_s)
     assert gaps.counts == [1, 1, 1]
     assert gaps.sum == pytest.approx(4.0)
-    assert (passage.first_s, passage.size) == (5.0, 4)
+    assert (response_meter.first_s, response_meter.size) == (5.0, 4)
 
 
 def test_value_at_a_bound_is_in_its_bucket() -> None:
@@ -80,12 +80,12 @@ def test_value_at_a_bound_is_in_its_bucket() -> None:
 
 def test_request_is_counted_with_its_answer() -> None:
     traffic = Traffic()
-    with traffic.flight("m", 100):
+    with traffic.in_flight_request("m", 100):
         assert traffic.in_flight == {"m": 1}
-        passage = traffic.passage("m", streaming=True)
-        passage.chunk(CHAT, 11.5)
+        response_meter = traffic.response_meter("m", streaming=True)
+        response_meter.chunk(CHAT, 11.5)
     labels = ("m", "chat/completions", "200", "")
-    traffic.ended(labels, passage, began_s=10.0, now_s=12.0)
+    traffic.ended(labels, response_meter, began_s=10.0, now_s=12.0)
     assert traffic.in_flight == {}
     assert traffic.counts == {
         "sparkd_request_bytes_total": {("m",): 100},
@@ -99,19 +99,19 @@ def test_request_is_counted_with_its_answer() -> None:
 
 def test_flight_ends_however_it_ends() -> None:
     traffic = Traffic()
-    with pytest.raises(ValueError, match="broke"), traffic.flight("m", 1):
+    with pytest.raises(ValueError, match="broke"), traffic.in_flight_request("m", 1):
         raise ValueError("broke")
     assert traffic.in_flight == {}
 
 
 def serve(traffic: Traffic, number: int, models: int) -> None:
     model = f"model-{number % models}"
-    with traffic.flight(model, 10):
-        passage = traffic.passage(model, streaming=True)
-        passage.chunk(b"x" * 100, 1.0)
-        passage.chunk(CHAT, 1.1)
+    with traffic.in_flight_request(model, 10):
+        response_meter = traffic.response_meter(model, streaming=True)
+        response_meter.chunk(b"x" * 100, 1.0)
+        response_meter.chunk(CHAT, 1.1)
     traffic.waited(model, 0.1)
-    traffic.ended((model, "responses", "200", ""), passage, began_s=0.9, now_s=1.2)
+    traffic.ended((model, "responses", "200", ""), response_meter, began_s=0.9, now_s=1.2)
 
 
 def test_ten_thousand_requests_over_sixty_models_take_no_more_than_the_first_sixty() -> None:

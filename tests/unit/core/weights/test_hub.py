@@ -18,7 +18,7 @@ from sparkd.core.weights.hub_refusal import Asked, cleaned, pause_of, refusal
 
 COMMIT, GIT_ID, SHA256 = "a" * 40, "b" * 40, "c" * 64
 NOW = 1_700_000_000.0
-ASKED = Asked(what="org/name at main", host="hub.example", page="https://hub.example/org/name")
+REQUESTED = Asked(what="org/name at main", host="hub.example", page="https://hub.example/org/name")
 
 
 def small(path: object = "config.json", **changes: Any) -> dict[str, Any]:
@@ -206,7 +206,7 @@ NAMES = ("retry-after", "ratelimit", "x-ratelimit-reset", "x-error-message", "x-
     st.dictionaries(st.sampled_from(NAMES), st.text(max_size=60) | st.from_regex(r"[0-9;=rt,]+")),
 )
 def test_every_refusal_is_one_short_line(status: int, headers: dict[str, str]) -> None:
-    error = refusal(status, headers, ASKED, NOW)
+    error = refusal(status, headers, REQUESTED, NOW)
     assert error.message.isprintable()
     assert len(error.message) < 500
     assert error.hint
@@ -214,7 +214,7 @@ def test_every_refusal_is_one_short_line(status: int, headers: dict[str, str]) -
 
 @pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
 def test_overload_is_worth_another_try_and_says_until_when(status: int) -> None:
-    error = refusal(status, {"ratelimit": '"api";r=0;t=280'}, ASKED, NOW)
+    error = refusal(status, {"ratelimit": '"api";r=0;t=280'}, REQUESTED, NOW)
     assert isinstance(error, FetchInterrupted)
     assert error.retry_after_s == 280
     assert "no request until 2023-11-14 22:18:00 UTC" in error.message
@@ -222,7 +222,7 @@ def test_overload_is_worth_another_try_and_says_until_when(status: int) -> None:
 
 def test_message_of_the_hub_is_shown_cleaned_and_short() -> None:
     said = "Repo  moved\x1b[2J\r\n to \u202eb" + "x" * 5000
-    error = refusal(451, {"x-error-message": said}, ASKED, NOW)
+    error = refusal(451, {"x-error-message": said}, REQUESTED, NOW)
     assert "Repo moved [2J to b" in error.message
     assert len(error.message) < 300
     assert cleaned("a" * 10_000_000).endswith("…")
@@ -243,7 +243,7 @@ def test_message_of_the_hub_is_shown_cleaned_and_short() -> None:
 def test_denial_has_the_hint_that_fits(
     status: int, code: str, with_token: bool, said: str, hint: str
 ) -> None:
-    asked = Asked(what="w", host=ASKED.host, page=ASKED.page, with_token=with_token)
+    asked = Asked(what="w", host=REQUESTED.host, page=REQUESTED.page, with_token=with_token)
     error = refusal(status, {"x-error-code": code}, asked, NOW)
     assert said in error.message
     assert hint in error.hint

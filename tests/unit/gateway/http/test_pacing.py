@@ -9,27 +9,27 @@ from itertools import pairwise
 
 import pytest
 
-from sparkd.gateway.http.pacing import AT_ONCE, Turns
+from sparkd.gateway.http.pacing import AT_ONCE, Pacing
 
 CROWD = 10 * AT_ONCE
 
 
-def take_at_once(turns: Turns) -> None:
+def take_at_once(pacing: Pacing) -> None:
     with pytest.raises(StopIteration):
-        turns.take().send(None)
+        pacing.take().send(None)
 
 
 async def test_first_ones_begin_without_waiting() -> None:
-    turns = Turns()
+    pacing = Pacing()
     for _ in range(AT_ONCE):
-        take_at_once(turns)
+        take_at_once(pacing)
 
 
 async def test_other_work_is_done_between_those_that_begin_and_they_begin_in_order() -> None:
-    turns, begun, seen = Turns(), list[int](), list[int]()
+    pacing, begun, seen = Pacing(), list[int](), list[int]()
 
     async def request(number: int) -> None:
-        await turns.take()
+        await pacing.take()
         begun.append(number)
 
     def look() -> None:
@@ -47,10 +47,10 @@ async def test_other_work_is_done_between_those_that_begin_and_they_begin_in_ord
 
 
 async def test_turn_of_one_who_left_is_the_next_ones() -> None:
-    turns, begun = Turns(), list[int]()
+    pacing, begun = Pacing(), list[int]()
 
     async def request(number: int) -> None:
-        await turns.take()
+        await pacing.take()
         begun.append(number)
 
     tasks = [asyncio.create_task(request(number)) for number in range(3 * AT_ONCE)]
@@ -62,14 +62,14 @@ async def test_turn_of_one_who_left_is_the_next_ones() -> None:
             await task
     assert begun == [*range(AT_ONCE), *range(2 * AT_ONCE, 3 * AT_ONCE)]
     await asyncio.sleep(0)
-    take_at_once(turns)
+    take_at_once(pacing)
 
 
 async def test_one_that_comes_meanwhile_does_not_pass_those_that_wait() -> None:
-    turns, begun = Turns(), list[int]()
+    pacing, begun = Pacing(), list[int]()
 
     async def request(number: int) -> None:
-        await turns.take()
+        await pacing.take()
         begun.append(number)
         if number == 0:
             # Comes in the first turn, behind all that came before.

@@ -6,10 +6,10 @@ from __future__ import annotations
 import json
 
 from sparkd.core.scheduling.memory import HostMemory
-from sparkd.core.telemetry.events import Happening
+from sparkd.core.telemetry.events import Event
 from sparkd.core.telemetry.session import EndReason, Session, Totals, added
-from sparkd.lifecycle.sessions import Standing
-from sparkd.observe.resource_usage import Reading, Row
+from sparkd.lifecycle.sessions import SessionStats
+from sparkd.observe.resource_usage import ModelUsage, UsageSnapshot
 from sparkd.sparkctl.arguments import parse
 from sparkd.sparkctl.commands import events, stats, top
 
@@ -33,8 +33,8 @@ def test_stats_tell_of_runs_and_why_they_ended() -> None:
     running = session(container_id="d", started_at=400.0, seen_at=460.0)
     totals = added(Totals(), ended)
     found = {
-        "a": Standing(totals, None),
-        "b": Standing(added(totals, running), running),
+        "a": SessionStats(totals, None),
+        "b": SessionStats(added(totals, running), running),
     }
     assert stats.text(found, now=250.0).splitlines() == [
         "MODEL  RUNS  RUN TIME  LOAD   MEM MIN  MEAN     MAX      LAST RUN  ENDED BY",
@@ -47,7 +47,7 @@ def test_stats_of_nothing_say_so() -> None:
     assert stats.text({}, now=0.0) == "no model has run yet"
 
 
-def row(**changes: object) -> Row:
+def row(**changes: object) -> ModelUsage:
     values: dict[str, object] = {
         "model_id": "a",
         "state": "busy",
@@ -58,12 +58,12 @@ def row(**changes: object) -> Row:
         "processes": 7,
         "up_s": 75.0,
     }
-    return Row(**{**values, **changes})  # type: ignore[arg-type]
+    return ModelUsage(**{**values, **changes})  # type: ignore[arg-type]
 
 
-def reading(*rows: Row, holders: tuple[str, ...] = ()) -> Reading:
+def reading(*rows: ModelUsage, holders: tuple[str, ...] = ()) -> UsageSnapshot:
     memory = HostMemory(total_bytes=100 * GIB, available_bytes=40 * GIB, reserve_bytes=4 * GIB)
-    return Reading(at_s=1.0, rows=rows, memory=memory, holders=holders)
+    return UsageSnapshot(at_s=1.0, rows=rows, memory=memory, holders=holders)
 
 
 def test_top_shows_memory_gpu_and_models() -> None:
@@ -91,7 +91,7 @@ def test_top_as_json_has_ids_and_numbers() -> None:
 
 
 def test_event_cannot_steer_a_terminal() -> None:
-    said = Happening(at_us=0, name="model-failed", text="it said: \x1b[2J\nbye", values={})
+    said = Event(at_us=0, name="model-failed", text="it said: \x1b[2J\nbye", values={})
     assert "\x1b" not in events.text(said)
     assert "\n" not in events.text(said)
 

@@ -62,9 +62,10 @@ async def _bring_back() -> None:
 
 async def _exclusive_resident(runtime: Runtime, config: Config) -> bool:
     """Whether an exclusive model has come: its end starts the next pass."""
-    world = await runtime.world.read(config)
+    snapshot = await runtime.observer.read(config)
     return any(
-        world.lifecycles.get(reading.model_id) is Lifecycle.EXCLUSIVE for reading in world.running()
+        snapshot.lifecycles.get(reading.model_id) is Lifecycle.EXCLUSIVE
+        for reading in snapshot.running()
     )
 
 
