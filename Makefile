@@ -61,7 +61,7 @@ faults: tools venv deb ## what breaks around sparkd, one after the other: docs/r
 .PHONY: rounds
 rounds: tools venv deb ## races, as often as docs/reliability.md says: two models at once, idle stops
 	SPARKD_SWAP_ROUNDS=$${SPARKD_SWAP_ROUNDS:-50} SPARKD_IDLE_ROUNDS=$${SPARKD_IDLE_ROUNDS:-500} \
-	    $(PYTEST) tests/system/test_rounds.py --timeout 4000 -s
+	    $(PYTEST) tests/system/test_races.py --timeout 4000 -s
 
 .PHONY: fuzz
 fuzz: tools venv ## strange input for all that reads any, three minutes each (SPARKD_FUZZ_S)

@@ -13,13 +13,14 @@ from typing import Any
 
 from sanic import Request
 
-from sparkd.adapters.journal.writer import EventKind, fields
+from sparkd.adapters.journal.writer import fields
 from sparkd.core.access import auth
 from sparkd.core.access.api_keys import ApiKey, Scope
 from sparkd.core.access.auth import Access
 from sparkd.core.access.quota import WRONG_KEYS_MOST, origin_of
 from sparkd.core.access.visibility import Visibility
 from sparkd.core.errors import RequestError
+from sparkd.core.telemetry.events import EventKind
 from sparkd.gateway.context import Context
 from sparkd.gateway.http.protocol import HttpCycle
 

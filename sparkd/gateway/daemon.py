@@ -26,12 +26,13 @@ from sparkd.adapters.background_tasks import BackgroundTasks
 from sparkd.adapters.files.config_files import config_paths, load_config
 from sparkd.adapters.files.key_files import KeyFiles
 from sparkd.adapters.journal import writer
-from sparkd.adapters.journal.writer import EventKind, fields
+from sparkd.adapters.journal.writer import fields
 from sparkd.adapters.proc.processes import ProcessWatch, cgroup_pids
 from sparkd.adapters.systemd.notify import Notifier, inherited_sockets
 from sparkd.core.errors import HostError, SparkdError
 from sparkd.core.model import Config
 from sparkd.core.names import SCOPE_PATTERN
+from sparkd.core.telemetry.events import EventKind
 from sparkd.gateway.app import create_app
 from sparkd.gateway.context import Context
 from sparkd.gateway.gc_tuning import GcTuning

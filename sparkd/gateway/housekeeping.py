@@ -22,7 +22,7 @@ from sparkd.adapters.background_tasks import BackgroundTasks
 from sparkd.adapters.engine.client import EngineClient
 from sparkd.adapters.files.config_files import remove_abandoned
 from sparkd.adapters.files.records import Records
-from sparkd.adapters.journal.writer import EventKind, fields
+from sparkd.adapters.journal.writer import fields
 from sparkd.adapters.systemd.user_manager import UserManager
 from sparkd.core.container.spec import spec_hash
 from sparkd.core.engine.step_counters import PAGE_LIMIT_BYTES, Steps, parse_steps
@@ -30,6 +30,7 @@ from sparkd.core.errors import SparkdError
 from sparkd.core.model import Config
 from sparkd.core.names import COMEBACK_SERVICE, SCOPE_PATTERN, Names
 from sparkd.core.observed import Instance
+from sparkd.core.telemetry.events import EventKind
 from sparkd.lifecycle.end.evictor import Evictor
 from sparkd.lifecycle.end.idle_check import IdleCheck
 from sparkd.lifecycle.leases import Leases

@@ -22,12 +22,13 @@ from sparkd.adapters.journal.reader import (
     last_lines,
     stopped_by_hand,
 )
-from sparkd.adapters.journal.writer import EventKind, fields
+from sparkd.adapters.journal.writer import fields
 from sparkd.adapters.podman.client import ContainerReading, Podman
 from sparkd.adapters.proc import usage
 from sparkd.core.engine.printed_text import WORDS_LINES, exit_words, last_words
 from sparkd.core.errors import HostError
 from sparkd.core.names import Names
+from sparkd.core.telemetry.events import EventKind
 from sparkd.core.telemetry.session import EndReason, Session
 from sparkd.lifecycle.sessions import Sessions
 

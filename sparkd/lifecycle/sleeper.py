@@ -24,11 +24,12 @@ from typing import Any, Final
 from sparkd.adapters.engine.client import EngineClient
 from sparkd.adapters.failpoints import failpoint
 from sparkd.adapters.files.records import Records, SleepMarker
-from sparkd.adapters.journal.writer import NOTICE, EventKind, fields
+from sparkd.adapters.journal.writer import NOTICE, fields
 from sparkd.adapters.proc.memory import MemoryProbe
 from sparkd.core.errors import SparkdError, UpstreamLost
 from sparkd.core.model import ModelSpec
 from sparkd.core.observed import Instance
+from sparkd.core.telemetry.events import EventKind
 from sparkd.lifecycle.start.launcher import SlotTaken
 
 log = logging.getLogger(__name__)

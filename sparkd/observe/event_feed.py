@@ -19,8 +19,7 @@ from collections.abc import AsyncIterator, Callable
 
 from sparkd.adapters.background_tasks import BackgroundTasks
 from sparkd.adapters.journal.reader import events, follow
-from sparkd.adapters.journal.writer import EventKind
-from sparkd.core.telemetry.events import Event, parse
+from sparkd.core.telemetry.events import Event, EventKind, parse
 
 log = logging.getLogger(__name__)
 

@@ -15,9 +15,10 @@ from collections.abc import Sequence
 
 from sparkd.adapters.files import config_files
 from sparkd.adapters.journal import writer
-from sparkd.adapters.journal.writer import EventKind, fields
+from sparkd.adapters.journal.writer import fields
 from sparkd.core.errors import SparkdError
 from sparkd.core.names import unescape
+from sparkd.core.telemetry.events import EventKind
 from sparkd.runtime import build
 
 log = logging.getLogger(__name__)

@@ -13,11 +13,12 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-from sparkd.adapters.journal.writer import EventKind, fields
+from sparkd.adapters.journal.writer import fields
 from sparkd.core.engine.load_phase import LoadProgress
 from sparkd.core.errors import SparkdError
 from sparkd.core.model import Config, ModelSpec
 from sparkd.core.observed import Endpoint
+from sparkd.core.telemetry.events import EventKind
 from sparkd.lifecycle.leases import UseLease
 from sparkd.scheduling.policy_input import Queued
 

@@ -17,13 +17,14 @@ from dataclasses import dataclass, replace
 
 from sparkd.adapters.failpoints import failpoint
 from sparkd.adapters.files.records import Failure
-from sparkd.adapters.journal.writer import NOTICE, EventKind, fields
+from sparkd.adapters.journal.writer import NOTICE, fields
 from sparkd.core.container.spec import spec_hash
 from sparkd.core.errors import SparkdError, StartCrashed, StartFailed
 from sparkd.core.model import AbandonedLoads, Config, Lifecycle, ModelSpec, Settings
 from sparkd.core.names import COMEBACK_SERVICE, Names
 from sparkd.core.observed import Instance, Snapshot
 from sparkd.core.scheduling import memory, policy
+from sparkd.core.telemetry.events import EventKind
 from sparkd.core.telemetry.session import EndReason
 from sparkd.lifecycle.deaths import Deaths
 from sparkd.lifecycle.end.evictor import Evictor

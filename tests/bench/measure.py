@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from statistics import median
-from threading import EventKind, Thread
+from threading import Event, Thread
 from typing import Any
 
 from .subject import MIB, BenchError, Subject, Way
@@ -165,7 +165,7 @@ def _in_turns(subject: Subject, job: Json, turn: int, ways: tuple[Way, ...]) -> 
 
 def watched(subject: Subject, way: Way, job: Json) -> Json:
     """Run a job; add what it cost the gateway in CPU time, and the most memory it had."""
-    most, over = [way.rss_bytes()], EventKind()
+    most, over = [way.rss_bytes()], Event()
 
     def look() -> None:
         while not over.wait(0.1):

@@ -17,8 +17,8 @@ import pytest
 
 from sparkd.gateway.http.unauthenticated import STRANGERS_MOST
 
-from .alone import KEY, Gateway
-from .peers import HELLO, Peer, Server, until
+from .daemon_process import KEY, Gateway
+from .scripted_server import HELLO, Peer, Server, until
 
 pytestmark = pytest.mark.integration
 

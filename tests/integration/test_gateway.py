@@ -17,8 +17,8 @@ import pytest
 
 from sparkd.core.access import api_keys
 
-from .alone import KEY, Gateway
-from .peers import (
+from .daemon_process import KEY, Gateway
+from .scripted_server import (
     CHUNKED,
     DEADLINE_S,
     HELLO,

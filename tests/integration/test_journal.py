@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from sparkd.adapters.journal.writer import NOTICE, EventKind, JournalHandler, Redact, fields, note
+from sparkd.adapters.journal.writer import NOTICE, JournalHandler, Redact, fields, note
+from sparkd.core.telemetry.events import EventKind
 
 pytestmark = pytest.mark.integration
 

@@ -16,8 +16,8 @@ import pytest
 
 from sparkd.core.http import sse
 
-from .alone import KEY, Gateway
-from .peers import OK, Peer, Script, Serve, always, once, servers_at, until
+from .daemon_process import KEY, Gateway
+from .scripted_server import OK, Peer, Script, Serve, always, once, servers_at, until
 from .test_gateway import EVENTS, MIB, STREAMED, Client, chat, connected
 
 pytestmark = pytest.mark.integration

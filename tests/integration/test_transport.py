@@ -25,7 +25,7 @@ from sparkd.adapters.engine.transport import Exchange, LocalTransport
 from sparkd.core.http.response_parser import AnswerReader
 from sparkd.core.json.spliced import Payload, Spliced
 
-from .peers import (
+from .scripted_server import (
     CHUNKED,
     DEADLINE_S,
     HELLO,

@@ -26,7 +26,7 @@ from enum import StrEnum
 
 from sparkd.core.errors import Busy, SparkdError, StartCrashed, Unavailable
 from sparkd.core.scheduling import backoff, policy
-from tests.simulation.house import House, Instance, Slot
+from tests.simulation.sim_host import House, Instance, Slot
 from tests.simulation.virtual_time import Cancelled, Clock, Steps, Task, Until, pause
 from tests.simulation.workload import Request, Workload
 

@@ -10,7 +10,7 @@ from functools import partial
 
 from sparkd.core.scheduling.policy import PolicyInput
 from tests.simulation.gateway import Asked, End, Gateway
-from tests.simulation.house import Count
+from tests.simulation.sim_host import Count
 from tests.simulation.virtual_time import Clock
 from tests.simulation.workload import Line, Request, Workload
 

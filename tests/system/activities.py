@@ -15,9 +15,9 @@ import yaml
 
 from sparkd.core.model import Settings
 
-from .agreement import Series, scraped
-from .company import Activity
+from .accounting import Series, scraped
 from .hosts import Stream, chat_body, client
+from .load_actors import Activity
 from .soak import MODELS
 from .test_keys import add, error_of
 from .test_lifecycle import container_id

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 
 import httpx
 
-from .agreement import HOSTILE
+from .accounting import HOSTILE
 from .hosts import Host, answer_of, chat_body, client
 from .test_scheduling import resident
 

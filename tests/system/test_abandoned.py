@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from .hosts import SETTINGS, Host, Stream, answer_of, chat_body, client
-from .remains import wait_for_nothing
+from .leftovers import wait_for_nothing
 from .test_scheduling import fault, resident, starts
 
 ABANDONED_POINTS = ("abandoned-begun", "tended-settled")

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from . import test_walls as walls
+from . import test_sandbox as walls
 from .hosts import SETTINGS, Host, answer_of, held_stream
 from .probes import in_container, in_gateway, models_running
 from .test_lifecycle import (

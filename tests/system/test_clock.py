@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from sparkd.adapters.journal.writer import EventKind
+from sparkd.core.telemetry.events import EventKind
 
 from .hosts import HOST, Host, answer_of
 from .test_lifecycle import container_id, gpu_held

@@ -18,7 +18,7 @@ from _pytest.mark import ParameterSet
 
 from .faults import FAULTS, MODEL, USER, Fault
 from .hosts import Host, answer_of
-from .remains import wait_for_nothing
+from .leftovers import wait_for_nothing
 from .test_lifecycle import container_id
 
 NO_FAULT = Fault(name="", inflict="", gets=set())

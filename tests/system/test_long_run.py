@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 
 from .activities import CATALOG, Commands, Keys, Listener, Reloads, Scrapes, Upgrades
-from .company import Company
 from .hosts import SETTINGS, Host
-from .onlooker import Onlooker
+from .load_actors import Company
+from .page_watcher import Onlooker
 from .soak import EXPECTED_ERRORS, Rests, Soak
 from .test_soak import endure, leave
 from .test_upgrade import packages

@@ -10,7 +10,7 @@ import re
 import time
 from collections import Counter
 
-from .agreement import Accounts, scraped, stats
+from .accounting import Accounts, scraped, stats
 from .hosts import SETTINGS, Host, answer_of, chat_body, client
 
 STREAM_OPTIONS = {"include_usage": True}

@@ -17,7 +17,7 @@ from tests.simulation import optimum, simulator, traces
 from tests.simulation.workload import Rules, Workload
 
 from .hosts import SETTINGS, Host, Stream, answer_of, chat_body, client, held_stream
-from .remains import wait_for_nothing
+from .leftovers import wait_for_nothing
 
 MAIN = ("fake-a", "fake-b", "fake-c")
 KILL_POINTS = (

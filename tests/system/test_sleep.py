@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from .hosts import Host, Stream, answer_of
-from .remains import wait_for_nothing
+from .leftovers import wait_for_nothing
 from .test_scheduling import fault, resident
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="hosts need root")

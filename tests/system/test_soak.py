@@ -15,10 +15,10 @@ import json
 import os
 from collections import Counter
 
-from .agreement import HOSTILE, Accounts, difference
-from .company import Company
+from .accounting import HOSTILE, Accounts, difference
 from .hosts import SETTINGS, Host, answer_of
-from .remains import wait_for_nothing
+from .leftovers import wait_for_nothing
+from .load_actors import Company
 from .soak import (
     AGAINST_MODELS,
     AGAINST_THE_GATEWAY,

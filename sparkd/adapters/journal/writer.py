@@ -16,38 +16,14 @@ import socket
 import struct
 import sys
 from collections.abc import Mapping
-from enum import Enum
+
+from sparkd.core.telemetry.events import EventKind
 
 _SOCKET = "/run/systemd/journal/socket"
 _KEY = re.compile(r"\b(sk-|bearer )[A-Za-z0-9._~+/=-]{6,}", re.IGNORECASE)
 _PRIORITY = {logging.CRITICAL: 2, logging.ERROR: 3, logging.WARNING: 4, logging.INFO: 6}
 NOTICE = 25
 """Between INFO and WARNING: the state of a model changed (syslog's notice)."""
-
-
-class EventKind(Enum):
-    """The kinds of entries one can ask journalctl for: `journalctl MESSAGE_ID=...`."""
-
-    DAEMON_READY = "daemon-ready", "5f7a2c1e9d0b4c68a1f3e25d7b9046c1"
-    DAEMON_STOPPING = "daemon-stopping", "b2d1906e4f3a4e7c8b15a07f6c92d3e4"
-    MODEL_STARTING = "model-starting", "0c4e8a7d3b214f9e9a6d51c28f7e60b5"
-    MODEL_READY = "model-ready", "e81f5b3c6a9d4270b7c42d1e08f3a596"
-    MODEL_STOPPED = "model-stopped", "93a6d20f7e5b4c18a4e917c3d26b805f"
-    MODEL_FAILED = "model-failed", "d47c19e2b8064f3da5917e60c3f2b48a"
-    MODEL_ENDED = "model-ended", "f72750ea5195448a900aceb86ec37f51"
-    MODEL_ADOPTED = "model-adopted", "6be09f14d7a2453c8e31b5c7f0a9d862"
-    MODEL_ASLEEP = "model-asleep", "3d1f0c7ab26e4b0f9c5e8a41d7f2b690"
-    MODEL_AWAKE = "model-awake", "a4c96e5d0f8b43219b7d20e6c8f1537a"
-    REQUEST = "request", "1fa85c7e20d94b6bb3e7f4960a5d2c83"
-    LOAD_PROGRESS = "load-progress", "0443293d84f94d11a404ec75e722960f"
-    QUEUE = "queue", "0337a12ae9a9495bb601d64d576aff30"
-    MEMORY_LOW = "memory-low", "eed3b6c6936b4f6fa7f66d8953c33472"
-    WRONG_KEYS = "wrong-keys", "7aff1b2e8d4d44448f1d440d49a0bf0c"
-    IDLE_CHECK = "idle-check", "a70e3d5b91c84f26bd12968cf4e7503d"
-
-    def __init__(self, label: str, message_id: str) -> None:
-        self.label = label
-        self.message_id = message_id
 
 
 def fields(event: EventKind, **values: object) -> dict[str, object]:

@@ -19,7 +19,7 @@ from sanic.exceptions import BadRequest
 from sanic.response import BaseHTTPResponse
 
 from sparkd.adapters.engine.client import Answer
-from sparkd.adapters.journal.writer import EventKind, note
+from sparkd.adapters.journal.writer import note
 from sparkd.core.access.quota import Meter
 from sparkd.core.engine import error_translation
 from sparkd.core.engine.response_filter import passed_headers
@@ -34,6 +34,7 @@ from sparkd.core.http.keep_alive import KeepAlives, may_follow
 from sparkd.core.http.sse import EndMark
 from sparkd.core.json.spliced import Raw
 from sparkd.core.model import LogRequests, Settings
+from sparkd.core.telemetry.events import EventKind
 from sparkd.core.telemetry.traffic import ResponseMeter, Traffic
 from sparkd.gateway.admission import is_admin, visibility_of
 from sparkd.gateway.body_budget import BodyBudget, BodyShare

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 from sparkd.adapters.files.records import Records
 from sparkd.adapters.flock import FileLock
-from sparkd.adapters.journal.writer import NOTICE, EventKind, fields
+from sparkd.adapters.journal.writer import NOTICE, fields
 from sparkd.core.model import Config, Lifecycle, ModelSpec
 from sparkd.core.names import Names
 from sparkd.core.observed import Snapshot
+from sparkd.core.telemetry.events import EventKind
 from sparkd.core.telemetry.session import EndReason
 from sparkd.lifecycle.deaths import Deaths
 from sparkd.lifecycle.leases import ExclusiveHold, Leases

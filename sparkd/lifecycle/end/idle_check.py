@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from sparkd.adapters.files.records import Records
-from sparkd.adapters.journal.writer import NOTICE, EventKind, fields
+from sparkd.adapters.journal.writer import NOTICE, fields
 from sparkd.adapters.podman.client import ContainerReading, Podman
 from sparkd.adapters.proc import usage
 from sparkd.adapters.systemd.user_manager import UserManager
 from sparkd.core.model import Config, ModelSpec
 from sparkd.core.names import SCOPE_PATTERN, Names, model_of_scope, unescape
+from sparkd.core.telemetry.events import EventKind
 from sparkd.core.telemetry.session import EndReason
 from sparkd.lifecycle.deaths import Deaths
 from sparkd.lifecycle.leases import Leases

@@ -15,11 +15,12 @@ from dataclasses import dataclass
 
 from sparkd.adapters.files.records import Records
 from sparkd.adapters.flock import FileLock
-from sparkd.adapters.journal.writer import NOTICE, EventKind, fields
+from sparkd.adapters.journal.writer import NOTICE, fields
 from sparkd.adapters.podman.client import Podman
 from sparkd.adapters.systemd.user_manager import UserManager
 from sparkd.core.model import Config
 from sparkd.core.names import Names
+from sparkd.core.telemetry.events import EventKind
 from sparkd.core.telemetry.session import EndReason
 from sparkd.lifecycle.deaths import Deaths
 from sparkd.lifecycle.leases import Leases

@@ -26,7 +26,7 @@ from sparkd.adapters.engine.client import EngineClient
 from sparkd.adapters.failpoints import failpoint
 from sparkd.adapters.files.trees import remove_tree
 from sparkd.adapters.journal.reader import killed_for_memory
-from sparkd.adapters.journal.writer import NOTICE, EventKind, fields
+from sparkd.adapters.journal.writer import NOTICE, fields
 from sparkd.adapters.podman.client import Podman
 from sparkd.adapters.proc.processes import LockTable, ProcessWatch, free_port
 from sparkd.adapters.systemd.user_manager import UnitActive, UserManager
@@ -45,6 +45,7 @@ from sparkd.core.names import GPU_LOCK_MODE, Layout, Names
 from sparkd.core.observed import Instance, LockHolder
 from sparkd.core.scheduling.gpu_locks import excluding_model
 from sparkd.core.scheduling.policy import excluding_program, gpu_held
+from sparkd.core.telemetry.events import EventKind
 from sparkd.lifecycle.deaths import recorded_exit, said
 from sparkd.lifecycle.start.gpu_devices import explained
 from sparkd.lifecycle.start.presence import check_files

@@ -14,9 +14,10 @@ from functools import partial
 
 from sparkd.adapters.background_tasks import alongside
 from sparkd.adapters.journal.reader import container_output, follow
-from sparkd.adapters.journal.writer import EventKind, fields
+from sparkd.adapters.journal.writer import fields
 from sparkd.core.engine.load_phase import LoadProgress, advanced
 from sparkd.core.observed import Instance
+from sparkd.core.telemetry.events import EventKind
 
 log = logging.getLogger(__name__)
 

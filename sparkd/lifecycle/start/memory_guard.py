@@ -15,13 +15,14 @@ from functools import partial
 from pathlib import Path
 
 from sparkd.adapters.background_tasks import alongside
-from sparkd.adapters.journal.writer import EventKind, fields
+from sparkd.adapters.journal.writer import fields
 from sparkd.adapters.proc.memory import MemoryProbe
 from sparkd.adapters.systemd.user_manager import UserManager
 from sparkd.core.errors import HostError, StartFailed
 from sparkd.core.model import ModelSpec, Settings
 from sparkd.core.names import model_of_scope
 from sparkd.core.scheduling import memory
+from sparkd.core.telemetry.events import EventKind
 
 log = logging.getLogger(__name__)
 

@@ -14,9 +14,8 @@ from collections.abc import Iterator
 from datetime import datetime
 
 from sparkd.adapters.journal.reader import events
-from sparkd.adapters.journal.writer import EventKind
 from sparkd.core.errors import HostError
-from sparkd.core.telemetry.events import Event, as_json, parse
+from sparkd.core.telemetry.events import Event, EventKind, as_json, parse
 from sparkd.sparkctl import output, privileges
 from sparkd.sparkctl.arguments import Options
 from sparkd.sparkctl.commands.logs import is_closed

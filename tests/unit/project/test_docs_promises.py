@@ -16,7 +16,6 @@ from pathlib import Path
 import pytest
 
 from sparkd.adapters.files import records
-from sparkd.adapters.journal.writer import EventKind
 from sparkd.core import names
 from sparkd.core.access import quota
 from sparkd.core.clients import soak
@@ -27,6 +26,7 @@ from sparkd.core.model import Settings
 from sparkd.core.scheduling import backoff, busy
 from sparkd.core.scheduling.policy import PolicyInput
 from sparkd.core.telemetry import session, traffic
+from sparkd.core.telemetry.events import EventKind
 from sparkd.fetch import puller
 from sparkd.gateway import shared_readings
 from sparkd.gateway.handlers import events as streams

@@ -14,9 +14,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from sparkd.adapters.journal.writer import EventKind
 from sparkd.core.clients import integrations
 from sparkd.core.errors import Busy, SparkdError
+from sparkd.core.telemetry.events import EventKind
 from sparkd.scheduling.scheduler import _BUSY_HINTS
 from sparkd.sparkctl import gateway_address
 from tests.unit.project import house

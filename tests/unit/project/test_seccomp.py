@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The list of the kernel's calls that a model may make: what is not on it, and that it is one list.
 
-That it holds, and that engines live with it, is seen on hosts (tests/system/test_walls.py).
+That it holds, and that engines live with it, is seen on hosts (tests/system/test_sandbox.py).
 """
 
 from __future__ import annotations

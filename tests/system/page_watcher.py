@@ -9,7 +9,7 @@ from pathlib import Path
 
 from playwright.sync_api import Page, sync_playwright
 
-from .company import Activity
+from .load_actors import Activity
 from .soak import Soak
 from .test_page import FLAGS, browser_of, opened
 

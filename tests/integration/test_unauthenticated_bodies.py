@@ -11,8 +11,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from .alone import KEY, Gateway
-from .peers import HELLO, Peer, Server, until
+from .daemon_process import KEY, Gateway
+from .scripted_server import HELLO, Peer, Server, until
 
 pytestmark = pytest.mark.integration
 

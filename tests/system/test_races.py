@@ -21,7 +21,7 @@ import httpx
 import pytest
 
 from .hosts import Guest, Host, answer_of, chat_body, client
-from .remains import wait_for_nothing
+from .leftovers import wait_for_nothing
 
 SWAP_ROUNDS = int(os.environ.get("SPARKD_SWAP_ROUNDS", "12"))
 IDLE_ROUNDS = int(os.environ.get("SPARKD_IDLE_ROUNDS", "40"))
