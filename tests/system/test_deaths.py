@@ -136,10 +136,9 @@ def test_flood_of_lines_neither_hides_the_reason_nor_the_next_models_lines(dying
 
 
 def test_sleeper_keeps_the_search_path_of_its_image(host: Host) -> None:
-    host.run("tee", "/var/lib/sparkd/Containerfile.path", input=RECIPE)
-    build = f"cd / && podman build -q -t {IMAGE} -f /var/lib/sparkd/Containerfile.path /var/empty"
     host.sh("mkdir -p /var/empty")
-    host.sh(build, user="sparkd")
+    build = f"cd / && podman build -q -t {IMAGE} -f - /var/empty"
+    host.run("sh", "-c", build, user="sparkd", input=RECIPE)
     with host.file("/etc/sparkd/models.d/test-path.yaml", ENTRY):
         host.run("systemctl", "stop", "sparkd.service")
         answer_of(host.chat("path-sleeper"))
