@@ -120,7 +120,7 @@ class Layout:
 
     runtime_dir: Path = Path("/run/sparkd")
     state_dir: Path = Path("/var/lib/sparkd")
-    inside_dir: Path = Path(__file__).resolve().parents[1] / "inside"
+    in_container_dir: Path = Path(__file__).resolve().parents[1] / "in_container"
     """Our code that runs in containers."""
 
     @classmethod

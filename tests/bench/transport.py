@@ -19,7 +19,7 @@ from pathlib import Path
 
 import httpx
 
-from sparkd.adapters.engine.transport import LocalTransport
+from sparkd.adapters.engine.transport import LocalTransport, Timeouts
 
 SERVER = Path(__file__).resolve().parents[1] / "engines" / "fake-vllm" / "server.py"
 URL = "http://model/v1/chat/completions"
@@ -27,6 +27,7 @@ HEADERS = [("host", "model"), ("content-type", "application/json")]
 SMALL = b'{"model":"m","messages":[{"role":"user","content":"hello"}],"max_tokens":8}'
 STREAM = SMALL.replace(b'"max_tokens":8', b'"max_tokens":100,"stream":true,"fake":{"pace_ms":20}')
 LIMITS = httpx.Timeout(connect=5, read=None, write=60, pool=None)
+OUR_LIMITS = Timeouts(connect_s=5, write_s=60)
 REQUESTS, STREAMS, ROUNDS = 1000, 64, 3
 
 Post = Callable[[bytes], Awaitable[bytes]]
@@ -36,7 +37,7 @@ async def body_of(parts: AsyncIterable[bytes]) -> bytes:
     return b"".join([part async for part in parts])
 
 
-def through_seam(transport: httpx.AsyncBaseTransport) -> Post:
+def through_httpx(transport: httpx.AsyncBaseTransport) -> Post:
     async def post(body: bytes) -> bytes:
         extensions = {"timeout": LIMITS.as_dict()}
         request = httpx.Request("POST", URL, headers=HEADERS, content=body, extensions=extensions)
@@ -52,11 +53,11 @@ def through_seam(transport: httpx.AsyncBaseTransport) -> Post:
 def direct(transport: LocalTransport) -> Post:
     async def post(body: bytes) -> bytes:
         target = "/v1/chat/completions"
-        exchange = await transport.send("POST", target, HEADERS, body, LIMITS)
+        exchange = await transport.send("POST", target, HEADERS, body, OUR_LIMITS)
         try:
             return await body_of(exchange)
         finally:
-            await exchange.aclose()
+            await exchange.close()
 
     return post
 
@@ -82,9 +83,8 @@ async def measure(socket: str) -> None:
     """The best of some rounds each, taken in turn so that a busy machine is fair to all."""
     stock, own = httpx.AsyncHTTPTransport(uds=socket), LocalTransport(socket)
     posts = {
-        "httpx's transport": through_seam(stock),
-        "LocalTransport, httpx's seam": through_seam(own),
-        "LocalTransport, direct": direct(own),
+        "httpx's transport": through_httpx(stock),
+        "LocalTransport": direct(own),
     }
     best = {name: [0.0, float("inf"), float("inf")] for name in posts}
     for _ in range(ROUNDS):
@@ -94,7 +94,7 @@ async def measure(socket: str) -> None:
             row = best[name]
             row[:] = max(row[0], per_s), min(row[1], cpu_us), min(row[2], chunks_cpu_s)
     await stock.aclose()
-    await own.aclose()
+    await own.close()
     print(f"{'':30}{'req/s':>8}{'CPU µs/req':>12}{'CPU s/1,000 events':>20}")
     for name, (per_s, cpu_us, chunks_cpu_s) in best.items():
         print(f"{name:30}{per_s:8.0f}{cpu_us:12.0f}{chunks_cpu_s:20.4f}")

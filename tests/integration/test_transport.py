@@ -14,14 +14,18 @@ import select
 import socket
 import struct
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
-import httpx
 import pytest
 
 from sparkd.adapters.engine import transport as transport_module
-from sparkd.adapters.engine.transport import Exchange, LocalTransport
+from sparkd.adapters.engine.transport import (
+    Exchange,
+    LocalTransport,
+    Timeouts,
+    TransportError,
+)
 from sparkd.core.http.response_parser import AnswerReader
 from sparkd.core.json.spliced import Payload, Spliced
 
@@ -43,7 +47,7 @@ from .scripted_server import (
 pytestmark = pytest.mark.integration
 
 HOST = [("host", "model")]
-FOREVER = httpx.Timeout(None)
+FOREVER = Timeouts()
 
 
 @pytest.fixture(params=["iterated", "poured"], autouse=True)
@@ -52,6 +56,14 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(transport_module, "_IDLE_S", 3600.0)
     take = poured if request.param == "poured" else iterated
     monkeypatch.setattr(sys.modules[__name__], "take_all", take)
+
+
+@contextlib.contextmanager
+def refused_unseen(words: str | None = None) -> Iterator[None]:
+    """A failure of which the server saw nothing."""
+    with pytest.raises(TransportError, match=words) as caught:
+        yield
+    assert caught.value.unseen
 
 
 @pytest.fixture
@@ -64,7 +76,7 @@ async def serve(tmp_path: Path) -> AsyncIterator[Serve]:
 async def transport(tmp_path: Path) -> AsyncIterator[LocalTransport]:
     transport = LocalTransport(str(tmp_path / "api.sock"))
     yield transport
-    await transport.aclose()
+    await transport.close()
 
 
 @pytest.fixture(autouse=True)
@@ -88,10 +100,10 @@ async def ask(
     body: Payload = b"{}",
     *,
     method: str = "POST",
-    timeout: httpx.Timeout = FOREVER,
+    timeouts: Timeouts = FOREVER,
 ) -> Exchange:
     async with asyncio.timeout(DEADLINE_S):
-        return await transport.send(method, "/v1/x", HOST, body, timeout)
+        return await transport.send(method, "/v1/x", HOST, body, timeouts)
 
 
 async def rest(exchange: Exchange) -> bytes:
@@ -100,7 +112,7 @@ async def rest(exchange: Exchange) -> bytes:
         try:
             await take_all(exchange, taken)
         finally:
-            await exchange.aclose()
+            await exchange.close()
         return b"".join(taken)
 
 
@@ -248,7 +260,7 @@ async def test_reset_connection_is_no_end_of_a_body_without_a_length(
 
     await serve(script)
     exchange = await ask(transport, b"x" * (32 << 20))
-    with pytest.raises(httpx.ReadError):
+    with pytest.raises(TransportError, match="closed"):
         await rest(exchange)
 
 
@@ -313,10 +325,10 @@ async def test_port_of_this_machine_works_like_a_socket(tmp_path: Path) -> None:
     for _ in range(2):
         assert await rest(await ask(transport)) == b"hello"
     assert len(server.peers) == 1
-    await transport.aclose()
+    await transport.close()
     server._server = listener
     await server.stop()
-    with pytest.raises(httpx.ConnectError):
+    with refused_unseen():
         await ask(transport)
 
 
@@ -349,7 +361,7 @@ async def test_whole_answer_that_nobody_read_leaves_the_connection_usable(
 ) -> None:
     server = await serve(always(HELLO))
     for _ in range(3):
-        await (await ask(transport)).aclose()
+        await (await ask(transport)).close()
     assert len(server.peers) == 1
 
 
@@ -360,7 +372,7 @@ async def test_exchange_that_ended_does_not_touch_the_next_one(
     first = await ask(transport)
     assert await rest(first) == b"hello"
     second = await ask(transport)
-    await first.aclose()
+    await first.close()
     assert await rest(second) == b"hello"
     assert len(server.peers) == 1
 
@@ -442,7 +454,7 @@ async def test_request_that_the_server_may_have_seen_is_not_sent_again(
 
     server = await serve(script)
     assert await rest(await ask(transport)) == b"hello"
-    with pytest.raises(httpx.ReadError):
+    with pytest.raises(TransportError, match="closed"):
         await ask(transport)
     assert len(server.peers) == 1
     assert len(server.requests) == 2
@@ -462,9 +474,9 @@ async def test_request_on_a_connection_that_broke_before_is_a_connect_error() ->
     broken = select.poll()
     broken.register(next(iter(transport.alive)).link.get_extra_info("socket"), 0)
     assert broken.poll(DEADLINE_S * 1000), "the kernel has not told it"
-    with pytest.raises(httpx.ConnectError):
+    with refused_unseen():
         await asking
-    await transport.aclose()
+    await transport.close()
 
 
 async def test_connection_that_broke_after_a_part_of_the_request_is_no_connect_error(
@@ -477,7 +489,7 @@ async def test_connection_that_broke_after_a_part_of_the_request_is_no_connect_e
     await asyncio.sleep(0)
     listening.accept()[0].close()
     listening.close()
-    with pytest.raises(httpx.ReadError):
+    with pytest.raises(TransportError, match="closed"):
         await asking
 
 
@@ -502,7 +514,7 @@ async def test_request_is_at_the_server_before_the_loop_has_turned(
     assert came.count(b"\r\n\r\n" + body) == 1
     link.close()
     listening.close()
-    with pytest.raises(httpx.ReadError):
+    with pytest.raises(TransportError, match="closed"):
         await asking
 
 
@@ -511,11 +523,11 @@ async def test_link_in_the_place_of_the_socket_leads_nowhere(
 ) -> None:
     server = await serve(always(HELLO))
     assert await rest(await ask(transport)) == b"hello"
-    await transport.aclose()
+    await transport.close()
     place = Path(str(transport._address))
     place.rename(tmp_path / "another.sock")
     place.symlink_to(tmp_path / "another.sock")
-    with pytest.raises(httpx.ConnectError, match="refused"):
+    with refused_unseen("refused"):
         await ask(transport)
     assert len(server.requests) == 1
 
@@ -541,7 +553,7 @@ async def test_answer_cut_at_any_byte_is_an_error_and_never_ends_in_silence(
 
     await serve(script)
     for size in range(len(answer)):
-        with pytest.raises(httpx.ReadError):
+        with pytest.raises(TransportError, match="closed"):
             await rest(await ask(transport, b"%d" % size))
 
 
@@ -551,9 +563,9 @@ async def test_what_came_before_the_break_is_passed_on(
     await serve(once(CHUNKED + b"5\r\nhello\r\n"))
     exchange = await ask(transport)
     assert await anext(aiter(exchange)) == b"hello"
-    with pytest.raises(httpx.ReadError):
+    with pytest.raises(TransportError, match="closed"):
         await anext(aiter(exchange))
-    await exchange.aclose()
+    await exchange.close()
 
 
 @both_ways
@@ -583,7 +595,7 @@ async def test_malformed_head_is_a_protocol_error_and_closes_the_connection(
         await peer.read_on()
 
     server = await serve(script)
-    with pytest.raises(httpx.RemoteProtocolError):
+    with pytest.raises(TransportError, match="broke HTTP"):
         await ask(transport)
     await left(server.peers[0])
 
@@ -600,11 +612,11 @@ async def test_malformed_chunk_is_a_protocol_error_after_what_came_before(
     server = await serve(script)
     exchange = await ask(transport)
     got: list[bytes] = []
-    with pytest.raises(httpx.RemoteProtocolError):
+    with pytest.raises(TransportError, match="broke HTTP"):
         await take_all(exchange, got)
     assert b"".join(got) == b"hello"
     await left(server.peers[0])
-    await exchange.aclose()
+    await exchange.close()
 
 
 @pytest.mark.parametrize(
@@ -628,7 +640,7 @@ async def test_what_never_becomes_an_answer_is_a_protocol_error(
             await peer.send(more)
 
     server = await serve(script)
-    with pytest.raises(httpx.RemoteProtocolError):
+    with pytest.raises(TransportError, match="broke HTTP"):
         await rest(await ask(transport))
     await left(server.peers[0])
 
@@ -636,11 +648,11 @@ async def test_what_never_becomes_an_answer_is_a_protocol_error(
 async def test_server_that_is_not_there_is_a_connect_error(
     tmp_path: Path, transport: LocalTransport
 ) -> None:
-    with pytest.raises(httpx.ConnectError, match=r"api\.sock"):
+    with refused_unseen(r"api\.sock"):
         await ask(transport)
     with socket.socket(socket.AF_UNIX) as bound:
         bound.bind(str(tmp_path / "api.sock"))
-        with pytest.raises(httpx.ConnectError):
+        with refused_unseen():
             await ask(transport)
 
 
@@ -654,9 +666,9 @@ async def test_full_listen_queue_is_waited_for_until_the_connect_timeout(
     listener.setblocking(False)
     filler = socket.socket(socket.AF_UNIX)
     filler.connect(path)
-    with pytest.raises(httpx.ConnectTimeout):
-        await ask(transport, timeout=httpx.Timeout(None, connect=0.1))
-    asking = asyncio.ensure_future(ask(transport, timeout=httpx.Timeout(None, connect=60)))
+    with refused_unseen("no connection within"):
+        await ask(transport, timeouts=Timeouts(connect_s=0.1))
+    asking = asyncio.ensure_future(ask(transport, timeouts=Timeouts(connect_s=60)))
     await asyncio.sleep(0.05)
     accepting = asyncio.get_running_loop().sock_accept
     async with asyncio.timeout(DEADLINE_S):
@@ -678,8 +690,8 @@ async def test_server_that_stalls_is_a_read_timeout_and_closes_the_connection(
         await peer.read_on()
 
     server = await serve(script)
-    with pytest.raises(httpx.ReadTimeout):
-        await rest(await ask(transport, timeout=httpx.Timeout(None, read=0.1)))
+    with pytest.raises(TransportError, match="nothing happened for"):
+        await rest(await ask(transport, timeouts=Timeouts(read_s=0.1)))
     await left(server.peers[0])
 
 
@@ -695,7 +707,7 @@ async def test_read_timeout_is_for_each_wait_and_not_for_the_answer(
         await peer.send(b"0\r\n\r\n")
 
     await serve(script)
-    exchange = await ask(transport, timeout=httpx.Timeout(None, read=1.0))
+    exchange = await ask(transport, timeouts=Timeouts(read_s=1.0))
     assert await rest(exchange) == b"he" * 12
 
 
@@ -707,8 +719,8 @@ async def test_server_that_reads_nothing_is_a_write_timeout(
         await asyncio.sleep(DEADLINE_S)
 
     await serve(script)
-    with pytest.raises(httpx.WriteTimeout):
-        await ask(transport, b"x" * (32 << 20), timeout=httpx.Timeout(None, write=0.2))
+    with pytest.raises(TransportError, match="nothing happened for"):
+        await ask(transport, b"x" * (32 << 20), timeouts=Timeouts(write_s=0.2))
 
 
 async def test_server_that_reads_slowly_is_no_write_timeout(
@@ -722,7 +734,7 @@ async def test_server_that_reads_slowly_is_no_write_timeout(
         await peer.send(HELLO)
 
     await serve(script)
-    exchange = await ask(transport, b"x" * (4 << 20), timeout=httpx.Timeout(None, write=1.0))
+    exchange = await ask(transport, b"x" * (4 << 20), timeouts=Timeouts(write_s=1.0))
     assert await rest(exchange) == b"hello"
 
 
@@ -788,9 +800,9 @@ async def test_server_that_closes_while_it_is_sent_a_body_is_an_error(
         peer.reset()
 
     await serve(script)
-    with pytest.raises(httpx.TransportError) as caught:
+    with pytest.raises(TransportError) as caught:
         await ask(transport, b"x" * (32 << 20))
-    assert not isinstance(caught.value, httpx.ConnectError)
+    assert not caught.value.unseen
 
 
 async def test_half_closed_connection_is_an_error_though_the_body_is_not_sent(
@@ -802,7 +814,7 @@ async def test_half_closed_connection_is_an_error_though_the_body_is_not_sent(
         await asyncio.sleep(DEADLINE_S)
 
     await serve(script)
-    with pytest.raises(httpx.ReadError):
+    with pytest.raises(TransportError, match="closed"):
         await ask(transport, b"x" * (32 << 20))
 
 
@@ -810,7 +822,7 @@ async def test_request_with_a_line_break_in_a_header_is_refused_and_nothing_sent
     serve: Serve, transport: LocalTransport
 ) -> None:
     server = await serve(always(HELLO))
-    with pytest.raises(httpx.LocalProtocolError):
+    with pytest.raises(TransportError):
         await transport.send("POST", "/", [("x", "a\r\nhost: b")], b"", FOREVER)
     assert server.peers == []
 
@@ -865,9 +877,9 @@ async def test_answer_closed_in_the_middle_closes_the_connection(
     server = await serve(script)
     exchange = await ask(transport)
     assert await anext(aiter(exchange)) == b"hello"
-    await exchange.aclose()
+    await exchange.close()
     await left(server.peers[0])
-    with pytest.raises(httpx.ReadError):
+    with pytest.raises(TransportError, match="closed"):
         await anext(aiter(exchange))
 
 
@@ -902,10 +914,10 @@ async def test_closed_transport_ends_every_exchange_with_an_error(
     assert await anext(aiter(exchange)) == b"hello"
     waiting = asyncio.ensure_future(ask(transport, b"wait"))
     await until(lambda: len(server.requests) == 2)
-    await transport.aclose()
-    with pytest.raises(httpx.ReadError):
+    await transport.close()
+    with pytest.raises(TransportError, match="closed"):
         await anext(aiter(exchange))
-    with pytest.raises(httpx.ReadError):
+    with pytest.raises(TransportError, match="closed"):
         await waiting
     for peer in server.peers:
         await left(peer)
@@ -942,7 +954,7 @@ async def test_slow_reader_stops_the_server_and_memory_does_not_grow(
             await asyncio.sleep(0.001)
     assert taken == size * 65536
     assert largest <= 128 * 1024
-    await exchange.aclose()
+    await exchange.close()
 
 
 @pytest.mark.parametrize("size", [65_000, 65_536, 100_000, 131_072, 300_000])
@@ -968,7 +980,7 @@ async def test_server_that_dies_while_a_slow_reader_stops_it_is_an_error(
     await serve(script)
     exchange = await ask(transport)
     await asyncio.sleep(0.1)
-    with pytest.raises(httpx.ReadError):
+    with pytest.raises(TransportError, match="closed"):
         await rest(exchange)
 
 
@@ -995,41 +1007,6 @@ async def test_256_streams_at_once_get_each_its_own_answer(
     for _ in range(2):
         await asyncio.gather(*(one(number) for number in range(256)))
     assert len(server.peers) == 256
-
-
-# Under httpx.
-
-
-async def test_httpx_client_works_on_it(serve: Serve, transport: LocalTransport) -> None:
-    answer = b'{"a": 1}'
-    head = OK + b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(answer)
-    server = await serve(always(head + answer))
-    async with httpx.AsyncClient(transport=transport, trust_env=False) as client:
-        for _ in range(2):
-            response = await client.post("http://model/v1/x?y=1", json={"b": 2})
-            assert (response.status_code, response.json()) == (200, {"a": 1})
-            assert response.headers["content-type"] == "application/json"
-        async with client.stream("GET", "http://model/v1/y") as response:
-            assert [part async for part in response.aiter_raw()] == [answer]
-        assert len(server.peers) == 1
-    assert server.requests[0].startswith(b"POST /v1/x?y=1 HTTP/1.1\r\n")
-    assert server.requests[0].count(b"ontent-") == 2
-
-
-async def test_httpx_timeouts_and_errors_are_those_of_httpx(
-    serve: Serve, transport: LocalTransport
-) -> None:
-    async def script(peer: Peer) -> None:
-        await peer.request()
-        await peer.read_on()
-
-    server = await serve(script)
-    limits = httpx.Timeout(None, read=0.1)
-    async with httpx.AsyncClient(transport=transport, timeout=limits, trust_env=False) as client:
-        with pytest.raises(httpx.ReadTimeout) as caught:
-            await client.get("http://model/")
-        assert caught.value.request.url == "http://model/"
-        await left(server.peers[0])
 
 
 async def test_exchange_leaves_nothing_to_the_garbage_collector(

@@ -190,14 +190,14 @@ def test_start_that_crashes_tells_exit_code_and_last_words_and_logs_still_has_th
     assert error.startswith("sparkctl: model 'fake-crash' exited with code 3 while it started")
     assert "No available memory for the cache blocks" in error
     assert hint.startswith("  hint: sudo sparkctl logs fake-crash")
-    assert states(host)["fake-crash"] == "failed"
+    assert states(host)["fake-crash"] == "backing-off"
     wait_logged(host, "fake-crash", "No available memory")
 
 
 def test_stop_of_a_model_that_crashed_keeps_what_tells_why(host: Host) -> None:
     host.run("sparkctl", "start", "fake-crash", check=False)
     assert as_json(host, "stop", "fake-crash")["stopped"] is False
-    assert states(host)["fake-crash"] == "failed"
+    assert states(host)["fake-crash"] == "backing-off"
 
 
 def test_start_that_hangs_ends_with_4_at_its_load_timeout(host: Host) -> None:

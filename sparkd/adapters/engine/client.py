@@ -13,9 +13,13 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Self
 
-import httpx
-
-from sparkd.adapters.engine.transport import Exchange, LocalTransport, Sink
+from sparkd.adapters.engine.transport import (
+    Exchange,
+    LocalTransport,
+    Sink,
+    Timeouts,
+    TransportError,
+)
 from sparkd.core.engine.response_filter import content_type
 from sparkd.core.errors import UpstreamLost
 from sparkd.core.json.spliced import Payload
@@ -29,7 +33,7 @@ _HEALTH_LIMIT_BYTES = 64 << 10
 _SEND_TIMEOUT_S = 60.0
 # No read timeout: a model may think for long before its first token, and its process is watched,
 # so its death is not missed.
-_TIMEOUT = httpx.Timeout(connect=_CONNECT_TIMEOUT_S, read=None, write=_SEND_TIMEOUT_S, pool=None)
+_TIMEOUTS = Timeouts(connect_s=_CONNECT_TIMEOUT_S, write_s=_SEND_TIMEOUT_S)
 
 
 class ConnectFailed(UpstreamLost):
@@ -70,7 +74,7 @@ class Answer:
         """More of the body as it arrives; nothing at its end. Raises UpstreamLost."""
         try:
             return await self._exchange.next()
-        except httpx.HTTPError as error:
+        except TransportError as error:
             raise _broken_off(error) from error
 
     async def chunks(self) -> AsyncIterator[bytes]:
@@ -94,17 +98,17 @@ class Answer:
         """Hand the rest of the body on as it arrives. Raises UpstreamLost, and as the sink does."""
         try:
             await self._exchange.pour(sink)
-        except httpx.HTTPError as error:
+        except TransportError as error:
             raise _broken_off(error) from error
 
     async def close(self) -> None:
         """Done with it; an unread rest cancels the request at the server."""
-        await self._exchange.aclose()
+        await self._exchange.close()
 
 
-def _broken_off(error: httpx.HTTPError) -> UpstreamLost:
+def _broken_off(error: TransportError) -> UpstreamLost:
     return UpstreamLost(
-        f"the model broke off its answer: {type(error).__name__}",
+        f"the model broke off its answer: {error}",
         hint="sudo sparkctl logs MODEL tells why it ended; then send the request again",
     )
 
@@ -187,18 +191,18 @@ class EngineClient:
         """
         named = [*headers.items(), ("host", self._host)]
         try:
-            exchange = await self._transport.send(method, target, named, body, _TIMEOUT)
-        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-            raise ConnectFailed(
-                f"the model's server at {self.endpoint} does not accept connections: {error}",
-                hint="sudo sparkctl logs MODEL",
-            ) from error
-        except httpx.HTTPError as error:
+            exchange = await self._transport.send(method, target, named, body, _TIMEOUTS)
+        except TransportError as error:
+            if error.unseen:
+                raise ConnectFailed(
+                    f"the model's server at {self.endpoint} does not accept connections: {error}",
+                    hint="sudo sparkctl logs MODEL",
+                ) from error
             raise UpstreamLost(
-                f"the model broke off before it answered: {type(error).__name__}",
+                f"the model broke off before it answered: {error}",
                 hint="sudo sparkctl logs MODEL tells why it ended; then send the request again",
             ) from error
         return Answer(exchange)
 
     async def close(self) -> None:
-        await self._transport.aclose()
+        await self._transport.close()

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The connections to one server on this machine, under httpx's transport seam.
+"""HTTP/1.1 connections to one server on this machine.
 
-Owns the sockets, who uses which, and what of an answer waits in memory: bytes are passed on as they
-come, and a slow reader stops the server. It sends again only what no server can have seen, and an
-answer that is not whole ends in an error, never as if it were.
+Owns the sockets, their reuse, and the part of a response that waits in memory: bytes are passed on
+as they arrive, and a slow reader stops the server. Only a request that no server can have seen is
+sent a second time. A response that is not whole ends in `TransportError`, never as if it were.
 """
 
 from __future__ import annotations
@@ -18,9 +18,8 @@ import struct
 import termios
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
+from dataclasses import dataclass
 from typing import Protocol, cast
-
-import httpx
 
 from sparkd.core.http.response_parser import AnswerReader, request_head
 from sparkd.core.json.spliced import Payload
@@ -34,6 +33,26 @@ _IDLE_S = 4.0
 _QUEUE_PAUSE_S = 0.005
 
 
+class TransportError(Exception):
+    """An exchange that failed, with the reason as its text."""
+
+    def __init__(self, reason: str, *, unseen: bool = False) -> None:
+        super().__init__(reason)
+        self.unseen = unseen
+        """The server saw nothing of the request, so it may be sent to another one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timeouts:
+    """The longest waits of one exchange, in seconds; None waits without an end."""
+
+    connect_s: float | None = None
+    read_s: float | None = None
+    """Between two pieces of the response."""
+    write_s: float | None = None
+    """For each piece of the request's body."""
+
+
 class Sink(Protocol):
     """Where a body goes as it comes."""
 
@@ -44,16 +63,19 @@ class Sink(Protocol):
         """Return when more may follow; raise when nothing more is wanted."""
 
 
-class Exchange(httpx.AsyncByteStream):
-    """One request on its connection, and its answer: `pour` its body, or iterate it."""
+class Exchange:
+    """One request on its connection, and its response: `pour` its body, or iterate it.
 
-    def __init__(self, connection: _Connection, method: str, timeout: httpx.Timeout) -> None:
+    All methods that wait raise TransportError.
+    """
+
+    def __init__(self, connection: _Connection, method: str, timeouts: Timeouts) -> None:
         self.answer = AnswerReader(method)
         self._connection: _Connection | None = connection
         self._link = connection.link
-        self._timeout = timeout
+        self._timeouts = timeouts
         self._sent = self._paused = False
-        self._error: httpx.TransportError | None = None
+        self._error: TransportError | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._put: Callable[[bytes], bool] | None = None
 
@@ -66,15 +88,15 @@ class Exchange(httpx.AsyncByteStream):
         if not self._link.is_closing():
             self._link.write(first[sent:])
         if self._link.is_closing() and not sent:
-            raise httpx.ConnectError("the server closed the connection before the request")
+            raise TransportError("the server closed the connection before the request", unseen=True)
         while not self.answer.status:
             if self._connection is not None and self._connection.full:
-                await self._changed(self._timeout.write, httpx.WriteTimeout)
+                await self._changed(self._timeouts.write_s)
             elif given < len(body) and not self._link.is_closing():
                 self._link.write(body[given : given + _WRITE_BYTES])
                 given += _WRITE_BYTES
             else:
-                await self._changed(self._timeout.read, httpx.ReadTimeout)
+                await self._changed(self._timeouts.read_s)
         # Who answers before it heard all will not listen to the rest.
         self._sent = given >= len(body)
 
@@ -94,7 +116,7 @@ class Exchange(httpx.AsyncByteStream):
             if answer.whole:
                 self._leave()
                 return b""
-            await self._changed(self._timeout.read, httpx.ReadTimeout)
+            await self._changed(self._timeouts.read_s)
         data = answer.take()
         if answer.whole:
             self._leave()
@@ -119,14 +141,14 @@ class Exchange(httpx.AsyncByteStream):
                 if not answer.parts:
                     self._put = sink.put
                     self._read_on()
-                    await self._changed(self._timeout.read, httpx.ReadTimeout)
+                    await self._changed(self._timeouts.read_s)
         finally:
             self._put = None
 
-    async def aclose(self) -> None:
+    async def close(self) -> None:
         """Done with it; the connection closes too unless the whole answer had come."""
         self.answer.parts.clear()
-        self._fail(httpx.ReadError("the answer was closed before its end"))
+        self._fail(TransportError("the answer was closed before its end"))
         self._leave()
         self.wake()
 
@@ -134,7 +156,7 @@ class Exchange(httpx.AsyncByteStream):
         answer = self.answer
         answer.feed(data)
         if answer.flaw is not None:
-            self._fail(httpx.RemoteProtocolError(f"the server broke HTTP: {answer.flaw}"))
+            self._fail(TransportError(f"the server broke HTTP: {answer.flaw}"))
             self._link.abort()
         elif self._put is not None:
             more = not answer.parts or self._put(answer.take())
@@ -151,7 +173,7 @@ class Exchange(httpx.AsyncByteStream):
         if error is None:
             self.answer.feed_end()
         where = "in the middle of" if self.answer.status else "before"
-        self._fail(httpx.ReadError(f"the server closed the connection {where} its answer"))
+        self._fail(TransportError(f"the server closed the connection {where} its answer"))
         self.wake()
 
     def wake(self) -> None:
@@ -163,7 +185,7 @@ class Exchange(httpx.AsyncByteStream):
             self._paused = False
             self._link.resume_reading()
 
-    async def _changed(self, limit_s: float | None, late: type[httpx.TimeoutException]) -> None:
+    async def _changed(self, limit_s: float | None) -> None:
         """Wait until something happened; raise what broke the exchange."""
         if self._error is not None:
             raise self._error
@@ -175,9 +197,9 @@ class Exchange(httpx.AsyncByteStream):
             async with asyncio.timeout(limit_s):
                 await waiter
         except TimeoutError:
-            raise late(f"nothing happened for {limit_s:g} s") from None
+            raise TransportError(f"nothing happened for {limit_s:g} s") from None
 
-    def _fail(self, error: httpx.TransportError) -> None:
+    def _fail(self, error: TransportError) -> None:
         if not self.answer.whole and self._error is None:
             self._error = error
 
@@ -191,12 +213,12 @@ class Exchange(httpx.AsyncByteStream):
 class _Connection(asyncio.BufferedProtocol):
     """One connection; what comes while nothing was asked closes it."""
 
-    def __init__(self, owner: LocalTransport, method: str, timeout: httpx.Timeout) -> None:
+    def __init__(self, owner: LocalTransport, method: str, timeouts: Timeouts) -> None:
         """For a first exchange, which begins with it."""
         self.exchange: Exchange | None = None
         self.full = False
         self._owner = owner
-        self._first = method, timeout
+        self._first = method, timeouts
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.link = cast(asyncio.Transport, transport)
@@ -205,9 +227,9 @@ class _Connection(asyncio.BufferedProtocol):
         self._owner.alive.add(self)
         self.begin(*self._first)
 
-    def begin(self, method: str, timeout: httpx.Timeout) -> Exchange:
+    def begin(self, method: str, timeouts: Timeouts) -> Exchange:
         """The next exchange, to be asked."""
-        self.exchange = exchange = Exchange(self, method, timeout)
+        self.exchange = exchange = Exchange(self, method, timeouts)
         return exchange
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002
@@ -249,7 +271,7 @@ class _Connection(asyncio.BufferedProtocol):
         return not self.link.is_closing() and not self._poll.poll(0)
 
 
-class LocalTransport(httpx.AsyncBaseTransport):
+class LocalTransport:
     """The connections to the server at a unix socket, or at a host and port."""
 
     def __init__(self, address: str | tuple[str, int]) -> None:
@@ -260,52 +282,42 @@ class LocalTransport(httpx.AsyncBaseTransport):
         # One for all: what was read is parsed, and copied from here, before the next read.
         self.buffer = memoryview(bytearray(_HELD_BYTES))
 
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        limits = request.extensions.get("timeout")
-        timeout = httpx.Timeout(**limits) if limits else httpx.Timeout(None)
-        body = b"".join([part async for part in cast(httpx.AsyncByteStream, request.stream)])
-        target = request.url.raw_path.decode()
-        headers = [(_text(name), _text(value)) for name, value in request.headers.raw]
-        exchange = await self.send(request.method, target, headers, body, timeout)
-        answer = exchange.answer
-        return httpx.Response(answer.status, headers=answer.headers, stream=exchange)
-
     async def send(
         self,
         method: str,
         target: str,
         headers: Iterable[tuple[str, str]],
         body: Payload,
-        timeout: httpx.Timeout,
+        timeouts: Timeouts,
     ) -> Exchange:
         """Send a request; returns when the head of its answer is there. Close what it returns.
 
-        A ConnectError means that the server saw nothing of the request.
+        Raises TransportError.
         """
         try:
             head = request_head(method, target, headers, len(body))
         except ValueError as error:
-            raise httpx.LocalProtocolError(str(error)) from None
+            raise TransportError(str(error)) from None
         first = head + body[:_WRITE_BYTES]
         while True:
             reused = self._warm()
             if reused is not None:
-                exchange, sent = reused.begin(method, timeout), 0
+                exchange, sent = reused.begin(method, timeouts), 0
             else:
-                exchange, sent = await self._connect(method, timeout, first)
+                exchange, sent = await self._connect(method, timeouts, first)
             try:
                 await exchange.ask(first, body, sent=sent)
             except BaseException as error:
-                await exchange.aclose()
-                if reused is None or not isinstance(error, httpx.ConnectError):
+                await exchange.close()
+                if reused is None or not (isinstance(error, TransportError) and error.unseen):
                     raise
             else:
                 return exchange
 
-    async def aclose(self) -> None:
+    async def close(self) -> None:
         for connection in list(self.alive):
             if connection.exchange is not None:
-                await connection.exchange.aclose()
+                await connection.exchange.close()
             connection.link.abort()
         await asyncio.sleep(0)  # The loop closes the descriptors in its next turn.
 
@@ -318,14 +330,12 @@ class LocalTransport(httpx.AsyncBaseTransport):
             connection.link.abort()
         return None
 
-    async def _connect(
-        self, method: str, timeout: httpx.Timeout, first: bytes
-    ) -> tuple[Exchange, int]:
+    async def _connect(self, method: str, timeouts: Timeouts, first: bytes) -> tuple[Exchange, int]:
         """A new connection with its first exchange, and how much was sent on it already."""
-        loop, limit_s, sent = asyncio.get_running_loop(), timeout.connect, 0
+        loop, limit_s, sent = asyncio.get_running_loop(), timeouts.connect_s, 0
 
         def connection() -> _Connection:
-            return _Connection(self, method, timeout)
+            return _Connection(self, method, timeouts)
 
         try:
             if isinstance(self._address, str):
@@ -337,10 +347,9 @@ class LocalTransport(httpx.AsyncBaseTransport):
                 async with asyncio.timeout(limit_s):
                     _, made = await loop.create_connection(connection, *self._address)
         except TimeoutError:
-            raise httpx.ConnectTimeout(f"no connection within {limit_s} s") from None
+            raise TransportError(f"no connection within {limit_s} s", unseen=True) from None
         except OSError as error:
-            kind = httpx.ReadError if sent else httpx.ConnectError
-            raise kind(str(error)) from error
+            raise TransportError(str(error), unseen=not sent) from error
         assert made.exchange is not None
         return made.exchange, sent
 
@@ -355,11 +364,6 @@ def _sent_at_once(link: socket.socket, first: bytes) -> int:
         return link.send(first)
     except OSError:
         return 0  # The loop finds out what is wrong with it.
-
-
-def _text(raw: bytes) -> str:
-    """As `request_head` turns it into the same bytes again."""
-    return raw.decode("utf-8", "surrogateescape")
 
 
 async def _joined(path: str) -> socket.socket:

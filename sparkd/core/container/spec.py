@@ -31,7 +31,7 @@ INSIDE_ENDPOINT = Path("/run/sparkd/endpoint")
 INSIDE_GPU_LOCK = Path("/run/sparkd/gpu.lock")
 INSIDE_LANE_LOCK = Path("/run/sparkd/lane.lock")
 INSIDE_CACHE = Path("/cache")
-INSIDE_CODE = Path("/run/sparkd/inside")
+IN_CONTAINER_CODE = Path("/run/sparkd/inside")
 INSIDE_TCP_PORT = 8000
 
 LOGGING_ARGS = ("--disable-uvicorn-access-log",)
@@ -186,7 +186,7 @@ def _unlabelled(spec: ModelSpec, layout: Layout, port: int | None) -> ContainerS
         stop_timeout_s=max(1, round(spec.stop_grace_s)),
         log_driver="journald" if spec.log_output else "none",
         seccomp_profile=str(SECCOMP_PROFILE),
-        python_path=str(INSIDE_CODE) if spec.evict is Evict.SLEEP else "",
+        python_path=str(IN_CONTAINER_CODE) if spec.evict is Evict.SLEEP else "",
     )
 
 
@@ -266,7 +266,11 @@ def _mounts(spec: ModelSpec, layout: Layout, names: Names) -> tuple[Mount, ...]:
         endpoint = str(layout.endpoint_dir(names))
         mounts.append(Mount(source=endpoint, target=str(INSIDE_ENDPOINT), read_only=False))
     if spec.evict is Evict.SLEEP:
-        mounts.append(Mount(source=str(layout.inside_dir), target=str(INSIDE_CODE), read_only=True))
+        mounts.append(
+            Mount(
+                source=str(layout.in_container_dir), target=str(IN_CONTAINER_CODE), read_only=True
+            )
+        )
     if spec.weights:
         weights, target = str(mount_root(spec.weights.path)), str(_inside_weights(spec))
         mounts.append(Mount(source=weights, target=target, read_only=True))

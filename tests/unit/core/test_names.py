@@ -159,3 +159,8 @@ def test_layout_keeps_to_its_two_roots() -> None:
     assert layout.failures_dir == Path("/r/failures")
     assert layout.host_path(Path("a.json")) == Path("/s/files/a.json")
     assert layout.host_path(Path("/elsewhere/a.json")) == Path("/elsewhere/a.json")
+
+
+def test_code_that_runs_in_containers_is_where_the_layout_says() -> None:
+    layout = Layout(runtime_dir=Path("/r"), state_dir=Path("/s"))
+    assert (layout.in_container_dir / "sparkd_sleep.py").is_file()

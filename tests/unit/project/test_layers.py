@@ -47,12 +47,9 @@ LIBRARIES = {
     "podman": {"sparkd.adapters.podman.client"},
     "requests": {"sparkd.adapters.podman.client"},
     "dbus_fast": {"sparkd.adapters.systemd.user_manager"},
-    # Model servers by our own transport; hubs, with their redirects and TLS, and the gateway by
-    # httpx's.
-    "httpx": {
-        *("sparkd.adapters.engine", "sparkd.adapters.hub"),
-        "sparkd.adapters.gateway_client",
-    },
+    # For hubs, with their redirects and TLS, and for `sparkctl` as a client of the gateway. Model
+    # servers have a transport of their own, `adapters.engine.transport`.
+    "httpx": {"sparkd.adapters.hub", "sparkd.adapters.gateway_client"},
     "rich": {"sparkd.sparkctl.commands.pull", "sparkd.sparkctl.commands.top"},
     "sdnotify": {"sparkd.adapters.systemd.notify"},
     "psutil": {"sparkd.adapters.proc.processes"},

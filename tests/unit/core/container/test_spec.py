@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from sparkd.core.config.model_keys import MODEL_KEYS
 from sparkd.core.container.spec import (
-    INSIDE_CODE,
+    IN_CONTAINER_CODE,
     ContainerSpec,
     Mount,
     container_spec,
@@ -310,10 +310,10 @@ def test_sleeper_searches_our_code_first_and_then_where_its_image_says() -> None
     sleeper = container(replace(PLAIN, evict=Evict.SLEEP))
     image = {"PYTHONPATH": "/opt/engine:/opt/more", "HOME": "/root"}
     assert "PYTHONPATH" not in dict(sleeper.environment)
-    assert with_image(sleeper, image)["PYTHONPATH"] == f"{INSIDE_CODE}:/opt/engine:/opt/more"
-    assert with_image(sleeper, {})["PYTHONPATH"] == str(INSIDE_CODE)
+    assert with_image(sleeper, image)["PYTHONPATH"] == f"{IN_CONTAINER_CODE}:/opt/engine:/opt/more"
+    assert with_image(sleeper, {})["PYTHONPATH"] == str(IN_CONTAINER_CODE)
     own = container(replace(PLAIN, evict=Evict.SLEEP, env=(("PYTHONPATH", "/mine"),)))
-    assert with_image(own, image)["PYTHONPATH"] == f"{INSIDE_CODE}:/mine", "the entry decides"
+    assert with_image(own, image)["PYTHONPATH"] == f"{IN_CONTAINER_CODE}:/mine", "the entry decides"
     assert "PYTHONPATH" not in with_image(container(PLAIN), image), "the image keeps its own"
 
 
