@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Builds the real adapters and what stands on them; the only place that does."""
+"""The composition root: builds the adapters and every part of a process that acts on models.
+
+`gateway.wiring` adds the parts that only the gateway has. No part builds another one, and none
+registers itself with another one.
+"""
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
 from sparkd.adapters.files.records import Records
@@ -21,7 +24,7 @@ from sparkd.lifecycle.end.stopper import Stopper
 from sparkd.lifecycle.leases import Leases
 from sparkd.lifecycle.observer import Observer
 from sparkd.lifecycle.sessions import Sessions
-from sparkd.lifecycle.sleeper import Sleep
+from sparkd.lifecycle.sleeper import Sleeper
 from sparkd.lifecycle.start.launcher import Launcher
 from sparkd.lifecycle.start.load_watch import LoadWatch
 from sparkd.lifecycle.start.presence import Presence
@@ -32,87 +35,63 @@ from sparkd.scheduling.starter import Starter
 from sparkd.scheduling.unattended_loads import UnattendedLoads
 
 
-@dataclass(frozen=True, slots=True)
 class Runtime:
-    """Everything that acts, wired together for one process."""
+    """The parts that act on models, wired together for one process."""
 
-    layout: Layout
-    leases: Leases
-    systemd: UserManager
-    podman: Podman
-    launcher: Launcher
-    observer: Observer
-    policy_inputs: PolicyInputs
-    records: Records
-    sessions: Sessions
-    loads: LoadWatch
-    endings: ExitWatch
-    scheduler: Scheduler
-    starter: Starter
-    evictor: Evictor
-    ensurer: Ensurer
-    idle_check: IdleCheck
-    stopper: Stopper
-    presence: Presence
+    def __init__(
+        self, layout: Layout, systemd: UserManager, podman: Podman, probe: MemoryProbe
+    ) -> None:
+        self.layout, self.systemd, self.podman, self.probe = layout, systemd, podman, probe
+        self.leases = leases = Leases(layout)
+        self.records = records = Records(layout)
+        self.sessions = sessions = Sessions(layout)
+        self.presence = presence = Presence(layout, podman)
+        self.launcher = launcher = Launcher(layout, systemd, podman)
+        self.observer = observer = Observer(layout, leases, systemd, podman, records)
+        self.loads = loads = LoadWatch()
+        self.unattended_loads = UnattendedLoads(leases, launcher, observer, loads)
+        deaths, sleeper = Deaths(podman, sessions, records), Sleeper(records, probe)
+        self.exit_watch = ExitWatch(deaths)
+        self.evictor = Evictor(leases, launcher, records, sessions, sleeper, deaths)
+        self.idle_check = IdleCheck(leases, systemd, podman, launcher, sessions, records, deaths)
+        self.stopper = Stopper(leases, systemd, podman, launcher, records, sessions, deaths)
+        self.policy_inputs = policy_inputs = PolicyInputs(layout, probe, records)
+        self.starter = Starter(
+            layout=layout,
+            leases=leases,
+            observer=observer,
+            launcher=launcher,
+            loads=loads,
+            policy_inputs=policy_inputs,
+            probe=probe,
+            records=records,
+            sessions=sessions,
+            evictor=self.evictor,
+            sleeper=sleeper,
+            unattended_loads=self.unattended_loads,
+            presence=presence,
+            deaths=deaths,
+        )
+        self.scheduler = Scheduler(
+            leases, observer, policy_inputs, self.starter, records=records, loads=loads
+        )
+        self.ensurer = Ensurer(
+            layout, leases, self.scheduler, records=records, presence=presence, systemd=systemd
+        )
+        self.unattended_loads.on_ready.append(self.scheduler.note_ready)
+        self.scheduler.on_started.append(self.ensurer.remember)
 
     async def close(self) -> None:
         """End what is under way, or leave it, as `abandoned_loads` has it; what runs goes on."""
         await self.scheduler.close()
-        await self.starter.unattended_loads.close()
+        await self.unattended_loads.close()
         self.ensurer.close()
 
 
 def build() -> Runtime:
-    """For the user we run as: his systemd and his Podman."""
+    """The runtime of the user that this process runs as: its systemd and its Podman."""
     user_dir = Path(os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.getuid()}")
-    layout = Layout.of(os.environ)
-    leases = Leases(layout)
     systemd = UserManager(user_dir / "bus")
-    podman = _podman(user_dir / "podman" / "podman.sock", systemd)
-    presence = Presence(layout, podman)
-    launcher = Launcher(layout, systemd, podman)
-    records = Records(layout)
-    observer = Observer(layout, leases, systemd, podman, records)
-    probe = MemoryProbe.from_environment()
-    policy_inputs = PolicyInputs(layout, probe, records)
-    sessions = Sessions(layout)
-    sleep = Sleep(records, probe)
-    deaths = Deaths(podman, sessions, records)
-    evictor = Evictor(leases, launcher, records, sessions, sleep, deaths)
-    unattended_loads = UnattendedLoads(leases, launcher, observer, LoadWatch())
-    starter = Starter(
-        launcher=launcher,
-        policy_inputs=policy_inputs,
-        sessions=sessions,
-        evictor=evictor,
-        unattended_loads=unattended_loads,
-        presence=presence,
-        deaths=deaths,
-    )
-    scheduler = Scheduler(leases, observer, policy_inputs, starter)
-    return Runtime(
-        layout=layout,
-        leases=leases,
-        systemd=systemd,
-        podman=podman,
-        launcher=launcher,
-        observer=observer,
-        policy_inputs=policy_inputs,
-        records=records,
-        sessions=sessions,
-        loads=unattended_loads.loads,
-        endings=ExitWatch(deaths),
-        scheduler=scheduler,
-        starter=starter,
-        evictor=evictor,
-        ensurer=Ensurer(
-            layout, leases, scheduler, records=records, presence=presence, systemd=systemd
-        ),
-        presence=presence,
-        idle_check=IdleCheck(leases, systemd, podman, launcher, sessions, records, deaths),
-        stopper=Stopper(leases, systemd, podman, launcher, records, sessions, deaths),
-    )
-
-
-def _podman(api_socket: Path, systemd: UserManager) -> Podman:
-    return Podman(api_socket, PodmanService(api_socket, systemd).answering)
+    api_socket = user_dir / "podman" / "podman.sock"
+    podman = Podman(api_socket, PodmanService(api_socket, systemd).answering)
+    return Runtime(Layout.of(os.environ), systemd, podman, MemoryProbe.from_environment())

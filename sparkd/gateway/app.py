@@ -20,8 +20,7 @@ from sparkd.gateway.handlers import admin, description, events, inference, logs,
 from sparkd.gateway.http import cors
 from sparkd.gateway.http.protocol import HEAD_S, KEEP_ALIVE_S, ClientRequest
 from sparkd.gateway.http.request_id import name_answer
-from sparkd.gateway.render import error_body, error_headers, shape_of
-from sparkd.gateway.unexpected import unexpected
+from sparkd.gateway.render import error_body, error_headers, shape_of, unexpected
 
 _NEVER_S = 10 * 365 * 24 * 3600
 """Sanic limits the time to an answer; a load may take an hour, so `load_timeout` limits it."""

@@ -34,13 +34,9 @@ from sparkd.core.model import Config
 from sparkd.core.names import SCOPE_PATTERN
 from sparkd.core.telemetry.events import EventKind
 from sparkd.gateway.app import create_app
-from sparkd.gateway.context import Context
-from sparkd.gateway.gc_tuning import GcTuning
-from sparkd.gateway.housekeeping import Housekeeper
 from sparkd.gateway.http.connections import Connections
 from sparkd.gateway.http.protocol import ClientProtocol
-from sparkd.gateway.proxy import Proxy
-from sparkd.lifecycle.sampling import Sampler
+from sparkd.gateway.wiring import wire
 from sparkd.observe import metrics
 from sparkd.runtime import Runtime, build
 
@@ -85,38 +81,16 @@ class Daemon:
         runtime = build()
         paths = config_paths(os.environ)
         config = load_config(paths, weights_dir=runtime.layout.weights_dir)
-        self._context = Context(
-            runtime=runtime,
-            proxy=Proxy(runtime.ensurer),
-            sampler=Sampler(runtime.sessions),
-            config=config,
-            keys=KeyFiles(paths, os.environ),
-        )
-        self._housekeeper = Housekeeper(
-            lambda: self._context.config,
-            leases=runtime.leases,
-            observer=runtime.observer,
-            systemd=runtime.systemd,
-            evictor=runtime.evictor,
-            ensurer=runtime.ensurer,
-            idle_check=runtime.idle_check,
-            records=runtime.records,
-            starter=runtime.starter,
-        )
-        runtime.scheduler.on_started.append(runtime.endings.watch)
-        # What is wrong with them is in the journal from the start.
+        parts = wire(runtime, config, KeyFiles(paths, os.environ))
+        self._context, self._housekeeper, gc_tuning = parts
+        # Problems of the key files are in the journal from the start.
         self._context.keys.current(time.monotonic())
-        runtime.scheduler.on_left.append(self._context.traffic.waited)
-        runtime.scheduler.on_started.append(lambda _: self._context.readings.changed())
-        runtime.scheduler.on_left.append(lambda *_: self._context.readings.changed())
-        garbage = GcTuning()
-        runtime.scheduler.on_left.append(lambda *_: garbage.collect_soon())
         metrics.restore(runtime.layout, self._context.traffic)
         _log_problems(config)
         self._app = create_app(self._context)
         self._handle_signals()
         await self._listen()
-        garbage.leave_out_all_there_is()
+        gc_tuning.leave_out_all_there_is()
         self._housekeeper.begin()
         self._notifier.ready(f"serving {len(config.models)} models")
         log.info(
@@ -165,7 +139,7 @@ class Daemon:
             await connections.drained(self._context.open_requests, _LAST_WORDS_S)
         connections.abort()
         await self._housekeeper.close()
-        await self._context.runtime.endings.close()
+        await self._context.runtime.exit_watch.close()
         await self._context.runtime.close()
         await self._context.proxy.close()
         metrics.keep(self._context.runtime.layout, self._context.traffic)

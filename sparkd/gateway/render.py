@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import secrets
 import time
+import traceback
 from collections.abc import Mapping
 from enum import StrEnum
 
@@ -20,6 +22,8 @@ from sparkd.core.errors import (
     Unauthorized,
 )
 from sparkd.core.http.routing import is_ollamas
+
+log = logging.getLogger(__name__)
 
 
 class Shape(StrEnum):
@@ -131,3 +135,14 @@ def error_headers(error: SparkdError) -> dict[str, str]:
 
 def _type(error: SparkdError, types: tuple[tuple[type[SparkdError], str], ...]) -> str:
     return next(name for kind, name in types if isinstance(error, kind))
+
+
+def unexpected(exception: BaseException) -> SparkdError:
+    """Log an exception that is a defect of sparkd, and return the error for the client."""
+    # The value of an exception may quote a request; its kind and place never do.
+    frames = "".join(traceback.format_tb(exception.__traceback__))
+    log.error("bug: %s while answering a request\n%s", type(exception).__name__, frames)
+    return SparkdError(
+        f"sparkd failed with an internal {type(exception).__name__}",
+        hint="sudo journalctl -u sparkd shows where",
+    )

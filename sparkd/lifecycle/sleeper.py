@@ -52,11 +52,11 @@ class SleepFailed(SparkdError):
 
 
 @dataclass(frozen=True, slots=True)
-class Sleep:
+class Sleeper:
     records: Records
     probe: MemoryProbe
 
-    async def put(self, spec: ModelSpec, instance: Instance, *, wanted: str) -> bool:
+    async def put_to_sleep(self, spec: ModelSpec, instance: Instance, *, wanted: str) -> bool:
         """Put it to sleep for the one that is wanted; true once it sleeps and holds no lock.
 
         False when it did not: stop it then.

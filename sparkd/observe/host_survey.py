@@ -84,8 +84,8 @@ async def _engine(runtime: Runtime) -> facts.Engine:
 
 
 async def _memory(config: Config, runtime: Runtime) -> facts.Memory:
-    host = await runtime.policy_inputs.probe.host(config.settings.memory_reserve_bytes)
-    lines = runtime.policy_inputs.probe.amounts()
+    host = await runtime.probe.host(config.settings.memory_reserve_bytes)
+    lines = runtime.probe.amounts()
     needs = [
         (need.peak_bytes, spec.model_id)
         for spec in config.models.values()

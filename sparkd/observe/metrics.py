@@ -102,7 +102,7 @@ def _samples(name: str, rows: Rows) -> Samples:
 
 async def _read(runtime: Runtime, config: Config) -> Readings:
     host, running = await asyncio.gather(
-        runtime.policy_inputs.probe.host(config.settings.memory_reserve_bytes), _running(runtime)
+        runtime.probe.host(config.settings.memory_reserve_bytes), _running(runtime)
     )
     pages = await _pages(runtime, running)
     return Readings(

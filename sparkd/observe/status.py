@@ -33,7 +33,7 @@ async def status(runtime: Runtime, config: Config) -> dict[str, object]:
         runtime.observer.read_with_health(config), runtime.presence.survey(config)
     )
     queue = runtime.scheduler.queue()
-    host = await runtime.policy_inputs.probe.host(config.settings.memory_reserve_bytes)
+    host = await runtime.probe.host(config.settings.memory_reserve_bytes)
     return {
         "models": [
             _model(runtime, config, reading, queue.get(reading.model_id))

@@ -55,7 +55,6 @@ class Ensurer:
         self._systemd = systemd
         self._known: dict[str, _Known] = {}
         self._hashes: dict[str, tuple[ModelSpec, str]] = {}
-        scheduler.on_started.append(self._remember)
 
     async def grant(self, config: Config, spec: ModelSpec, on_wait: OnWait | None = None) -> Grant:
         """Wait until the model is healthy and the caller has a use lease.
@@ -118,7 +117,7 @@ class Ensurer:
             cached = self._hashes[spec.model_id] = (spec, spec_hash(spec, self._layout))
         return cached[1]
 
-    def _remember(self, instance: Instance) -> None:
+    def remember(self, instance: Instance) -> None:
         self.forget(instance.model_id)
         with contextlib.suppress(ProcessLookupError):
             self._known[instance.model_id] = _Known(instance, ProcessWatch(instance.pid))

@@ -16,6 +16,7 @@ import random
 import time
 from collections.abc import Callable, Mapping
 
+from sparkd.adapters.files.records import Records
 from sparkd.core.errors import Busy, GpuHeld, HostError, SparkdError, Unavailable
 from sparkd.core.model import Config, ModelSpec, WhenBusy
 from sparkd.core.names import Names
@@ -26,6 +27,7 @@ from sparkd.core.scheduling.gpu_locks import held_by_model
 from sparkd.lifecycle.leases import Leases
 from sparkd.lifecycle.observer import Observer
 from sparkd.lifecycle.start.launcher import SlotTaken
+from sparkd.lifecycle.start.load_watch import LoadWatch
 from sparkd.scheduling.policy_input import PolicyInputs, Queued
 from sparkd.scheduling.queue import Entry, Grant, OnWait, Progress, give_back
 from sparkd.scheduling.starter import Starter
@@ -54,12 +56,21 @@ _BUSY_HINTS = {
 
 class Scheduler:
     def __init__(
-        self, leases: Leases, observer: Observer, policy_inputs: PolicyInputs, starter: Starter
+        self,
+        leases: Leases,
+        observer: Observer,
+        policy_inputs: PolicyInputs,
+        starter: Starter,
+        *,
+        records: Records,
+        loads: LoadWatch,
     ) -> None:
         self._leases = leases
         self._observer = observer
         self._policy_inputs = policy_inputs
         self._starter = starter
+        self._records = records
+        self._loads = loads
         self._entries: dict[str, Entry] = {}
         self._ready_at_s: dict[str, float] = {}
         self._wake = asyncio.Event()
@@ -71,7 +82,6 @@ class Scheduler:
         """Told about every model that became ready."""
         self.on_left: list[Callable[[str, float], None]] = []
         """Told how long each who leaves the queue, served or not, has waited for which model."""
-        starter.unattended_loads.on_ready.append(self._ready)
 
     def queue(self) -> Mapping[str, Entry]:
         """Who waits for what now, for status readings."""
@@ -161,8 +171,8 @@ class Scheduler:
             loading=loading,
             why=entry.why,
             elapsed_s=time.monotonic() - (entry.task_since_s if loading else since_s),
-            typical_s=self._policy_inputs.records.loads(entry.spec.model_id).typical_s,
-            load=self._starter.unattended_loads.loads.progress(entry.spec.model_id),
+            typical_s=self._records.loads(entry.spec.model_id).typical_s,
+            load=self._loads.progress(entry.spec.model_id),
         )
 
     def _abandon(self, entry: Entry) -> None:
@@ -279,7 +289,7 @@ class Scheduler:
                 if instance is None:
                     entry.not_before_s = time.monotonic() + _RETRY_S
                     return
-                self._ready(instance)
+                self.note_ready(instance)
                 # With the transition still held nobody can stop it before its waiters have it.
                 self._lend(entry, instance)
         except SlotTaken as error:
@@ -310,7 +320,7 @@ class Scheduler:
             self._starter.remember_failure(entry.spec, discreet)
         entry.fail(error)
 
-    def _ready(self, instance: Instance) -> None:
+    def note_ready(self, instance: Instance) -> None:
         """Note when it became ready; finding it again does not restart its residency."""
         now_s = time.monotonic()
         started_s = instance.woken_s or instance.started_s

@@ -16,21 +16,25 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from sparkd.adapters.failpoints import failpoint
-from sparkd.adapters.files.records import Failure
+from sparkd.adapters.files.records import Records
 from sparkd.adapters.journal.writer import NOTICE, fields
+from sparkd.adapters.proc.memory import MemoryProbe
 from sparkd.core.container.spec import spec_hash
 from sparkd.core.errors import SparkdError, StartCrashed, StartFailed
 from sparkd.core.model import AbandonedLoads, Config, Lifecycle, ModelSpec, Settings
-from sparkd.core.names import COMEBACK_SERVICE, Names
+from sparkd.core.names import COMEBACK_SERVICE, Layout, Names
 from sparkd.core.observed import Instance, Snapshot
 from sparkd.core.scheduling import memory, policy
 from sparkd.core.telemetry.events import EventKind
 from sparkd.core.telemetry.session import EndReason
 from sparkd.lifecycle.deaths import Deaths
 from sparkd.lifecycle.end.evictor import Evictor
+from sparkd.lifecycle.leases import Leases
+from sparkd.lifecycle.observer import Observer
 from sparkd.lifecycle.sessions import Sessions
-from sparkd.lifecycle.sleeper import SleepFailed
+from sparkd.lifecycle.sleeper import Sleeper, SleepFailed
 from sparkd.lifecycle.start.launcher import Launcher, SlotTaken, ended, to_the_end
+from sparkd.lifecycle.start.load_watch import LoadWatch
 from sparkd.lifecycle.start.memory_guard import MemoryGuard, recovered
 from sparkd.lifecycle.start.presence import Presence
 from sparkd.scheduling.policy_input import PolicyInputs, Queued
@@ -41,10 +45,17 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Starter:
+    layout: Layout
+    leases: Leases
+    observer: Observer
     launcher: Launcher
+    loads: LoadWatch
     policy_inputs: PolicyInputs
+    probe: MemoryProbe
+    records: Records
     sessions: Sessions
     evictor: Evictor
+    sleeper: Sleeper
     unattended_loads: UnattendedLoads
     presence: Presence
     deaths: Deaths
@@ -65,7 +76,7 @@ class Starter:
         back, as `abandoned_loads` has it.
         """
         spec = queued.spec
-        snapshot = await self.unattended_loads.observer.read(config)
+        snapshot = await self.observer.read(config)
         inputs = await self.policy_inputs.inputs(
             config, snapshot, [queued, *before], ready_at_s=ready_at_s, ours=spec.model_id
         )
@@ -111,7 +122,7 @@ class Starter:
         guard = self._guard(names, config.settings, whole=False)
         watched = guard.watching(names.scope) if loads else contextlib.nullcontext()
         try:
-            async with watched, self.unattended_loads.loads.watching(instance, tell=False):
+            async with watched, self.loads.watching(instance, tell=False):
                 served = self.sessions.open_session(spec.model_id)
                 await self.launcher.wait_ready(
                     spec,
@@ -152,8 +163,8 @@ class Starter:
                 if right is None:
                     return None
                 held.enter_context(right)
-            with await self.unattended_loads.leases.start():
-                snapshot = await self.unattended_loads.observer.read(config)
+            with await self.leases.start():
+                snapshot = await self.observer.read(config)
                 if _newcomer(spec, snapshot, evict):
                     return None
                 placing = asyncio.ensure_future(self._place(config, spec, need, snapshot, decision))
@@ -201,8 +212,8 @@ class Starter:
             )
         if decision.evict and need is not None:
             reserve = config.settings.memory_reserve_bytes
-            await recovered(self.policy_inputs.probe, need.peak_bytes + reserve)
-            if not memory.fits(need, await self.policy_inputs.probe.host(reserve), []):
+            await recovered(self.probe, need.peak_bytes + reserve)
+            if not memory.fits(need, await self.probe.host(reserve), []):
                 return None
         failpoint("swap-evicted")
         sleeper = _sleeper(snapshot, spec, decision.evict)
@@ -232,7 +243,7 @@ class Starter:
         try:
             async with (
                 guard.watching(Names(spec.model_id).scope),
-                self.unattended_loads.loads.watching(instance, tell=True),
+                self.loads.watching(instance, tell=True),
             ):
                 await self.launcher.wait_ready(spec, instance, adopted=False, keep=keep)
         except StartFailed as error:
@@ -245,7 +256,7 @@ class Starter:
             raise
         failpoint("ready-healthy")
         took_s = time.monotonic() - instance.started_s
-        self.policy_inputs.records.add_load(spec.model_id, took_s, await guard.peak_bytes())
+        self.records.add_load(spec.model_id, took_s, await guard.peak_bytes())
         grown_bytes = await guard.grown_bytes()
         await self._finalize_start(spec, instance, load_s=took_s, grown_bytes=grown_bytes)
         log.log(
@@ -282,7 +293,7 @@ class Starter:
         began_s = time.monotonic()
         try:
             async with guard.watching(names.scope):
-                await self.evictor.sleep.wake(spec, instance)
+                await self.sleeper.wake(spec, instance)
         except SlotTaken:
             raise  # It sleeps on.
         except SleepFailed as error:
@@ -325,18 +336,18 @@ class Starter:
     ) -> tuple[str, ...]:
         if not spec.auto_utilization or need is None:
             return ()
-        host = await self.policy_inputs.probe.host(settings.memory_reserve_bytes)
+        host = await self.probe.host(settings.memory_reserve_bytes)
         fraction = memory.utilization(need.peak_bytes, host)
         return (memory.UTILIZATION_OPTION, f"{fraction:.2f}")
 
     def _guard(self, names: Names, settings: Settings, *, whole: bool = True) -> MemoryGuard:
         """A guard; it measures the load only if it watches the `whole` of it."""
         return MemoryGuard(
-            self.policy_inputs.probe,
+            self.probe,
             self.launcher.systemd,
-            self.launcher.layout.drop_caches,
+            self.layout.drop_caches,
             settings,
-            lambda: not whole or self.unattended_loads.leases.others_move(names),
+            lambda: not whole or self.leases.others_move(names),
         )
 
     async def _finalize_start(
@@ -353,28 +364,14 @@ class Starter:
         """
         names = Names(spec.model_id)
         self.sessions.open(instance, load_s=load_s, grown_bytes=grown_bytes)
-        self.unattended_loads.leases.touch(names)
+        self.leases.touch(names)
         await self.launcher.arm_idle_timer(names, spec.idle_timeout_s)
-        self.policy_inputs.records.clear_failure(spec.model_id)
-        self.policy_inputs.records.clear_comeback(spec.model_id)
+        self.records.clear_failure(spec.model_id)
+        self.records.clear_comeback(spec.model_id)
 
     def remember_failure(self, spec: ModelSpec, error: SparkdError) -> None:
         """Have the policy refuse further starts for a while."""
-        wanted = spec_hash(spec, self.launcher.layout)
-        before = self.policy_inputs.records.failure(spec.model_id)
-        count = before.count if before is not None and before.spec_hash == wanted else 0
-        self.policy_inputs.records.add_failure(
-            spec.model_id,
-            Failure(
-                count=count + 1,
-                at_s=time.monotonic(),
-                spec_hash=wanted,
-                code=error.code,
-                message=error.message,
-                hint=error.hint,
-                http_status=error.http_status,
-            ),
-        )
+        self.records.add_failed_start(spec.model_id, spec_hash(spec, self.layout), error)
 
 
 def _newcomer(spec: ModelSpec, snapshot: Snapshot, evict: tuple[str, ...]) -> bool:

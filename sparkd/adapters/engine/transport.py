@@ -10,12 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import fcntl
 import os
 import select
 import socket
-import struct
-import termios
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
@@ -386,17 +383,3 @@ async def _joined(path: str) -> socket.socket:
     finally:
         os.close(place)
     return link
-
-
-def untaken_bytes(link: asyncio.Transport) -> int:
-    """How much the other side has not acknowledged of what was written."""
-    end: socket.socket = link.get_extra_info("socket")
-    queued: int = struct.unpack("i", fcntl.ioctl(end.fileno(), termios.TIOCOUTQ, bytes(4)))[0]
-    return queued + link.get_write_buffer_size()
-
-
-def break_off(link: asyncio.Transport) -> None:
-    """Close a connection so that the other side sees it broken, not ended in order."""
-    end: socket.socket = link.get_extra_info("socket")
-    end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    link.abort()

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from sparkd.adapters.files.config_files import write_atomically
-from sparkd.core.errors import HostError
+from sparkd.core.errors import HostError, SparkdError
 from sparkd.core.json.typed import restored
 from sparkd.core.names import Layout, Names, unescape
 
@@ -98,6 +98,21 @@ class Records:
             self._failure_file(model_id),
             {name: getattr(failure, name) for name in Failure.__dataclass_fields__},
         )
+
+    def add_failed_start(self, model_id: str, spec_hash: str, error: SparkdError) -> None:
+        """Count a failed start of a model as configured; the policy delays the next one."""
+        before = self.failure(model_id)
+        count = before.count if before is not None and before.spec_hash == spec_hash else 0
+        failure = Failure(
+            count=count + 1,
+            at_s=time.monotonic(),
+            spec_hash=spec_hash,
+            code=error.code,
+            message=error.message,
+            hint=error.hint,
+            http_status=error.http_status,
+        )
+        self.add_failure(model_id, failure)
 
     def clear_failure(self, model_id: str) -> None:
         self._failure_file(model_id).unlink(missing_ok=True)

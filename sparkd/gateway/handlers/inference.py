@@ -34,7 +34,7 @@ from sparkd.gateway.handlers.relay import Relay
 from sparkd.gateway.http.client_link import ClientStalled
 from sparkd.gateway.http.request_id import request_id
 from sparkd.gateway.proxy import Outgoing, request_headers
-from sparkd.gateway.unexpected import unexpected
+from sparkd.gateway.render import unexpected
 from sparkd.scheduling.queue import OnWait, Progress
 
 
@@ -103,7 +103,7 @@ async def infer(request: Request, rest: str) -> None:
                 meter.leave()
         except SparkdError as error:
             if isinstance(error, UpstreamLost):
-                await context.runtime.endings.explain(relay.model_id, error)
+                await context.runtime.exit_watch.explain(relay.model_id, error)
             if not await relay.fail(error):
                 raise
         except asyncio.CancelledError as error:
@@ -141,7 +141,7 @@ async def _infer(context: Context, request: Request, relay: Relay) -> None:
     with context.traffic.in_flight_request(spec.model_id, size):
         async with await answering as answer:
             relay.sent()
-            await relay.relay(answer, context.runtime.endings.explain)
+            await relay.relay(answer, context.runtime.exit_watch.explain)
             await context.sampler.sample(spec.model_id)
 
 

@@ -17,7 +17,7 @@ from contextlib import suppress
 from sanic.exceptions import RequestCancelled
 from sanic.server import HttpProtocol
 
-from sparkd.adapters.engine.transport import break_off, untaken_bytes
+from sparkd.adapters.links import break_off, untaken_bytes
 from sparkd.gateway.http.pacing import Pacing
 from sparkd.gateway.http.unauthenticated import Unauthenticated
 

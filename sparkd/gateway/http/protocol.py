@@ -26,7 +26,7 @@ from sanic.http import Http, Stage
 from sanic.http.http1 import HTTP_CONTINUE
 from sanic.request import Request
 
-from sparkd.adapters.engine.transport import break_off
+from sparkd.adapters.links import break_off
 from sparkd.core import errors
 from sparkd.core.http.paths import canonical
 from sparkd.core.http.request_parser import (

@@ -17,7 +17,7 @@ from sparkd.core.telemetry.session import EndReason
 from sparkd.lifecycle.deaths import Deaths
 from sparkd.lifecycle.leases import ExclusiveHold, Leases
 from sparkd.lifecycle.sessions import Sessions
-from sparkd.lifecycle.sleeper import Sleep
+from sparkd.lifecycle.sleeper import Sleeper
 from sparkd.lifecycle.start.launcher import Launcher, to_the_end
 
 log = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ class Evictor:
     launcher: Launcher
     records: Records
     sessions: Sessions
-    sleep: Sleep
+    sleeper: Sleeper
     deaths: Deaths
 
     async def right(
@@ -56,7 +56,9 @@ class Evictor:
         instance = snapshot.models[model_id].instance if sleep else None
         if instance is not None:
             self.sessions.sample(model_id)
-            if await self.sleep.put(config.models[model_id], instance, wanted=wanted.model_id):
+            if await self.sleeper.put_to_sleep(
+                config.models[model_id], instance, wanted=wanted.model_id
+            ):
                 return
         await self.stop(config, snapshot, model_id, wanted=wanted.model_id)
 

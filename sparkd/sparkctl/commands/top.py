@@ -82,7 +82,7 @@ def _build() -> UsageReader:
         parts.sessions,
         parts.leases,
         parts.records,
-        parts.policy_inputs.probe,
+        parts.probe,
     )
 
 

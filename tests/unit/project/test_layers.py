@@ -56,7 +56,7 @@ LIBRARIES = {
     "prometheus_client": {"sparkd.adapters.prometheus"},
     # For locks, and for the number of written bytes that the peer has not acknowledged.
     "fcntl": {
-        *("sparkd.adapters.flock", "sparkd.adapters.engine.transport"),
+        *("sparkd.adapters.flock", "sparkd.adapters.links"),
         "sparkd.in_container",
     },
     # The parser takes a text and returns a tree, so the core may use it.
