@@ -88,17 +88,20 @@ def error_body(error: SparkdError, shape: Shape, *, admin: bool) -> str:
     return json.dumps({"error": inner})
 
 
-def error_event(error: SparkdError, shape: Shape, *, admin: bool) -> bytes:
-    """The same as a server-sent event, for a stream that has already begun."""
+def error_event(error: SparkdError, shape: Shape, *, admin: bool, number: int = 0) -> bytes:
+    """The same as a server-sent event, for a stream that has already begun.
+
+    `number` is the sequence number of the event in a stream of the Responses API.
+    """
     body = error_body(error, shape, admin=admin)
     if shape is Shape.ANTHROPIC:
         return f"event: error\ndata: {body}\n\n".encode()
     if shape is Shape.RESPONSES:
-        return f"event: response.failed\ndata: {_failed_response(body)}\n\n".encode()
+        return f"event: response.failed\ndata: {_failed_response(body, number)}\n\n".encode()
     return f"data: {body}\n\n".encode()
 
 
-def _failed_response(body: str) -> str:
+def _failed_response(body: str, number: int) -> str:
     """The data of `response.failed`.
 
     Codex reads `response.error`; OpenAI's libraries raise an error for the `error` beside it, also
@@ -107,7 +110,7 @@ def _failed_response(body: str) -> str:
     error = json.loads(body)["error"]
     failed = {
         "type": "response.failed",
-        "sequence_number": 0,
+        "sequence_number": number,
         "response": {
             "id": f"resp_{secrets.token_hex(16)}",
             "object": "response",

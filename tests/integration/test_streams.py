@@ -252,6 +252,38 @@ async def test_late_refusal_of_an_engine_is_an_error_event_of_the_dialect(
     await until(lambda: "upstream_400" in gateway.log())
 
 
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize(
+    ("status", "said", "retry", "pause"),
+    [
+        (500, "EngineCore encountered an issue. See stack trace", False, b""),
+        (501, "no such feature", False, b""),
+        (500, "a kernel failed", None, b""),
+        (503, "overloaded", None, b"7"),
+        (503, "overloaded", None, b"9" * 99),
+    ],
+)
+async def test_error_of_an_engine_says_in_every_dialect_whether_to_retry(
+    gateway: Gateway, serve: Serve, path: str, status: int, said: str, retry: object, pause: bytes
+) -> None:
+    whole = json.dumps({"error": {"message": said}}).encode()
+    more = b"Retry-After: %b\r\n" % pause if pause else b""
+    await serve(
+        once(
+            b"HTTP/1.1 %d X\r\nContent-Type: application/json\r\n" % status
+            + more
+            + b"Content-Length: %d\r\n\r\n%b" % (len(whole), whole)
+        )
+    )
+    head, body = await told(gateway, path=path)
+    assert head.startswith(b"HTTP/1.1 %d " % status)
+    assert (b"\r\nx-should-retry: false\r\n" in head + b"\r\n") == (retry is False)
+    assert (b"\r\nretry-after: 7" in head) == (pause == b"7")
+    assert head.count(b"retry-after") == (pause == b"7")
+    assert said in json.loads(body)["error"]["message"]
+    assert b"x-sparkd-model" in head
+
+
 @pytest.mark.parametrize("said", [b"", b"[" * 60_000, b'{"error": 5}', b"\xff\n\ndata: x", b"[]"])
 async def test_whatever_an_engine_says_late_is_one_event(
     gateway: Gateway, serve: Serve, said: bytes
@@ -271,6 +303,22 @@ async def test_error_does_not_end_in_the_line_that_the_engine_broke_off(
     broken, error = body.split(b"\n\n")[:2]
     assert broken == part
     assert json.loads(error.removeprefix(b"data: "))["error"]["code"] == "upstream_lost"
+
+
+async def test_late_error_of_a_response_goes_on_from_the_last_number(
+    gateway: Gateway, serve: Serve
+) -> None:
+    part = (
+        b'event: response.created\ndata: {"type": "response.created", "sequence_number": 0}\n\n'
+        b'event: x\ndata: {"type": "x", "sequence_number": 41}\n\n'
+    )
+    for sent in ((part,), (part[:-8], part[-8:])):
+        framed = [b"%x\r\n%b\r\n" % (len(one), one) for one in sent]
+        await serve(once(EVENTS, *framed, pause_s=0.05))
+        _, body = await told(gateway, path="responses")
+        last = sse.Reader().feed(body)[-1]
+        failed = json.loads(last.text)
+        assert (failed["type"], failed["sequence_number"]) == ("response.failed", 42)
 
 
 # Clients that do not take their response.

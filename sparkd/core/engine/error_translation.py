@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An error that an engine answered with, read for a client of another dialect.
+"""An error that an engine answered with, in the words and with the headers of the gateway.
 
 vLLM and llama.cpp word their errors for OpenAI's clients, also where they speak Anthropic's API.
 Clients of Anthropic's API act on its words: they shorten a conversation whose "prompt is too long".
@@ -14,6 +14,8 @@ from typing import Any
 
 from sparkd.core.errors import BodyTooLarge, NotFound, RequestError, SparkdError, TooManyRequests
 
+_NOT_IMPLEMENTED = 501
+"""The same request gets the same answer until the engine is another one."""
 BODY_MOST_BYTES = 64 << 10
 """How much of an engine's error is read."""
 _MESSAGE_MOST = 2000
@@ -41,7 +43,7 @@ def read(status: int, raw: bytes, *, anthropic: bool) -> SparkdError:
     kind = _KINDS.get(status, RequestError if status < 500 else SparkdError)
     error = kind(_in_anthropics_words(message) if anthropic else message)
     error.code, error.http_status, error.param = f"upstream_{status}", status, param
-    if _DEAD.search(message):
+    if _DEAD.search(message) or status == _NOT_IMPLEMENTED:
         error.headers["x-should-retry"] = "false"
     return error
 

@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from sparkd.core.numbers import MOST_KEPT, bounded_int
+
 END_MARK = re.compile(
     rb"^(?:data: ?\[DONE\]"
     rb"|event: ?(?:error|message_stop|response\.(?:completed|failed|incomplete)))\r?$",
@@ -16,6 +18,11 @@ END_MARK = re.compile(
 _EMPTY_LINE = re.compile(rb"\r?\n\r?\n")
 _MARK_BYTES = 64
 """More than the longest mark, with a line end."""
+_NUMBER_NAME = b'"sequence_number"'
+_NUMBER = re.compile(rb'[^\\]"sequence_number" {0,4}: {0,4}([0-9]{1,19}) {0,4}[,}\r\n]')
+"""The number of an event. Inside a JSON string a backslash precedes the quotation mark."""
+_NUMBER_BYTES = 64
+"""More than the longest text that `_NUMBER` matches, with the byte before it."""
 
 
 def comment(text: str) -> bytes:
@@ -41,6 +48,25 @@ class EndMark:
         self._seen = self._seen or END_MARK.search(lines) is not None
         # Of a line longer than any mark its length is enough.
         self._line = rest[:_MARK_BYTES]
+
+
+class SequenceNumber:
+    """The number that the next event of a Responses stream has, after those of the engine."""
+
+    def __init__(self) -> None:
+        self.following = 0
+        self._tail = b""
+
+    def feed(self, data: bytes) -> None:
+        """Read the last valid number in these bytes; an odd value leaves the number as it is."""
+        seen = self._tail + data
+        self._tail = seen[-_NUMBER_BYTES:]
+        if _NUMBER_NAME not in seen:
+            return
+        for match in _NUMBER.finditer(seen):
+            number = bounded_int(match[1].decode(), most=MOST_KEPT - 1)
+            if number is not None:
+                self.following = number + 1
 
 
 class Reader:

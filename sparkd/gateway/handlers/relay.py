@@ -31,7 +31,7 @@ from sparkd.core.errors import (
     UpstreamLost,
 )
 from sparkd.core.http.keep_alive import KeepAlives, may_follow
-from sparkd.core.http.sse import EndMark
+from sparkd.core.http.sse import EndMark, SequenceNumber
 from sparkd.core.json.spliced import Raw
 from sparkd.core.model import LogRequests, Settings
 from sparkd.core.telemetry.events import EventKind
@@ -71,6 +71,7 @@ class Relay:
         self._keep_alive_timer: KeepAliveTimer | None = None
         self.request_id = request_id
         self.shape = shape_of(request.path, request.headers)
+        self._number = SequenceNumber() if self.shape is Shape.RESPONSES else None
         self.operation = "-"
         self.model_id = "-"
         self.key_name: str | None = None
@@ -178,7 +179,7 @@ class Relay:
         """Pass the answer on as it comes; one that breaks off ends the client's with an error."""
         if self._keep_alive_timer is not None:
             await self._keep_alive_timer.stop()
-        if self._response is None and self.shape is Shape.ANTHROPIC and answer.status >= 400:
+        if self._response is None and self._needs_our_words(answer):
             error = await self._refusal(answer)
             error.headers["x-sparkd-model"] = self.model_id
             raise error
@@ -198,10 +199,12 @@ class Relay:
         )
         if first:
             response_meter.chunk(first, monotonic())
+            if self._number is not None:
+                self._number.feed(first)
         await self._send(first, end=answer.whole)
         if answer.whole:
             return
-        sink = _Measured(self._wire, response_meter)
+        sink = _Measured(self._wire, response_meter, self._number)
         if self._keep_alive_timer is not None and _may_be_added_to(answer):
             self._keep_alive_timer.start(response_meter)
         try:
@@ -219,6 +222,12 @@ class Relay:
             await self._tell(error)
         self.close()
         await self._end()
+
+    def _needs_our_words(self, answer: Answer) -> bool:
+        """Whether an engine's error goes out as an error of the gateway, with its retry headers."""
+        if self.shape is Shape.ANTHROPIC:
+            return answer.status >= 400
+        return answer.status >= 500 and not answer.content_type.startswith(_EVENT_STREAM)
 
     async def _pour_to_mark(self, answer: Answer, sink: _Measured, first: bytes) -> None:
         """Pour a stream; one that only its connection ends must say that it is whole."""
@@ -292,7 +301,10 @@ class Relay:
         with contextlib.suppress(TimeoutError, UpstreamLost):
             async with asyncio.timeout(_ERROR_BODY_S):
                 said, _ = await answer.read(error_translation.BODY_MOST_BYTES)
-        return error_translation.read(answer.status, said, anthropic=self.shape is Shape.ANTHROPIC)
+        error = error_translation.read(answer.status, said, anthropic=self.shape is Shape.ANTHROPIC)
+        pause = dict(passed_headers(answer.headers)).get("retry-after")
+        error.retry_after_s = None if pause is None else int(pause)
+        return error
 
     async def _relay_refusal(self, answer: Answer) -> None:
         """An engine's error after the stream to the client has begun: it goes out as an event."""
@@ -303,7 +315,9 @@ class Relay:
 
     async def _tell(self, error: SparkdError) -> None:
         error = visibility_of(self._request).error(error)
-        await self._send(error_event(error, self.shape, admin=is_admin(self._request)))
+        number = self._number.following if self._number is not None else 0
+        admin = is_admin(self._request)
+        await self._send(error_event(error, self.shape, admin=admin, number=number))
 
     async def _send(self, data: bytes, *, end: bool = False) -> None:
         if self._response is not None:
@@ -317,12 +331,17 @@ class Relay:
 class _Measured:
     """The wire, and what is measured of that which it is given."""
 
-    def __init__(self, wire: HttpCycle, response_meter: ResponseMeter) -> None:
+    def __init__(
+        self, wire: HttpCycle, response_meter: ResponseMeter, number: SequenceNumber | None
+    ) -> None:
         self._wire = wire
         self._response_meter = response_meter
+        self._number = number
 
     def put(self, data: bytes) -> bool:
         self._response_meter.chunk(data, monotonic())
+        if self._number is not None:
+            self._number.feed(data)
         return self._wire.put(data)
 
     async def drained(self) -> None:

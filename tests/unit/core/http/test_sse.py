@@ -46,3 +46,32 @@ def test_no_text_breaks_out_of_its_comment(text: str) -> None:
     assert len(comment.splitlines()) == 2
     assert "\r" not in comment
     assert "\n" not in comment[:-2]
+
+
+def following(*pieces: bytes) -> int:
+    number = sse.SequenceNumber()
+    for piece in pieces:
+        number.feed(piece)
+    return number.following
+
+
+def test_sequence_number_follows_the_last_one_wherever_the_stream_is_cut() -> None:
+    stream = b'data: {"a": 1, "sequence_number":7}\n\ndata: {"sequence_number": 8, "b": 2}\n\n'
+    for at in range(len(stream)):
+        assert following(stream[:at], stream[at:]) == 9, at
+    assert following(*(stream[at : at + 1] for at in range(len(stream)))) == 9
+    assert following() == 0
+
+
+def test_odd_sequence_numbers_and_text_of_a_model_change_nothing() -> None:
+    good = b'data: {"sequence_number": 4}\n\n'
+    for odd in (b"-1", b"1e5", b"1.5", b"null", b'"7"', b"9" * 19, b"9" * 400, b"[" * 999, b""):
+        assert following(good, b'data: {"sequence_number": %b}\n\n' % odd) == 5, odd
+    said = b'data: {"delta": "{\\"sequence_number\\": 70}"}\n\n'
+    for at in range(len(said)):
+        assert following(good, said[:at], said[at:] + b" " * 99) == 5, at
+
+
+@given(st.lists(st.binary(max_size=200)))
+def test_no_bytes_make_the_sequence_number_fail(pieces: list[bytes]) -> None:
+    assert following(*pieces) >= 0
