@@ -111,7 +111,7 @@ class _Alone(Daemon):
             started_at=0.0,
             started_s=0.0,
         )
-        runtime.ensurer._remember(instance)
+        runtime.ensurer.remember(instance)
 
     async def _stop_when_idle(self) -> None:
         """The one thing for which it would ask systemd."""

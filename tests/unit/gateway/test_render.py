@@ -125,5 +125,5 @@ def test_program_that_holds_the_gpu_is_named_to_admins_only(shape: Shape) -> Non
         error_event(error, shape, admin=False).decode(),
     ):
         assert "'m' cannot start: the GPU is held by a program outside sparkd" in said
-        assert "4242" not in said
+        assert "pid 4242" not in said
         assert "train" not in said
