@@ -188,6 +188,15 @@ class Weights:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Adapter:
+    """A LoRA adapter of a model: an id of its own, answered by the model's server."""
+
+    name: str
+    """The id by which clients name it."""
+    weights: Weights
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSpec:
     """One catalog entry, complete: every default is filled in, every unit is converted."""
 
@@ -197,6 +206,7 @@ class ModelSpec:
     """Further names by which clients may ask for it."""
     lifecycle: Lifecycle = Lifecycle.NORMAL
     weights: Weights | None = None
+    adapters: tuple[Adapter, ...] = ()
     engine: Engine | None = None
     """None for vLLM."""
     args: tuple[str, ...] = ()
@@ -242,6 +252,17 @@ class ModelSpec:
     """What the file calls its models together; for listings, not part of its identity."""
     source: str = ""
     """`file:line` of the entry, for messages; not part of its identity."""
+
+    @property
+    def all_weights(self) -> tuple[Weights, ...]:
+        """The weights of the model and of its adapters."""
+        own = (self.weights,) if self.weights is not None else ()
+        return (*own, *(adapter.weights for adapter in self.adapters))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The further names of the model: aliases and adapters."""
+        return (*self.aliases, *(adapter.name for adapter in self.adapters))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

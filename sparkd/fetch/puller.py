@@ -111,12 +111,12 @@ class Puller:
 
         Raises FetchFailed, HostError (the disk), Misconfigured (nothing says where from), or Busy.
         """
-        weights = spec.weights
-        if weights is not None and weights.repo is None and not staging.has_content(weights.path):
-            raise Misconfigured(
-                f"the entry of {spec.model_id!r} says where its weights are, not where from",
-                hint=f"put them at {weights.path}, or add repo: ORG/NAME",
-            )
+        for weights in spec.all_weights:
+            if weights.repo is None and not staging.has_content(weights.path):
+                raise Misconfigured(
+                    f"the entry of {spec.model_id!r} says where its weights are, not where from",
+                    hint=f"put them at {weights.path}, or add repo: ORG/NAME",
+                )
         async with contextlib.AsyncExitStack() as stack:
             for path in self._destinations(spec):
                 stack.enter_context(self.leases.pull(path))
@@ -125,8 +125,7 @@ class Puller:
     def _destinations(self, spec: ModelSpec) -> list[Path]:
         """In one order for everybody, though each is only tried."""
         paths = [self.layout.host_path(f.path) for f in spec.files if f.url or f.repo]
-        if spec.weights is not None and spec.weights.repo:
-            paths.append(spec.weights.path)
+        paths += [weights.path for weights in spec.all_weights if weights.repo]
         return sorted({path.resolve() for path in paths})
 
     async def _pull(self, spec: ModelSpec) -> list[Pulled]:
@@ -163,8 +162,9 @@ class Puller:
 
     async def _look(self, spec: ModelSpec) -> AsyncIterator[_Job | Pulled]:
         """Each destination: what is to be done, or that it is as it should be."""
-        if spec.weights is not None and spec.weights.repo is not None:
-            yield await self._look_at_weights(spec, spec.weights, spec.weights.repo)
+        for weights in spec.all_weights:
+            if weights.repo is not None:
+                yield await self._look_at_weights(spec, weights, weights.repo)
         for file in spec.files:
             if file.url or file.repo:
                 yield await self._look_at_file(file)

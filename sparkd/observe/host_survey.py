@@ -90,7 +90,7 @@ async def _memory(config: Config, runtime: Runtime) -> facts.Memory:
         (need.peak_bytes, spec.model_id)
         for spec in config.models.values()
         if _is_startable(spec)
-        and (spec.weights is None or spec.weights.path.exists())
+        and all(weights.path.exists() for weights in spec.all_weights)
         and (need := runtime.policy_inputs.need(spec, host)) is not None
     ]
     largest = max(needs, default=None)
@@ -139,17 +139,18 @@ def _paths(layout: Layout, account: str) -> tuple[facts.Path, ...]:
 
 def _unreadable_weights(config: Config) -> tuple[tuple[str, str], ...]:
     return tuple(
-        (spec.model_id, str(spec.weights.path))
+        (spec.model_id, str(weights.path))
         for spec in config.models.values()
-        if spec.weights is not None and host_facts.is_unreadable(spec.weights.path)
+        for weights in spec.all_weights
+        if host_facts.is_unreadable(weights.path)
     )
 
 
 def _misplaced_weights(config: Config) -> tuple[tuple[str, str, str], ...]:
     found = (
-        (spec.model_id, weight_files.layout_flaw(spec.weights.path))
+        (spec.model_id, weight_files.layout_flaw(weights.path))
         for spec in config.models.values()
-        if spec.weights is not None
+        for weights in spec.all_weights
     )
     return tuple((model_id, flaw.message, flaw.hint) for model_id, flaw in found if flaw)
 

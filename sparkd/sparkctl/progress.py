@@ -47,22 +47,16 @@ def run_quietly(work: Coroutine[Any, Any, T]) -> T:
 async def _watched(work: Coroutine[Any, Any, T], doing: Callable[[], str]) -> T:
     loop, whole = asyncio.get_running_loop(), asyncio.current_task()
     assert whole is not None
-    signals: list[int] = []
-
-    def give_up(signum: int) -> None:
-        signals.append(signum)
-        whole.cancel()
-
     # asyncio itself turns SIGINT into a cancellation that is waited for.
     for signum in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(signum) is not signal.SIG_IGN:
-            loop.add_signal_handler(signum, give_up, signum)
+            loop.add_signal_handler(signum, whole.cancel)
     ticker = asyncio.create_task(_tell(doing))
     try:
         return await work
     except SparkdError:
-        if signals:
-            # The end of the work is the signal's doing, also where it looks like a crash.
+        if whole.cancelling():
+            # A signal ended the work, also where that looks like a crash.
             raise asyncio.CancelledError from None
         raise
     finally:

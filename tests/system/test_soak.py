@@ -126,10 +126,7 @@ def leave(host: Host) -> None:
         host.run("sparkctl", "start", model)
         assert answer_of(host.chat(model, "still there", timeout_s=300)) == "echo: still there"
     assert host.request("GET", "/status").json()["queue"] == []
-    host.run("sparkctl", "stop", "--now", HOSTILE, check=False)
-    # Its last run may have crashed. The dead container is kept until the next start, which may
-    # crash too.
-    host.sh(f"podman rm --force --ignore sparkd-model-{HOSTILE}", user="sparkd")
+    host.run("sparkctl", "stop", "--now", HOSTILE)
     for model in (*MODELS[3:], *MODELS[:3]):
         # The utility before the exclusive model, which would have it come back.
         assert host.request("POST", f"/models/{model}/unload").status_code == 200

@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from sparkd.core.catalog.presence import Missing, described
 from sparkd.core.clients.programs import calls_tools, reasons
-from sparkd.core.model import Dialect, ModelSpec
+from sparkd.core.model import Adapter, Dialect, ModelSpec
 
 
 def card(spec: ModelSpec, state: str | None, missing: Sequence[Missing]) -> dict[str, object]:
@@ -29,6 +29,26 @@ def card(spec: ModelSpec, state: str | None, missing: Sequence[Missing]) -> dict
         "description": spec.description,
         "dialects": list(spec.dialects),
         "capabilities": capabilities(spec),
+    }
+
+
+def cards(
+    spec: ModelSpec, state: str | None, missing: Sequence[Missing]
+) -> list[dict[str, object]]:
+    """The model, then its adapters."""
+    own = card(spec, state, missing)
+    return [own, *(adapter_card(adapter, own) for adapter in spec.adapters)]
+
+
+def adapter_card(adapter: Adapter, parent: Mapping[str, object]) -> dict[str, object]:
+    """A LoRA adapter: all that holds for its model, and the model as `parent`, as vLLM has it."""
+    return {
+        **parent,
+        "id": adapter.name,
+        "parent": parent["id"],
+        "aliases": [],
+        "title": adapter.name,
+        "description": f"LoRA adapter of {parent['id']}",
     }
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from sparkd.core.access import auth
@@ -29,7 +30,16 @@ _SUGGESTED_MOST = 3
 _LIST = "GET /v1/models lists the models"
 
 
-def resolve(config: Config, name: str, key: ApiKey) -> ModelSpec:
+@dataclass(frozen=True, slots=True)
+class Meant:
+    """The model that a client means."""
+
+    spec: ModelSpec
+    name: str
+    """The name by which its server knows it: the id of the entry, or of one of its adapters."""
+
+
+def resolve(config: Config, name: str, key: ApiKey) -> Meant:
     """The model that a client means. Raises Forbidden, NotFound or Misconfigured."""
     try:
         spec = routing.lookup(config, name)
@@ -38,27 +48,38 @@ def resolve(config: Config, name: str, key: ApiKey) -> ModelSpec:
         if meant is None:
             raise _refusal(config, name, key, error) from None
         spec = meant
-    if not key.may_use(spec.model_id):
+    served = _served_name(config, spec, name)
+    if not (key.may_use(spec.model_id) or key.may_use(served)):
         raise _refusal(config, name, key, None)
-    return spec
+    return Meant(spec, served)
 
 
-def asked(config: Config, route: Route, body: dict[str, Any], key: ApiKey) -> ModelSpec:
+def _served_name(config: Config, spec: ModelSpec, name: str) -> str:
+    if not spec.adapters or name == spec.model_id:
+        return spec.model_id
+    adapters = {adapter.name: adapter.name for adapter in spec.adapters}
+    adapters |= {adapter.casefold(): adapter for adapter in adapters if adapter != name}
+    written = routing.default_model(config, name) or name
+    spellings = (written, *_spellings(written))
+    return next((adapters[one] for one in spellings if one in adapters), spec.model_id)
+
+
+def asked(config: Config, route: Route, body: dict[str, Any], key: ApiKey) -> Meant:
     """The model of an inference request, if it does what is asked.
 
     Raises as `resolve`, and RequestError or Disabled.
     """
     name = routing.model_of(route, body)
     try:
-        spec = resolve(config, name, key)
+        meant = resolve(config, name, key)
     except SparkdError as error:
         if route.model_id is not None and error.code in ("model_not_found", "model_forbidden"):
             error.message = error.discreet = f"{error.message}, which the path names"
             error.hint = f"POST /v1/{route.name} takes the model from the body; {error.hint}"
         raise
-    routing.check_use(spec, route.operation.dialect)
-    routing.check_stateless(route, body, spec)
-    return spec
+    routing.check_use(meant.spec, route.operation.dialect)
+    routing.check_stateless(route, body, meant.spec)
+    return meant
 
 
 def _meant(config: Config, name: str, may_use: Callable[[str], bool]) -> ModelSpec | None:
@@ -70,7 +91,9 @@ def _meant(config: Config, name: str, may_use: Callable[[str], bool]) -> ModelSp
         found = {
             model_id
             for known, model_id in names.items()
-            if known.casefold() == spelling and model_id in config.models and may_use(model_id)
+            if known.casefold() == spelling
+            and model_id in config.models
+            and (may_use(model_id) or may_use(known))
         }
         if found:
             return config.models[found.pop()] if len(found) == 1 else None

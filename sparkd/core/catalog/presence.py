@@ -46,7 +46,7 @@ def local(spec: ModelSpec, missing: Sequence[Missing]) -> Local:
     lacking = [one for one in missing if one.part is not Part.GPU]
     if not lacking:
         return Local.YES
-    parts = 1 + (spec.weights is not None) + len(spec.files)
+    parts = 1 + len(spec.all_weights) + len(spec.files)
     return Local.NO if len(lacking) >= parts else Local.PARTIAL
 
 

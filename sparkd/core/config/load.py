@@ -9,7 +9,7 @@ another one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from pathlib import Path
@@ -21,7 +21,7 @@ from sparkd.core.config.model_rules import check_entry, is_model_id
 from sparkd.core.config.settings_keys import SETTINGS_KEYS
 from sparkd.core.config.suggestions import foreign_file
 from sparkd.core.config.yaml_nodes import Place, compose, shorten
-from sparkd.core.model import Config, ModelSpec, Problem, Settings
+from sparkd.core.model import Config, ModelSpec, Problem, Settings, Weights
 from sparkd.core.names import Layout
 
 WEIGHTS_DIR = Layout().weights_dir
@@ -98,7 +98,7 @@ def parse(sources: Sequence[Source], *, weights_dir: Path = WEIGHTS_DIR) -> Conf
                 catalog[model_id] = _lay_over(catalog.get(model_id), model_id, entry)
 
     catalog = _without_clashes(catalog)
-    known = {*catalog, *(a for e in catalog.values() if e.spec for a in e.spec.aliases)}
+    known = {*catalog, *(name for e in catalog.values() if e.spec for name in e.spec.names)}
     for name, place in named.items():
         text = place.scalar()
         if text is not None and text not in {*known, "none"}:
@@ -110,10 +110,10 @@ def parse(sources: Sequence[Source], *, weights_dir: Path = WEIGHTS_DIR) -> Conf
         settings=settings,
         models={model_id: entry.spec for model_id, entry in catalog.items() if entry.spec},
         aliases={
-            alias: model_id
+            name: model_id
             for model_id, entry in catalog.items()
             if entry.spec
-            for alias in entry.spec.aliases
+            for name in entry.spec.names
         },
         broken={model_id: entry.problems for model_id, entry in catalog.items() if entry.problems},
         problems=tuple(
@@ -205,12 +205,25 @@ def _read_entry(model_id: str, place: Place, file: _File) -> _Entry:
     merged["env"] = _merge_env(file.defaults, values)
     merged["source"] = f"{place.source}:{place.line}"
     spec = replace(file.base, **merged)
-    if spec.weights:
-        # An absolute path stays as it is: `/` of pathlib drops what stands before it.
-        weights = replace(spec.weights, path=file.weights_dir / spec.weights.path)
-        spec = replace(spec, weights=weights)
+    spec = _placed(spec, file.weights_dir)
     spec = check_entry(spec, place)
     return replace(entry, spec=None if place.problems else spec, problems=tuple(place.problems))
+
+
+def _placed(spec: ModelSpec, weights_dir: Path) -> ModelSpec:
+    """The entry with whole paths of weights.
+
+    An absolute path stays as it is: `/` of pathlib drops the directory before it.
+    """
+
+    def placed(weights: Weights) -> Weights:
+        return replace(weights, path=weights_dir / weights.path)
+
+    return replace(
+        spec,
+        weights=placed(spec.weights) if spec.weights else None,
+        adapters=tuple(replace(one, weights=placed(one.weights)) for one in spec.adapters),
+    )
 
 
 def _is_masked(place: Place, file: _File) -> bool:
@@ -240,23 +253,30 @@ def _without_clashes(catalog: Mapping[str, _Entry]) -> dict[str, _Entry]:
     # Who stands in a higher layer chooses first.
     for model_id, entry in sorted(catalog.items(), key=lambda item: -item[1].layer):
         problems: list[Problem] = []
-        for alias in entry.spec.aliases if entry.spec else ():
-            if alias in taken:
-                problems.append(_clash(entry, alias, taken[alias]))
-            taken.setdefault(alias, f"is an alias of model {model_id!r} already")
+        for kind, name in _names(entry.spec):
+            if name in taken:
+                problems.append(_clash(entry, kind, name, taken[name]))
+            taken.setdefault(name, f"is an {kind} of model {model_id!r} already")
         if problems:
             checked[model_id] = replace(entry, spec=None, problems=(*entry.problems, *problems))
     return checked
 
 
-def _clash(entry: _Entry, alias: str, why: str) -> Problem:
+def _names(spec: ModelSpec | None) -> Iterator[tuple[str, str]]:
+    """The further names of an entry, each with its kind."""
+    if spec is not None:
+        yield from (("alias", alias) for alias in spec.aliases)
+        yield from (("adapter", adapter.name) for adapter in spec.adapters)
+
+
+def _clash(entry: _Entry, kind: str, name: str, why: str) -> Problem:
     place = entry.place
     return Problem(
         source=place.source,
         line=place.line,
-        path=f"{place.path}.aliases",
-        message=f"{shorten(alias)} {why}",
-        hint="choose another alias",
+        path=f"{place.path}.{'aliases' if kind == 'alias' else 'adapters'}",
+        message=f"{shorten(name)} {why}",
+        hint=f"choose another {'alias' if kind == 'alias' else 'id'}",
     )
 
 

@@ -24,6 +24,7 @@ from sparkd.core.config.kinds import (
     table,
 )
 from sparkd.core.config.model_kinds import (
+    Adapters,
     Arguments,
     Clients,
     EngineChoice,
@@ -73,6 +74,12 @@ MODEL_KEYS: Final = table(
         field="weights",
         kind=WeightsChoice(WEIGHTS_KEYS),
         doc="Where the weights are; `none` for a server that needs none.",
+    ),
+    Key(
+        name="adapters",
+        field="adapters",
+        kind=Adapters(WeightsChoice(WEIGHTS_KEYS)),
+        doc="LoRA adapters of the model, by the ids under which clients ask for them.",
     ),
     Key(
         name="engine",

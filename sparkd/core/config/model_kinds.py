@@ -19,6 +19,7 @@ from sparkd.core.config.yaml_nodes import Place, shorten
 from sparkd.core.engine.arguments import normalized, reserved_option, written_option
 from sparkd.core.model import (
     HEALTH_PATH,
+    Adapter,
     Client,
     ClientLimits,
     Engine,
@@ -139,6 +140,31 @@ class WeightsChoice(Kind):
             at.report(
                 f"wanted none or a mapping with path or repo, found {at.found}", weights_hint(text)
             )
+
+
+@dataclass(frozen=True, slots=True)
+class Adapters(Kind):
+    """A mapping of ids to weights with `path` or `repo`."""
+
+    weights: WeightsChoice
+
+    @property
+    def wanted(self) -> str:
+        return "a mapping of ids to weights"
+
+    @property
+    def limits(self) -> str:
+        return f"weights with {self.weights.limits}"
+
+    def read(self, at: Place) -> tuple[Adapter, ...]:
+        read = ((name, child, self.weights.read(child)) for name, child in at.entries())
+        adapters = []
+        for name, child, weights in read:
+            if weights is None:
+                child.report("an adapter without weights", "write {repo: ORG/NAME} or {path: /DIR}")
+            else:
+                adapters.append(Adapter(name=name, weights=weights))
+        return tuple(adapters)
 
 
 class Lines(Kind):

@@ -34,6 +34,7 @@ def check_entry(spec: ModelSpec, place: Place) -> ModelSpec:
     spec = _with_context_window(spec, place)
     for alias in spec.aliases:
         is_model_id(alias.replace("*", "x"), place)
+    _check_adapters(spec, place)
     _check_rewriting(spec, place)
     _check_standing(spec, place)
     _check_engine(spec, place)
@@ -108,6 +109,17 @@ def _check_standing(spec: ModelSpec, place: Place) -> None:
                 f"client {client} may ask for {limits.output_tokens} of {context} tokens",
                 "make its output less",
             )
+
+
+def _check_adapters(spec: ModelSpec, place: Place) -> None:
+    """Adapters have ids as models have, and are a thing of vLLM."""
+    for adapter in spec.adapters:
+        is_model_id(adapter.name, place)
+    if spec.adapters and spec.engine is not None:
+        place.report(
+            "adapters need vLLM, and engine is another server",
+            "leave adapters out, and name them in the command of engine",
+        )
 
 
 def _check_engine(spec: ModelSpec, place: Place) -> None:

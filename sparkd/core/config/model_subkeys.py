@@ -186,6 +186,7 @@ RESERVED_ARGS: Final = {
     "served-model-name": ("a model is served under the id of its entry", "rename the entry"),
     "api-key": ("only sparkd reaches the model, and checks keys itself", "leave it out"),
     "model": ("the weights of the entry are what it serves", "write it under weights:"),
+    "lora-modules": ("clients name an adapter by an id of its own", "write it under adapters:"),
     "config": (
         "options of a file are not checked",
         "write its options as args; for another server under engine: command",

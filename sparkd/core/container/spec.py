@@ -15,7 +15,15 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import assert_never
 
-from sparkd.core.model import HEALTH_PATH, Evict, Lifecycle, ModelSpec, Placeholder, Transport
+from sparkd.core.model import (
+    HEALTH_PATH,
+    Evict,
+    Lifecycle,
+    ModelSpec,
+    Placeholder,
+    Transport,
+    Weights,
+)
 from sparkd.core.names import LABEL_ENDPOINT, LABEL_HEALTH, LABEL_MODEL, LABEL_SPEC, Layout, Names
 from sparkd.core.numbers import bounded_int
 from sparkd.core.observed import Endpoint
@@ -205,7 +213,16 @@ def _serve_command(spec: ModelSpec) -> tuple[str, ...]:
     listen = ("--host", "0.0.0.0", "--port", port) if tcp else ("--uds", socket)
     name = ("--served-model-name", spec.model_id)
     sleep = SLEEP_ARGS if spec.evict is Evict.SLEEP else ()
-    return ("vllm", "serve", served, *name, *listen, *LOGGING_ARGS, *sleep, *spec.args)
+    lora = _adapter_args(spec)
+    return ("vllm", "serve", served, *name, *listen, *LOGGING_ARGS, *sleep, *lora, *spec.args)
+
+
+def _adapter_args(spec: ModelSpec) -> tuple[str, ...]:
+    """vLLM serves each adapter under its name: docs.vllm.ai, "LoRA adapters"."""
+    if not spec.adapters:
+        return ()
+    modules = (f"{one.name}={_seen_at(one.name, one.weights)}" for one in spec.adapters)
+    return ("--enable-lora", "--lora-modules", *modules)
 
 
 def _filled(word: str, decided: Mapping[Placeholder, str]) -> str:
@@ -218,12 +235,16 @@ def _served_weights(spec: ModelSpec) -> str:
     """The weights as the server names them: the mounted directory, or a snapshot below it."""
     if spec.weights is None:
         return spec.model_id
-    below = spec.weights.path.relative_to(mount_root(spec.weights.path))
-    return str(_inside_weights(spec) / below)
+    return str(_seen_at(spec.model_id, spec.weights))
 
 
-def _inside_weights(spec: ModelSpec) -> Path:
-    return Path("/models", Names(spec.model_id).escaped)
+def _seen_at(name: str, weights: Weights) -> Path:
+    """The weights in the container: a mounted directory, or a snapshot below it."""
+    return _mounted_at(name) / weights.path.relative_to(mount_root(weights.path))
+
+
+def _mounted_at(name: str) -> Path:
+    return Path("/models", Names(name).escaped)
 
 
 def _environment(spec: ModelSpec) -> tuple[tuple[str, str], ...]:
@@ -259,9 +280,12 @@ def with_image(spec: ContainerSpec, image: Mapping[str, str]) -> dict[str, str]:
 def _mounts(spec: ModelSpec, layout: Layout, names: Names) -> tuple[Mount, ...]:
     mounts = [
         Mount(source=str(layout.gpu_lock), target=str(INSIDE_GPU_LOCK), read_only=True),
-        Mount(source=str(layout.lane_lock), target=str(INSIDE_LANE_LOCK), read_only=True),
         Mount(source=str(layout.cache_dir(names)), target=str(INSIDE_CACHE), read_only=False),
     ]
+    if spec.lifecycle is not Lifecycle.UTILITY:
+        # flock(2) works on a read-only file, so a model sees no lock but those that it takes.
+        lane = str(layout.lane_lock)
+        mounts.append(Mount(source=lane, target=str(INSIDE_LANE_LOCK), read_only=True))
     if spec.transport is Transport.UNIX:
         endpoint = str(layout.endpoint_dir(names))
         mounts.append(Mount(source=endpoint, target=str(INSIDE_ENDPOINT), read_only=False))
@@ -271,9 +295,12 @@ def _mounts(spec: ModelSpec, layout: Layout, names: Names) -> tuple[Mount, ...]:
                 source=str(layout.in_container_dir), target=str(IN_CONTAINER_CODE), read_only=True
             )
         )
-    if spec.weights:
-        weights, target = str(mount_root(spec.weights.path)), str(_inside_weights(spec))
-        mounts.append(Mount(source=weights, target=target, read_only=True))
+    named = [(spec.model_id, spec.weights)] if spec.weights else []
+    named += [(adapter.name, adapter.weights) for adapter in spec.adapters]
+    mounts.extend(
+        Mount(source=str(mount_root(weights.path)), target=str(_mounted_at(name)), read_only=True)
+        for name, weights in named
+    )
     mounts.extend(
         Mount(source=str(layout.host_path(file.path)), target=file.target, read_only=True)
         for file in spec.files

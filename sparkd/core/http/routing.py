@@ -151,7 +151,7 @@ def lookup(config: Config, name: str) -> ModelSpec:
     model_id = name
     spec = config.models.get(name)
     if spec is None:
-        model_id = _by_alias(config, name) or _default(config, name) or name
+        model_id = _by_alias(config, name) or default_model(config, name) or name
         model_id = config.aliases.get(model_id, model_id)
         spec = config.models.get(model_id)
     if spec is not None:
@@ -191,7 +191,8 @@ def _by_alias(config: Config, name: str) -> str | None:
     return config.aliases[max(patterns, key=len)] if patterns else None
 
 
-def _default(config: Config, name: str) -> str | None:
+def default_model(config: Config, name: str) -> str | None:
+    """The model that sparkd.yaml gives for `auto`, `default` or `small`; None for other names."""
     setting = _DEFAULTS.get(name)
     return None if setting is None else getattr(config.settings, setting)
 

@@ -12,17 +12,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
+from sparkd.core.catalog.lookup import Meant
 from sparkd.core.errors import RequestError
 from sparkd.core.http.multipart import Form
 from sparkd.core.json import lossless, skeleton
 from sparkd.core.json.spliced import Payload, Raw, Spliced
-from sparkd.core.model import Dialect, ModelSpec
+from sparkd.core.model import Dialect
 from sparkd.core.rewriting.rules import rewrite
 
 LARGE_BYTES: Final = 64 << 10
 """A smaller body takes less than 5 ms whatever is in it."""
 
-Choose = Callable[[dict[str, Any]], ModelSpec]
+Choose = Callable[[dict[str, Any]], Meant]
 """The model for a body with these fields. Raises what refuses the request."""
 
 
@@ -30,7 +31,7 @@ Choose = Callable[[dict[str, Any]], ModelSpec]
 class Prepared:
     """A request for the engine."""
 
-    spec: ModelSpec
+    meant: Meant
     streams: bool
     payload: Payload
 
@@ -55,25 +56,25 @@ def prepare(raw: Raw, nonce: str, choose: Choose, dialect: Dialect | None) -> Pr
     same = made.payload is bones.text
     assert isinstance(made.payload, bytes)
     payload = Spliced([raw]) if same else bones.restored(made.payload)
-    return Prepared(made.spec, made.streams, payload)
+    return Prepared(made.meant, made.streams, payload)
 
 
 def prepare_form(raw: Raw, content_type: str, choose: Choose) -> Prepared:
     """Read a form and choose its model. Raises RequestError, and what `choose` raises."""
     form = Form(raw, content_type)
-    spec = choose({"model": form.text("model")})
-    payload = form.with_text("model", spec.model_id)
-    return Prepared(spec, form.text("stream") == "true", payload)
+    meant = choose({"model": form.text("model")})
+    payload = form.with_text("model", meant.name)
+    return Prepared(meant, form.text("stream") == "true", payload)
 
 
 def _prepared(raw: Raw, body: dict[str, Any], choose: Choose, dialect: Dialect | None) -> Prepared:
     try:
-        spec = choose(body)
-        rewritten = body if dialect is None else rewrite(spec, dialect, body)
+        meant = choose(body)
+        rewritten = body if dialect is None else rewrite(meant.spec, dialect, body)
     except RecursionError:
         raise _too_deep() from None
-    payload = upstream_body(raw, body, spec.model_id, rewritten)
-    return Prepared(spec, body.get("stream") is True, payload)
+    payload = upstream_body(raw, body, meant.name, rewritten)
+    return Prepared(meant, body.get("stream") is True, payload)
 
 
 def parse_body(raw: Raw, *, yielding: bool = False) -> dict[str, Any]:

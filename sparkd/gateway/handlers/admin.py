@@ -126,7 +126,7 @@ async def touch(request: Request, model_id: str) -> HTTPResponse:
 
 def _spec(context: Context, key: ApiKey, model_id: str) -> ModelSpec:
     """The model of a path. Raises NotFound, Misconfigured or Forbidden."""
-    return lookup.resolve(context.config, unquote(model_id), key)
+    return lookup.resolve(context.config, unquote(model_id), key).spec
 
 
 def _json(body: object) -> HTTPResponse:

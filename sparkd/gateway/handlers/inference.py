@@ -19,13 +19,13 @@ from sanic import HTTPResponse, Request, Sanic
 
 from sparkd.core.access.auth import Access
 from sparkd.core.catalog import lookup
-from sparkd.core.catalog.cards import card
+from sparkd.core.catalog.cards import cards
 from sparkd.core.catalog.model_list import is_anthropics, listing, shown
 from sparkd.core.catalog.presence import Missing
 from sparkd.core.errors import SparkdError, UpstreamLost
 from sparkd.core.http import routing
 from sparkd.core.http.keep_alive import KeepAlives, chosen
-from sparkd.core.model import Config, KeepAlive, ModelSpec, Status
+from sparkd.core.model import Config, KeepAlive, Status
 from sparkd.core.model_state import RESIDENT, State
 from sparkd.core.rewriting.request_body import Prepared, prepare, prepare_form
 from sparkd.gateway.admission import admitted, identified, key_of, visibility_of
@@ -51,29 +51,32 @@ async def list_models(request: Request) -> HTTPResponse:
     state, missing = await _looked_at(context)
     every = request.args.get("all") == "1"
     data = [
-        card(spec, state.get(spec.model_id), missing.get(spec.model_id, ()))
+        one
         for spec in context.config.models.values()
-        if key.may_use(spec.model_id)
-        and spec.status is not Status.DISABLED
+        if spec.status is not Status.DISABLED
         and (every or not missing.get(spec.model_id) or state.get(spec.model_id) in RESIDENT)
+        for one in cards(spec, state.get(spec.model_id), missing.get(spec.model_id, ()))
+        if key.may_use(spec.model_id) or key.may_use(str(one["id"]))
     ]
     return _json(_listed(request, data))
 
 
-def _listed(request: Request, cards: list[dict[str, object]]) -> object:
+def _listed(request: Request, data: list[dict[str, object]]) -> object:
     """The list in the client's form, as far as its key may know."""
     query = {name: str(request.args.get(name)) for name in request.args}
     anthropic = is_anthropics(request.headers)
-    return visibility_of(request).value(listing(cards, query, anthropic=anthropic))
+    return visibility_of(request).value(listing(data, query, anthropic=anthropic))
 
 
 async def show_model(request: Request, model_id: str) -> HTTPResponse:
     """One model, as the list has it."""
     context = admitted(request)
-    spec = lookup.resolve(context.config, unquote(model_id), key_of(request))
+    meant = lookup.resolve(context.config, unquote(model_id), key_of(request))
+    spec = meant.spec
     routing.check_enabled(spec)
     state, missing = await _looked_at(context)
-    shown_card = card(spec, state.get(spec.model_id), missing.get(spec.model_id, ()))
+    all_cards = cards(spec, state.get(spec.model_id), missing.get(spec.model_id, ()))
+    shown_card = next(one for one in all_cards if one["id"] == meant.name)
     anthropic = is_anthropics(request.headers)
     return _json(visibility_of(request).value(shown(shown_card, anthropic=anthropic)))
 
@@ -124,12 +127,13 @@ async def _infer(context: Context, request: Request, relay: Relay) -> None:
     route = routing.route(request.path)
     relay.operation = route.name
     config, prepared, headers = await _prepared(context, request, relay, route)
-    spec, size = prepared.spec, len(prepared.payload)
+    meant, size = prepared.meant, len(prepared.payload)
+    spec = meant.spec
     relay.prepared(size)
     if prepared.streams:
         # Keep-alives and errors stand between the events of the engine, as plain text.
         headers["accept-encoding"] = "identity"
-        _keep_alive(request, relay, config, spec, headers["x-request-id"])
+        _keep_alive(request, relay, config, meant, headers["x-request-id"])
     scheduler = context.runtime.scheduler
     relay.hurry_when(lambda: scheduler.is_in_the_way(spec.model_id))
     told = (relay.granted, _noticed(request, relay) if relay.keeps_alive else None)
@@ -176,7 +180,7 @@ def _noticed(request: Request, relay: Relay) -> OnWait:
 
 
 def _keep_alive(
-    request: Request, relay: Relay, config: Config, spec: ModelSpec, engine_request_id: str
+    request: Request, relay: Relay, config: Config, meant: lookup.Meant, engine_request_id: str
 ) -> None:
     """Have a stream kept alive, in the form that its client or the settings choose."""
     form = chosen(config.settings.keep_alive, relay.operation, request.headers)
@@ -184,8 +188,8 @@ def _keep_alive(
         beats = KeepAlives(
             form=form,
             operation=relay.operation,
-            model_id=spec.model_id,
-            engine_request_id=engine_request_id if spec.engine is None else "",
+            model_id=meant.name,
+            engine_request_id=engine_request_id if meant.spec.engine is None else "",
             created_at=int(time.time()),
         )
         relay.keep_alive(beats)
@@ -197,11 +201,11 @@ def _asked(
     relay: Relay,
     route: routing.Route,
     body: dict[str, Any],
-) -> ModelSpec:
+) -> lookup.Meant:
     """The model that is asked, if its key may use it and it does what is asked."""
-    spec = lookup.asked(config, route, body, key_of(request))
-    relay.model_id = spec.model_id
-    return spec
+    meant = lookup.asked(config, route, body, key_of(request))
+    relay.model_id = meant.spec.model_id
+    return meant
 
 
 def _json_headers(headers: dict[str, str]) -> dict[str, str]:

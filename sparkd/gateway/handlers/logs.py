@@ -41,7 +41,7 @@ def add_routes(app: Sanic[Any, Any]) -> None:
 async def show_log(request: Request, model_id: str) -> None:
     """The last `lines` of what a model printed; `follow=1` goes on."""
     context = admitted(request)
-    spec = lookup.resolve(context.config, unquote(model_id), key_of(request))
+    spec = lookup.resolve(context.config, unquote(model_id), key_of(request)).spec
     following = request.args.get("follow", "0") not in ("0", "false")
     arguments = (f"--lines={_lines(request)}", *model_log(spec.model_id))
     source = (follow if following else read)(*arguments)

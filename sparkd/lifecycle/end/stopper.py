@@ -66,7 +66,7 @@ class Stopper:
                 locks.enter_context(self.leases.try_drained(names) or contextlib.nullcontext())
             await self.deaths.tell(model_id)
             self.sessions.sample(model_id, stopping=EndReason.REQUESTED)
-            ran = await self._end(names, grace_s, broke_off=broke_off)
+            ran = await self._end(names, grace_s, broke_off=broke_off, drain=drain)
             self.sessions.end(model_id, EndReason.REQUESTED if ran else EndReason.ENDED)
         if ran:
             log.log(
@@ -87,15 +87,15 @@ class Stopper:
             broke_off = await self._runs(names) or broke_off
             await self.systemd.stop(names.scope, timeout_s=grace_s + _SCOPE_STOP_SLACK_S)
 
-    async def _end(self, names: Names, grace_s: float, *, broke_off: bool) -> bool:
+    async def _end(self, names: Names, grace_s: float, *, broke_off: bool, drain: bool) -> bool:
         container = await self.podman.inspect(names.container)
         if await self._runs(names):
             container_id = container.container_id if container else None
             await self.launcher.stop(names, container_id, grace_s)
             return True
-        kept = container is not None and not broke_off
+        kept = container is not None and drain and not broke_off
         if kept and container and await self.deaths.worth_keeping(names.model_id, container):
-            # It ended earlier, and tells why.
+            # It ended earlier, and tells why. A stop at once clears that away too.
             await self.launcher.remove_all_but_container(names)
         else:
             await self.launcher.remove(names)

@@ -24,7 +24,7 @@ from sparkd.adapters.podman.client import Podman
 from sparkd.core.catalog.presence import Missing, Part, refusal
 from sparkd.core.container.containerfile import LOCAL_PREFIX
 from sparkd.core.errors import SparkdError
-from sparkd.core.model import Config, ModelSpec
+from sparkd.core.model import Config, ModelSpec, Weights
 from sparkd.core.names import Layout
 
 _KEPT_S = 30.0
@@ -135,11 +135,11 @@ def check_files(spec: ModelSpec, layout: Layout) -> None:
 
 
 def _missing_files(spec: ModelSpec, layout: Layout) -> tuple[Missing, ...]:
-    weights = _missing_weights(spec)
+    weights = [_missing_weights(spec, one) for one in spec.all_weights]
     files = [layout.host_path(file.path) for file in spec.files]
     fetched = [bool(file.url or file.repo) for file in spec.files]
     return (
-        *((weights,) if weights else ()),
+        *(one for one in weights if one is not None),
         *(
             Missing(
                 part=Part.FILE,
@@ -155,10 +155,7 @@ def _missing_files(spec: ModelSpec, layout: Layout) -> tuple[Missing, ...]:
     )
 
 
-def _missing_weights(spec: ModelSpec) -> Missing | None:
-    weights = spec.weights
-    if weights is None:
-        return None
+def _missing_weights(spec: ModelSpec, weights: Weights) -> Missing | None:
     if not _readable(weights.path):
         return Missing(
             part=Part.WEIGHTS,

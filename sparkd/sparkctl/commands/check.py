@@ -28,8 +28,8 @@ def run(options: Options) -> Exit:
 
 def _weights_problems(config: Config) -> Iterator[Problem]:
     """Weights that are on this host in a form that no container can read."""
-    for spec in config.models.values():
-        flaw = layout_flaw(spec.weights.path) if spec.weights else None
+    found = ((s, layout_flaw(one.path)) for s in config.models.values() for one in s.all_weights)
+    for spec, flaw in found:
         if flaw is not None:
             source, _, line = spec.source.rpartition(":")
             yield Problem(

@@ -14,7 +14,7 @@ from sparkd.adapters.proc.memory import MemoryProbe
 from sparkd.core.clients.programs import offer
 from sparkd.core.container.podman_cli import podman_create, public_environment
 from sparkd.core.container.spec import ContainerSpec, container_spec, spec_hash
-from sparkd.core.model import Client, ModelSpec, Transport
+from sparkd.core.model import Adapter, Client, ModelSpec, Transport
 from sparkd.core.names import Layout
 from sparkd.core.scheduling import memory
 from sparkd.core.scheduling.memory import HostMemory, Need
@@ -94,6 +94,7 @@ def as_json(shown: Shown) -> dict[str, object]:
         "max_model_len": spec.max_model_len,
         "image": spec.image,
         "weights": _weights(shown),
+        "adapters": [_adapter(adapter) for adapter in spec.adapters],
         "rewrite": list(spec.rewrite),
         "clients": {client: _limits(spec, client) for client in Client},
         "memory": {
@@ -125,6 +126,7 @@ def text(shown: Shown) -> str:
         ("entry", spec.source),
         ("image", spec.image),
         ("weights", _weights_text(shown)),
+        *(("adapter", _adapter_text(spec, adapter)) for adapter in spec.adapters),
         ("lifecycle", spec.lifecycle),
         ("dialects", ", ".join(spec.dialects)),
         ("context", f"{spec.max_model_len} tokens" if spec.max_model_len else ""),
@@ -207,6 +209,25 @@ def _weights_text(shown: Shown) -> str:
         return where
     fetch = f": sudo sparkctl pull {shown.spec.model_id}" if weights.repo else ""
     return f"{where}, not there{fetch}"
+
+
+def _adapter(adapter: Adapter) -> dict[str, object]:
+    weights = adapter.weights
+    return {
+        "id": adapter.name,
+        "path": str(weights.path),
+        "repo": weights.repo,
+        "revision": weights.revision,
+        "present": weights.path.is_dir(),
+    }
+
+
+def _adapter_text(spec: ModelSpec, adapter: Adapter) -> str:
+    weights = adapter.weights
+    where = f"{weights.repo} in {weights.path}" if weights.repo else str(weights.path)
+    missing = "" if weights.path.is_dir() else ", not there"
+    fetch = f": sudo sparkctl pull {spec.model_id}" if missing and weights.repo else ""
+    return f"{adapter.name}, {where}{missing}{fetch}"
 
 
 def _limits(spec: ModelSpec, client: Client) -> dict[str, object]:

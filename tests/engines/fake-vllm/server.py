@@ -64,10 +64,15 @@ def parse(arguments: list[str]) -> Options:
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--switch-file", type=Path, default=SWITCH_FILE)
     parser.add_argument("--middleware", action="append", default=[])
+    parser.add_argument("--enable-lora", action="store_true")
+    parser.add_argument("--lora-modules", nargs="+", default=[], metavar="NAME=PATH")
     # Everything else that vLLM would understand is accepted and has no effect.
     known, _ = parser.parse_known_args(arguments)
     return Options(
-        models=tuple(known.served_model_name or [known.model]),
+        models=(
+            *(known.served_model_name or [known.model]),
+            *(adapter_of(parser, known, module) for module in known.lora_modules),
+        ),
         max_model_len=known.max_model_len,
         uds=known.uds,
         host=known.host,
@@ -75,6 +80,16 @@ def parse(arguments: list[str]) -> Options:
         switch_file=known.switch_file,
         middleware=tuple(known.middleware),
     )
+
+
+def adapter_of(parser: argparse.ArgumentParser, known: argparse.Namespace, module: str) -> str:
+    """The name of an adapter whose weights are there; vLLM reads its configuration at the start."""
+    name, _, path = module.partition("=")
+    if not known.enable_lora:
+        parser.error("--lora-modules needs --enable-lora")
+    if not Path(path, "adapter_config.json").is_file():
+        parser.error(f"argument --lora-modules: {path} has no adapter_config.json")
+    return name
 
 
 def bound_socket(options: Options) -> socket.socket:

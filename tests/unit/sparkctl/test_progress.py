@@ -22,7 +22,7 @@ async def crashes_when_given_up() -> None:
         raise CRASH from None
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 def test_crash_that_follows_a_signal_counts_as_interrupted(signum: signal.Signals) -> None:
     async def work() -> None:
         asyncio.get_running_loop().call_soon(os.kill, os.getpid(), signum)

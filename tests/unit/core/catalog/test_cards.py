@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from sparkd.core.catalog.cards import capabilities, card
+from sparkd.core.catalog.cards import capabilities, card, cards
 from sparkd.core.catalog.presence import Missing, Part
-from sparkd.core.model import Dialect, ModelSpec, Rewrite
+from sparkd.core.model import Adapter, Dialect, ModelSpec, Rewrite, Weights
 
 CHAT = (Dialect.CHAT,)
 
@@ -55,3 +56,12 @@ def test_card_says_what_is_missing_on_the_host() -> None:
 def test_capabilities_follow_from_the_entry(fields: dict[str, Any], able: set[str]) -> None:
     found = capabilities(ModelSpec(model_id="m", image="i", **fields))
     assert {name for name, can in found.items() if can} == able
+
+
+def test_adapter_is_listed_behind_its_model_with_its_parent() -> None:
+    adapter = Adapter(name="sql", weights=Weights(path=Path("/a")))
+    spec = ModelSpec(model_id="m", image="i", aliases=("x",), adapters=(adapter,))
+    own, sql = cards(spec, "ready", ())
+    assert (own["id"], "parent" in own) == ("m", False)
+    assert (sql["id"], sql["parent"], sql["aliases"]) == ("sql", "m", [])
+    assert (sql["state"], sql["present"]) == ("ready", True)

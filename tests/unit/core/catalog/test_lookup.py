@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -13,7 +14,7 @@ from sparkd.core.access.api_keys import ApiKey
 from sparkd.core.catalog import lookup
 from sparkd.core.errors import Disabled, Forbidden, Misconfigured, NotFound, SparkdError
 from sparkd.core.http import routing
-from sparkd.core.model import Config, ModelSpec, Problem, Settings, Status
+from sparkd.core.model import Adapter, Config, ModelSpec, Problem, Settings, Status, Weights
 
 FREE = ApiKey(name="free", digest="0")
 LIMITED = ApiKey(name="limited", digest="1", models=("fake-b",))
@@ -42,7 +43,7 @@ CONFIG = Config(
 )
 @pytest.mark.parametrize("key", [FREE, LIMITED])
 def test_other_spellings_of_a_name_mean_the_model(name: str, key: ApiKey) -> None:
-    assert lookup.resolve(CONFIG, name, key).model_id == "fake-b"
+    assert lookup.resolve(CONFIG, name, key).spec.model_id == "fake-b"
 
 
 def test_spelling_that_means_two_models_means_none() -> None:
@@ -56,7 +57,7 @@ def test_spelling_that_means_two_models_means_none() -> None:
 def test_exact_name_goes_before_every_other_spelling() -> None:
     spec = CONFIG.models["fake-b"]
     config = Config(models={"fake-b": spec, "Fake-B": replace(spec, model_id="Fake-B")})
-    assert lookup.resolve(config, "Fake-B", FREE).model_id == "Fake-B"
+    assert lookup.resolve(config, "Fake-B", FREE).spec.model_id == "Fake-B"
 
 
 def test_unknown_name_is_refused_with_the_nearest_ids() -> None:
@@ -120,7 +121,54 @@ def test_any_name_is_a_model_or_refused_in_bounded_words(name: str) -> None:
     for key in (FREE, LIMITED):
         refusal = ""
         try:
-            assert key.may_use(lookup.resolve(CONFIG, name, key).model_id)
+            assert key.may_use(lookup.resolve(CONFIG, name, key).spec.model_id)
         except SparkdError as error:
             refusal = str(error)
         assert len(refusal) < 3000
+
+
+ADAPTED = Config(
+    models={
+        "base": ModelSpec(
+            model_id="base",
+            image="i",
+            aliases=("b",),
+            adapters=(
+                Adapter(name="Sql", weights=Weights(path=Path("/a"))),
+                Adapter(name="law", weights=Weights(path=Path("/b"))),
+            ),
+        )
+    },
+    aliases={"b": "base", "Sql": "base", "law": "base"},
+    settings=Settings(default_model="law"),
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "served"),
+    [
+        ("base", "base"),
+        ("b", "base"),
+        ("Base:latest", "base"),
+        ("Sql", "Sql"),
+        ("sql", "Sql"),
+        ("openai/SQL:latest", "Sql"),
+        ("law", "law"),
+        ("default", "law"),
+    ],
+)
+def test_adapter_is_served_under_its_own_name_by_its_model(name: str, served: str) -> None:
+    meant = lookup.resolve(ADAPTED, name, FREE)
+    assert (meant.spec.model_id, meant.name) == ("base", served)
+
+
+def test_key_for_an_adapter_has_neither_the_model_nor_its_other_adapters() -> None:
+    key = replace(FREE, models=("Sql",))
+    assert lookup.resolve(ADAPTED, "sql", key).name == "Sql"
+    for name in ("base", "b", "law"):
+        with pytest.raises(Forbidden):
+            lookup.resolve(ADAPTED, name, key)
+
+
+def test_key_for_a_model_has_its_adapters() -> None:
+    assert lookup.resolve(ADAPTED, "law", replace(FREE, models=("base",))).name == "law"

@@ -980,3 +980,38 @@ def test_default_that_is_no_model_is_a_problem_and_the_other_settings_hold(key: 
     for name in ("a", "x", "none"):
         settings = Source(kind=SourceKind.SETTINGS, name="s.yaml", text=f"{key}: {name}\n")
         assert not parse([settings, aliased(("a", "x"))]).problems
+
+
+def adapted(text: str) -> Config:
+    source = catalog("m.yaml", f"models:\n  base: {{image: localhost/x, {text}}}\n")
+    return parse([source], weights_dir=Path("/w"))
+
+
+def test_adapters_are_further_names_with_weights_of_their_own() -> None:
+    config = adapted("adapters: {sql: {repo: org/sql}, law: {path: /srv/law}}")
+    sql, law = config.models["base"].adapters
+    assert (sql.name, sql.weights.repo, sql.weights.path) == (
+        *("sql", "org/sql"),
+        Path("/w/org--sql"),
+    )
+    assert (law.name, law.weights.path) == ("law", Path("/srv/law"))
+    assert config.aliases == {"sql": "base", "law": "base"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("adapters: [x]", "mapping"),
+        ("adapters: {x: none}", "an adapter without weights"),
+        ("adapters: {x: {}}", "neither path nor repo is given"),
+        ("adapters: {'a b': {path: /x}}", "'a b'"),
+        ("adapters: {base: {path: /x}}", "'base' is the id of another model"),
+        ("aliases: [x], adapters: {x: {path: /x}}", "'x' is an alias of model 'base' already"),
+        ("adapters: {x: {path: /x}}, engine: {command: ['s', '{socket}']}", "adapters need vLLM"),
+        ("args: [--lora-modules, x=/y]", "lora-modules"),
+        ("args: [--lora-mod, x=/y]", "lora-modules"),
+    ],
+)
+def test_adapters_that_cannot_work_are_refused(text: str, message: str) -> None:
+    (problem,) = adapted(text).problems
+    assert message in problem.message

@@ -25,6 +25,7 @@ from sparkd.core.container.spec import (
     with_image,
 )
 from sparkd.core.model import (
+    Adapter,
     Client,
     ClientLimits,
     Dialect,
@@ -167,6 +168,31 @@ def test_weights_are_seen_read_only_under_the_models_name() -> None:
     assert mount(spec, inside) == Mount(source="/w/m", target=inside, read_only=True)
 
 
+def test_adapters_are_mounted_read_only_and_named_to_the_server() -> None:
+    adapters = (
+        Adapter(name="sql", weights=Weights(path=Path("/w/sql"))),
+        Adapter(name="org/law", weights=Weights(path=Path("/hf/models--o--l/snapshots/1"))),
+    )
+    spec = replace(SERVED, adapters=adapters, args=("--max-lora-rank", "64"))
+    words = container(spec).command
+    begin = words.index("--enable-lora")
+    assert words[begin:] == (
+        *("--enable-lora", "--lora-modules", "sql=/models/sql"),
+        *(r"org/law=/models/org\x2flaw/snapshots/1", "--max-lora-rank", "64"),
+    )
+    assert mount(spec, "/models/sql") == Mount(
+        source="/w/sql", target="/models/sql", read_only=True
+    )
+    assert mount(spec, r"/models/org\x2flaw").source == "/hf/models--o--l"
+    assert container(spec).labels != container(replace(spec, adapters=adapters[:1])).labels
+
+
+def test_utility_does_not_see_the_lock_that_it_does_not_take() -> None:
+    utility = replace(PLAIN, lifecycle=Lifecycle.UTILITY)
+    locks = [m.target for m in container(utility).mounts if m.target.endswith(".lock")]
+    assert locks == ["/run/sparkd/gpu.lock"]
+
+
 def test_locks_are_seen_read_only_and_the_cache_is_the_models_own() -> None:
     for name in ("gpu", "lane"):
         target = f"/run/sparkd/{name}.lock"
@@ -236,6 +262,7 @@ CHANGES: dict[str, Any] = {
     "model_id": "other",
     "image": "localhost/i:2",
     "lifecycle": Lifecycle.EXCLUSIVE,
+    "adapters": (Adapter(name="sql", weights=Weights(path=Path("/w/sql"))),),
     "weights": Weights(path=Path("/w/other")),
     "engine": Engine(command=("serve", "{socket}")),
     "args": ("--enforce-eager",),

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sparkd.core.catalog.lookup import Meant
 from sparkd.core.errors import BodyTooComplex, RequestError
 from sparkd.core.json import skeleton
 from sparkd.core.json.spliced import Spliced
@@ -30,7 +31,7 @@ def model(*rules: Rewrite) -> ModelSpec:
 
 
 def prepared(raw: bytes, *rules: Rewrite) -> Prepared:
-    return prepare(raw, NONCE, lambda _fields: model(*rules), Dialect.CHAT)
+    return prepare(raw, NONCE, lambda _fields: Meant(model(*rules), "m"), Dialect.CHAT)
 
 
 def sent(raw: bytes, *rules: Rewrite) -> bytes:
@@ -81,9 +82,9 @@ def test_client_that_writes_a_mark_gets_no_string_for_it() -> None:
 def test_last_of_two_models_holds_in_large_bodies_too(text: bytes) -> None:
     names: list[object] = []
 
-    def choose(fields: dict[str, Any]) -> ModelSpec:
+    def choose(fields: dict[str, Any]) -> Meant:
         names.append(fields["model"])
-        return model()
+        return Meant(model(), "m")
 
     prepare(text % (b"x" * LARGE_BYTES), NONCE, choose, None)
     assert names == ["b"]
@@ -92,9 +93,9 @@ def test_last_of_two_models_holds_in_large_bodies_too(text: bytes) -> None:
 def test_name_of_a_model_that_is_a_long_string_is_shown_as_it_begins() -> None:
     names: list[str] = []
 
-    def choose(fields: dict[str, Any]) -> ModelSpec:
+    def choose(fields: dict[str, Any]) -> Meant:
         names.append(fields["model"])
-        return model()
+        return Meant(model(), "m")
 
     prepare(large(model="n" * LARGE_BYTES), NONCE, choose, None)
     assert names == ["n" * 200]
@@ -217,8 +218,8 @@ def test_large_body_does_not_stop_the_event_loop() -> None:
     async def longest_block_s(raw: bytes) -> float:
         body_worker, worst_s = BodyWorker(), 0.0
 
-        def choose(_fields: dict[str, Any]) -> ModelSpec:
-            return model(Rewrite.ROLE_ALTERNATION)
+        def choose(_fields: dict[str, Any]) -> Meant:
+            return Meant(model(Rewrite.ROLE_ALTERNATION), "m")
 
         work = asyncio.create_task(
             body_worker.run(len(raw), prepare, raw, NONCE, choose, Dialect.CHAT)

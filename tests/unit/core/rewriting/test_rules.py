@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sparkd.core.catalog.lookup import Meant
 from sparkd.core.config.load import Source, SourceKind, parse
 from sparkd.core.errors import RequestError
 from sparkd.core.http import routing
@@ -482,7 +483,7 @@ def test_engine_decides_what_a_prompt_leaves_of_the_window(prompt: str) -> None:
 def test_estimate_counts_long_strings_of_a_large_body() -> None:
     raw = json.dumps({"messages": [{"role": "user", "content": "abcd" * 20_000}]}).encode()
     spec = model(Rewrite.CAP_TOKENS_BY_ESTIMATE, max_model_len=65536, context_buffer_tokens=0)
-    made = bodies.prepare(raw, "0f" * 16, lambda _fields: spec, Dialect.CHAT)
+    made = bodies.prepare(raw, "0f" * 16, lambda _fields: Meant(spec, spec.model_id), Dialect.CHAT)
     sent = bodies.parse_body(bytes(made.payload))
     assert sent["max_tokens"] == 65536 - 500 - 20 - 20_000
 

@@ -113,3 +113,9 @@ def test_include_that_matches_nothing_names_files() -> None:
     with pytest.raises(FetchFailed, match="no file matches include") as raised:
         taken(*GGUF, include=("*Q9*",))
     assert "m-Q2_K.gguf" in raised.value.hint
+
+
+def test_adapter_is_fetched_whole() -> None:
+    paths = ("README.md", "adapter_config.json", "adapter_model.safetensors", "tokenizer.json")
+    chosen = choose("org/lora", files(*paths))
+    assert {file.path for file in chosen.files} >= set(paths[1:])
