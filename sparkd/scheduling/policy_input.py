@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sparkd.adapters.files.records import Failure, Records
 from sparkd.adapters.proc.memory import MemoryProbe
@@ -37,6 +37,8 @@ class PolicyInputs:
     layout: Layout
     probe: MemoryProbe
     records: Records
+    cut_short: set[str] = field(default_factory=set)
+    """The models whose last load was evicted before it was ready."""
 
     async def inputs(
         self,
@@ -149,6 +151,7 @@ class PolicyInputs:
             if phase is Phase.ASLEEP
             else self.records.loads(reading.model_id).peak_bytes,
             may_sleep=sleeps and current and phase is Phase.READY,
+            cut_short=reading.model_id in self.cut_short,
         )
 
     def _is_current(self, spec: ModelSpec | None, reading: ModelReading) -> bool:

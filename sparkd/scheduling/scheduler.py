@@ -326,6 +326,7 @@ class Scheduler:
         started_s = instance.woken_s or instance.started_s
         if self._ready_at_s.get(instance.model_id, started_s) <= started_s:
             self._ready_at_s[instance.model_id] = now_s
+        self._policy_inputs.cut_short.discard(instance.model_id)
         for listener in self.on_started:
             listener(instance)
 

@@ -167,6 +167,10 @@ class Starter:
                 snapshot = await self.observer.read(config)
                 if _newcomer(spec, snapshot, evict):
                     return None
+                loading = {
+                    r.model_id for r in inputs.residents if r.phase is policy.Phase.ABANDONED
+                }
+                self.policy_inputs.cut_short.update(loading.intersection(evict))
                 placing = asyncio.ensure_future(self._place(config, spec, need, snapshot, decision))
                 load = await self._placed(config, placing)
         if isinstance(load, Instance):

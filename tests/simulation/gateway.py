@@ -411,6 +411,7 @@ class Gateway:
         for victim in victims:
             if victim.instance is not None:
                 self.house.count.evictions += 1
+                victim.cut_short |= victim.instance.ready_s is None
                 shielded = self.rules.finish_abandoned_loads
                 yield from self.house.stop(victim, None if shielded else entry.task)
         need = self.house.need(slot)
@@ -447,6 +448,7 @@ class Gateway:
     def _loaded(self, slot: Slot, instance: Instance, task: Task | None) -> Steps:
         """A load has ended, well or not."""
         if slot.loads not in slot.model.failing:
+            slot.cut_short = False
             self.house.ready(slot, instance)
             return
         yield from self.house.stop(slot, task)

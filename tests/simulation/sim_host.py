@@ -46,6 +46,7 @@ class Slot:
     last_used_s: float = 0.0
     loads: int = 0
     failures: int = 0
+    cut_short: bool = False
     recent_failure: policy.RecentFailure | None = None
 
     @property
@@ -108,6 +109,7 @@ class House:
             ready_at=instance.started_s if instance.ready_s is None else instance.ready_s,
             last_used_at=slot.last_used_s,
             held_bytes=slot.model.peak_bytes if slot.known else None,
+            cut_short=slot.cut_short,
         )
 
     def need(self, slot: Slot) -> memory.Need | None:

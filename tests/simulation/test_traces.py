@@ -289,6 +289,17 @@ def test_load_without_waiters_is_in_no_other_models_way() -> None:
     assert result.asked[1].wait_s < 120.0
 
 
+def test_impatient_clients_of_two_models_are_both_answered() -> None:
+    slow = (replace(A, load_s=90.0), replace(B, load_s=90.0))
+    tries = [(n, 25.0 * number + 12.0 * k) for number in range(60) for k, n in enumerate("AB")]
+    asked = [arrival(name, at_s, patience_s=20.0) for name, at_s in tries]
+    result = play(slow, *asked)
+    for name in "AB":
+        answered = [one for one in result.answered if one.request.model_id == name]
+        assert answered
+        assert min(one.at_s for one in answered) < 600.0
+
+
 def test_failing_model_is_tried_five_times_in_half_an_hour_and_is_in_nobodys_way() -> None:
     broken = replace(B, failing=frozenset(range(1, 100)))
     asking = (arrival("B", 10.0 * n) for n in range(360))

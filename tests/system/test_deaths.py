@@ -137,8 +137,9 @@ def test_flood_of_lines_neither_hides_the_reason_nor_the_next_models_lines(dying
 
 def test_sleeper_keeps_the_search_path_of_its_image(host: Host) -> None:
     host.sh("mkdir -p /var/empty")
-    build = f"cd / && podman build -q -t {IMAGE} -f - /var/empty"
-    host.run("sh", "-c", build, user="sparkd", input=RECIPE)
+    recipe = "/tmp/Containerfile.path"
+    with host.file(recipe, RECIPE):
+        host.sh(f"cd / && podman build -q -t {IMAGE} -f {recipe} /var/empty", user="sparkd")
     with host.file("/etc/sparkd/models.d/test-path.yaml", ENTRY):
         host.run("systemctl", "stop", "sparkd.service")
         answer_of(host.chat("path-sleeper"))

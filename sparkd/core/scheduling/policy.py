@@ -15,7 +15,9 @@ model, the first rule that applies:
 5. A queued model that comes first and excludes it is not served yet: wait behind that one.
 6. Residents exclude it (by lifecycle, or as its own outdated instance). One that sleeps excludes
    exclusive models only, which are to be alone:
-   a. one of them is being started or stopped: wait for that to end;
+   a. one of them is being started or stopped, or loads again after its last load was evicted:
+      wait for that to end. Otherwise clients that give up sooner than a load takes, of two models
+      that exclude each other, would evict each other's loads without an end;
    b. one of them, configured as it is, became ready less than `min_residency` ago (or `max_wait`,
       if that is less): wait for the rest of that time, however long the waiters have waited. Where
       loads take longer than `max_wait` everybody has, and each load would be thrown away after one
@@ -84,6 +86,8 @@ class Resident:
     """What it takes once it is loaded, and gives back when it is stopped; None: not known."""
     may_sleep: bool = False
     """Whether it may be put to sleep instead of being stopped."""
+    cut_short: bool = False
+    """Its last load was evicted before it was ready, while no request waited for it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -271,7 +275,7 @@ def _refusal(inputs: PolicyInput, waiting: Waiting) -> SparkdError | None:
 
 def _wait_for(inputs: PolicyInput, waiting: Waiting, victims: list[Resident]) -> Wait | None:
     """Rule 6: the wait that the victims ask for, or None when all may be stopped now."""
-    moving = tuple(r.model_id for r in victims if r.phase in _MOVING)
+    moving = tuple(r.model_id for r in victims if _moves(r))
     if moving:  # a
         return Wait(f"{moving[0]} is starting or stopping", moving)
     settled_at = {r.model_id: _settled_at(inputs, r) for r in victims}
@@ -284,6 +288,11 @@ def _wait_for(inputs: PolicyInput, waiting: Waiting, victims: list[Resident]) ->
     if busy and inputs.now < aged_at:  # c
         return Wait(f"{busy[0]} is in use", busy, aged_at)
     return None
+
+
+def _moves(resident: Resident) -> bool:
+    """Whether it is not to be evicted before its start or stop has ended."""
+    return resident.phase in _MOVING or (resident.phase is Phase.ABANDONED and resident.cut_short)
 
 
 def _settled_at(inputs: PolicyInput, victim: Resident) -> float:
@@ -303,7 +312,7 @@ def _with_memory(turn: _Turn, waiting: Waiting, blockers: list[Resident]) -> Dec
             (
                 r
                 for r in inputs.residents
-                if r not in victims and r.phase not in _MOVING and r.model_id not in taken
+                if r not in victims and not _moves(r) and r.model_id not in taken
             ),
             key=lambda r: (r.phase is not Phase.ASLEEP, r.in_use, r.last_used_at, r.model_id),
         )

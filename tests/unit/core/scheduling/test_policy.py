@@ -521,3 +521,13 @@ def test_who_waits_knows_for_what(of: PolicyInput) -> None:
             assert decided.why
             assert decided.blockers or decided.until is not None
             assert decided.until is None or decided.until > of.now
+
+
+def test_load_that_follows_one_that_was_cut_short_is_waited_for() -> None:
+    unattended = resident("b", phase=Phase.ABANDONED)
+    asked = inputs(waiting("a"), residents=(unattended,))
+    assert decision(asked) == Start(("b",))
+    again = inputs(waiting("a"), residents=(replace(unattended, cut_short=True),))
+    assert decision(again) == Wait("b is starting or stopping", ("b",))
+    ready = inputs(waiting("a"), residents=(resident("b", cut_short=True),))
+    assert decision(ready) == Start(("b",))
