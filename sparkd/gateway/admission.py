@@ -1,28 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """The door: no handler but /healthz does anything before this lets the request in.
 
-What a route asks of its caller stands at the route (`ctx_access=`); one that says nothing is for
-admins.
+Each `Route` names the access that it requires.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from typing import Any
-
-from sanic import Request
 
 from sparkd.adapters.journal.writer import fields
 from sparkd.core.access import auth
 from sparkd.core.access.api_keys import ApiKey, Scope
-from sparkd.core.access.auth import Access
 from sparkd.core.access.quota import WRONG_KEYS_MOST, origin_of
 from sparkd.core.access.visibility import Visibility
 from sparkd.core.errors import RequestError
 from sparkd.core.telemetry.events import EventKind
 from sparkd.gateway.context import Context
-from sparkd.gateway.http.protocol import HttpCycle
+from sparkd.gateway.http.messages import Request
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +38,7 @@ def identified(request: Request) -> Context:
 
     Raises Unauthorized, Forbidden, TooManyRequests or Misconfigured.
     """
-    context: Context = request.app.ctx.sparkd
+    context: Context = request.context
     headers = request.headers
     authorizations = headers.getall("authorization", (None,))
     if len(authorizations) > 1:
@@ -51,7 +46,7 @@ def identified(request: Request) -> Context:
             "the request has two Authorization headers", hint="send one key", code="bad_request"
         )
     digests = auth.presented(authorizations[0], headers.get("x-api-key"), headers.get("api-key"))
-    address = origin_of(str(request.ip or ""))
+    address = origin_of(request.address)
     now_s, now = time.monotonic(), time.time()
     ring = context.keys.current(now_s)
     digest = auth.best_of(ring, digests, now)
@@ -62,11 +57,9 @@ def identified(request: Request) -> Context:
     if digest not in ring.keys and ring.error is None:
         _count_wrong(context, address, now_s)
     key = auth.identify(ring, digest, now)
-    auth.require(key, access_of(request.route))
+    auth.require(key, request.access)
     context.require_usable()
-    request.ctx.key = key
-    wire: HttpCycle = request.stream  # type: ignore[assignment]  # It is all we serve.
-    wire.admit()
+    request.admit(key)
     return context
 
 
@@ -83,23 +76,16 @@ def _count_wrong(context: Context, address: str, now_s: float) -> None:
 
 def key_of(request: Request) -> ApiKey:
     """The key of a request that was admitted."""
-    key: ApiKey = request.ctx.key
-    return key
+    assert request.key is not None
+    return request.key
 
 
 def visibility_of(request: Request) -> Visibility:
     """What the client of a request may be told, admitted or not."""
-    context: Context = request.app.ctx.sparkd
-    return Visibility(context.config, getattr(request.ctx, "key", None))
+    context: Context = request.context
+    return Visibility(context.config, request.key)
 
 
 def is_admin(request: Request) -> bool:
     """Whether it was admitted with an admin's key."""
-    key: ApiKey | None = getattr(request.ctx, "key", None)
-    return key is not None and Scope.ADMIN in key.scopes
-
-
-def access_of(route: Any) -> Access:  # noqa: ANN401 (Sanic's routes have no type of their own)
-    """What a route asks of its caller."""
-    access: Access = getattr(route.ctx, "access", Access.ADMIN)
-    return access
+    return request.key is not None and Scope.ADMIN in request.key.scopes

@@ -24,9 +24,6 @@ from sparkd.lifecycle.sampling import Sampler
 from sparkd.observe.event_feed import EventFeed
 from sparkd.runtime import Runtime
 
-READ = ("GET", "HEAD")
-"""The methods of whatever can be read: HEAD is answered wherever GET is."""
-
 
 @dataclass(slots=True)
 class Context:

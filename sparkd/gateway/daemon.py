@@ -2,8 +2,6 @@
 """The daemon: takes the socket systemd hands over, serves, and leaves when nobody needs it.
 
 Owns no truth and runs no container: it may be killed at any instruction and the next one goes on.
-Not started by `Sanic.run()`: that shuts an inherited socket down on SIGTERM, and the socket unit
-with it; `create_server` on a loop of our own leaves the socket alone.
 """
 
 from __future__ import annotations
@@ -19,7 +17,7 @@ import socket
 import sys
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sparkd._version import __version__
 from sparkd.adapters.background_tasks import BackgroundTasks
@@ -33,24 +31,14 @@ from sparkd.core.errors import HostError, SparkdError
 from sparkd.core.model import Config
 from sparkd.core.names import SCOPE_PATTERN
 from sparkd.core.telemetry.events import EventKind
-from sparkd.gateway.app import create_app
-from sparkd.gateway.http.connections import Connections
-from sparkd.gateway.http.protocol import ClientProtocol
+from sparkd.gateway.application import create_server
 from sparkd.gateway.wiring import wire
 from sparkd.observe import metrics
 from sparkd.runtime import Runtime, build
 
-if TYPE_CHECKING:
-    from sanic.server.async_server import AsyncioServer
-
 log = logging.getLogger(__name__)
 
 _SOCKET_NAME = "http"
-_BACKLOG = 4096
-"""As sparkd.socket has it: listen(2) sets it anew, and connections wait there over a restart."""
-_ACCEPT_TRIES = 16
-"""Connections taken in one turn of the loop. asyncio makes as many tries, and complains of each,
-when there are no descriptors left: with the backlog that were 4096 a second (Python 3.13)."""
 _ACCEPT_SILENCE_S = 10.0
 _LAST_WORDS_S = 1.0
 """For refusals to reach those who waited for a model until we had to go."""
@@ -68,7 +56,6 @@ class Daemon:
         self._listening = listening
         self._notifier = notifier
         self._stop = asyncio.Event()
-        self._servers: list[AsyncioServer] = []
 
     async def run(self) -> None:
         await self.startup()
@@ -87,9 +74,9 @@ class Daemon:
         self._context.keys.current(time.monotonic())
         metrics.restore(runtime.layout, self._context.traffic)
         _log_problems(config)
-        self._app = create_app(self._context)
+        self._server = create_server(self._context)
         self._handle_signals()
-        await self._listen()
+        await self._server.listen(self._listening)
         gc_tuning.leave_out_all_there_is()
         self._housekeeper.begin()
         self._notifier.ready(f"serving {len(config.models)} models")
@@ -125,39 +112,21 @@ class Daemon:
         """Accept nothing new, let open requests end within `drain_timeout`, leave."""
         self._notifier.stopping(f"{self._context.open_requests.count} requests open")
         log.info("sparkd stops", extra=fields(EventKind.DAEMON_STOPPING))
-        for server in self._servers:
-            # Connections that nobody accepted stay in the backlog of systemd's copy of the socket.
-            if server.server is not None:
-                server.server.close()
+        self._server.stop_accepting()
         self._context.leaving.set()
-        connections = Connections(self._servers)
-        if not await connections.drained(
+        server = self._server
+        if not await server.drained(
             self._context.open_requests, self._context.config.settings.drain_timeout_s
         ):
             # An answer that has begun is cut; who has none yet is told why, and to ask again.
             await self._context.runtime.scheduler.close()
-            await connections.drained(self._context.open_requests, _LAST_WORDS_S)
-        connections.abort()
+            await server.drained(self._context.open_requests, _LAST_WORDS_S)
+        server.abort()
         await self._housekeeper.close()
         await self._context.runtime.exit_watch.close()
         await self._context.runtime.close()
         await self._context.proxy.close()
         metrics.keep(self._context.runtime.layout, self._context.traffic)
-
-    async def _listen(self) -> None:
-        for listening in self._listening:
-            server = await self._app.create_server(
-                sock=listening, protocol=ClientProtocol, backlog=_ACCEPT_TRIES
-            )
-            if server is None:
-                raise HostError(f"Sanic made no server for {listening}")
-            if not self._servers:
-                # Once an application, however many sockets it has.
-                await server.startup()
-                await server.before_start()
-            await server.start_serving()
-            listening.listen(_BACKLOG)
-            self._servers.append(server)
 
     async def _keep_watchdog_fed(self) -> None:
         if self._notifier.watchdog_s is None:

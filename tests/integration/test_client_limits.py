@@ -17,11 +17,10 @@ from sanic import Sanic
 from sparkd.adapters.files.config_files import config_paths
 from sparkd.adapters.files.key_files import KeyFiles
 from sparkd.core.model import Config, Dialect, ModelSpec
-from sparkd.gateway.app import create_app
+from sparkd.gateway.application import create_server
 from sparkd.gateway.context import Context
 from sparkd.gateway.handlers import relay
 from sparkd.gateway.http import protocol
-from sparkd.gateway.http.protocol import ClientProtocol
 
 pytestmark = pytest.mark.integration
 
@@ -38,24 +37,17 @@ async def gateway(etc: Path) -> AsyncIterator[tuple[int, Context]]:
     keys = KeyFiles(config_paths({"SPARKD_CONFIG_DIR": str(etc)}), {})
     nothing = cast(Any, None)
     context = Context(runtime=nothing, proxy=nothing, config=CONFIG, keys=keys, sampler=nothing)
-    app = create_app(context)
+    server = create_server(context)
     listening = socket.create_server(("127.0.0.1", 0))
-    server = await app.create_server(
-        sock=listening, return_asyncio_server=True, protocol=ClientProtocol
-    )
-    assert server is not None
-    await server.startup()
-    await server.start_serving()
+    await server.listen([listening])
     try:
         yield listening.getsockname()[1], context
     finally:
-        assert server.server is not None
-        server.server.close()
-        for connection in list(server.connections):
-            connection.abort()
+        server.stop_accepting()
+        server.abort()
         await asyncio.sleep(0)
         listening.close()
-        Sanic.unregister_app(app)
+        Sanic.unregister_app(server.app)
 
 
 async def crept(port: int, said: bytes, creeping: bytes, *, times: int) -> bytes:

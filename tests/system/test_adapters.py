@@ -16,7 +16,6 @@ models:
     image: localhost/sparkd-fake-vllm:latest
     weights: none
     lifecycle: utility
-    gpu: null
     args: [--fake-load-seconds, 0.2]
     adapters:
       sql-lora: {{path: {WEIGHTS}}}

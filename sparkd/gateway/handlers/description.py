@@ -1,54 +1,48 @@
 # SPDX-License-Identifier: Apache-2.0
-"""/openapi.json: what the router says of itself, handed to `core.http.openapi`.
+"""`/openapi.json`: the routes of the gateway, handed to `core.http.openapi`.
 
-A route tells what is particular about it where it is added: `ctx_answers`, if its answer is not
-JSON. Its summary is the first line of its handler's docstring.
+The summary of a route is the first line of its handler's docstring.
 """
 
 from __future__ import annotations
 
 import inspect
-import json
 import re
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
-
-from sanic import HTTPResponse, Request, Sanic
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from sparkd._version import __version__
 from sparkd.core.access.auth import Access
-from sparkd.gateway.admission import access_of
-from sparkd.gateway.context import READ
+from sparkd.gateway.http.messages import Handler, Request, Response, Route, json_response
 
 if TYPE_CHECKING:
     from sparkd.core.http.openapi import Path
 
 
-def add_routes(app: Sanic[Any, Any]) -> None:
-    access = Access.OPEN  # It tells nothing about this host.
-    app.add_route(show_description, "/openapi.json", methods=READ, ctx_access=access)
+def handler(routes: Sequence[Route]) -> Handler:
+    """The handler that describes these routes and itself."""
+
+    async def show_description(request: Request) -> Response:
+        """This description. Needs no key, wakes nothing."""
+        # Few daemons are ever asked for it, so the module is not loaded before.
+        from sparkd.core.http.openapi import describe
+
+        return json_response(describe(paths(routes), __version__))
+
+    return show_description
 
 
-async def show_description(request: Request) -> HTTPResponse:
-    """This description. Needs no key, wakes nothing."""
-    # Nearly no daemon is ever asked for it, so it is neither loaded nor kept before.
-    from sparkd.core.http.openapi import describe
-
-    described = describe(paths(request.app), __version__)
-    return HTTPResponse(json.dumps(described), content_type="application/json")
-
-
-def paths(app: Sanic[Any, Any]) -> Iterator[Path]:
-    """Every route of the router, each method for itself; HEAD is like GET and goes unmentioned."""
+def paths(routes: Sequence[Route]) -> Iterator[Path]:
+    """Each method of each route; HEAD is like GET and is left out."""
     from sparkd.core.http.openapi import Path
 
-    for route in app.router.routes:
-        path = "/" + re.sub(r"<(\w+?)(?:_id)?(?::\w+)?>", r"{\1}", route.path)
-        for method in sorted(route.methods - {"HEAD"}):
+    for route in routes:
+        path = re.sub(r"<(\w+?)(?:_id)?(?::\w+)?>", r"{\1}", route.path)
+        for method in sorted({*route.methods} - {"HEAD"}):
             yield Path(
                 method=method,
                 path=path,
                 summary=(inspect.getdoc(route.handler) or "").partition("\n")[0],
-                needs_key=access_of(route) is not Access.OPEN,
-                answers=getattr(route.ctx, "answers", "application/json"),
+                needs_key=route.access is not Access.OPEN,
+                answers=route.answers,
             )

@@ -10,11 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Any
-
-from sanic import Request, Sanic
-from sanic.compat import Header
-from sanic.response import BaseHTTPResponse
 
 from sparkd.core.access import auth
 from sparkd.core.access.auth import Access
@@ -25,7 +20,8 @@ from sparkd.core.numbers import bounded_float, bounded_int
 from sparkd.core.telemetry.events import as_sse
 from sparkd.gateway.admission import admitted, key_of, visibility_of
 from sparkd.gateway.context import Context
-from sparkd.gateway.http.request_id import HEADER, request_id
+from sparkd.gateway.http.messages import Request, ResponseStream, Route
+from sparkd.gateway.http.request_id import HEADER
 from sparkd.observe.event_feed import Listener, ListenerLostError
 
 _ALIVE_S = 15.0
@@ -37,11 +33,6 @@ _LATEST_US = (1 << 53) - 1
 """The latest moment that an event can have as its id, in microseconds since 1970."""
 
 
-def add_routes(app: Sanic[Any, Any]) -> None:
-    access, answers = Access.ANY, "text/event-stream"
-    app.add_route(tell, "/events", methods=["GET"], ctx_access=access, ctx_answers=answers)
-
-
 async def tell(request: Request) -> None:
     """Events after `Last-Event-ID`, or of the `last` seconds; `requests=1` adds each request.
 
@@ -49,7 +40,7 @@ async def tell(request: Request) -> None:
     """
     context = admitted(request)
     after_us = _after_us(request)
-    chatty = request.args.get("requests", "0") not in ("0", "false")
+    chatty = request.query.get("requests", "0") not in ("0", "false")
     key = key_of(request)
     if chatty:
         auth.require(key, Access.ADMIN)
@@ -62,17 +53,16 @@ async def _listen(
 ) -> None:
     key = key_of(request)
     async with context.events.listen(after_us, chatty=chatty, of=key.may_use) as listener:
-        headers = Header([("cache-control", "no-cache"), (HEADER, request_id(request))])
+        headers = {"cache-control": "no-cache", HEADER: request.id}
         response = await request.respond(headers=headers, content_type="text/event-stream")
         try:
             await _tell(context, listener, response, visibility_of(request))
         except (TimeoutError, ListenerLostError):
-            transport: asyncio.Transport = request.transport  # type: ignore[assignment]
-            transport.abort()
+            request.abort()
 
 
 async def _tell(
-    context: Context, listener: Listener, response: BaseHTTPResponse, visibility: Visibility
+    context: Context, listener: Listener, response: ResponseStream, visibility: Visibility
 ) -> None:
     await _send(response, comment("sparkd tells what happens"))
     leaving = asyncio.ensure_future(context.leaving.wait())
@@ -87,7 +77,7 @@ async def _tell(
                     await _send(response, as_sse(visibility.event(coming.result())))
                 elif leaving.done():
                     await _send(response, f"retry: {_COME_BACK_MS}\n".encode() + _LEFT)
-                    await response.eof()  # type: ignore[attr-defined]
+                    await response.send(b"", end=True)
                     return
                 else:
                     await _send(response, comment("alive"))
@@ -100,7 +90,7 @@ async def _tell(
 _LEFT = b'event: left\ndata: {"event": "left", "text": "sparkd leaves; a request starts it"}\n\n'
 
 
-async def _send(response: BaseHTTPResponse, data: bytes) -> None:
+async def _send(response: ResponseStream, data: bytes) -> None:
     async with asyncio.timeout(_STALL_S):
         await response.send(data)
 
@@ -110,7 +100,7 @@ def _after_us(request: Request) -> int | None:
     last_id = request.headers.get("last-event-id", "")
     if (after_us := bounded_int(last_id, most=_LATEST_US)) is not None:
         return after_us
-    last_s = request.args.get("last")
+    last_s = request.query.get("last")
     if last_s is None:
         return None
     ago_s = bounded_float(last_s, most=_LATEST_US / 1e6)
@@ -121,3 +111,14 @@ def _after_us(request: Request) -> int | None:
         hint="/events?last=600",
         code="bad_request",
     )
+
+
+ROUTES = (
+    Route(
+        path="/events",
+        handler=tell,
+        access=Access.ANY,
+        methods=("GET",),
+        answers="text/event-stream",
+    ),
+)

@@ -7,15 +7,12 @@ The key is checked before a byte of the body is read, the body before anything i
 from __future__ import annotations
 
 import asyncio
-import json
 import secrets
 import time
 from dataclasses import replace
 from functools import partial
 from typing import Any
 from urllib.parse import unquote
-
-from sanic import HTTPResponse, Request, Sanic
 
 from sparkd.core.access.auth import Access
 from sparkd.core.catalog import lookup
@@ -29,27 +26,20 @@ from sparkd.core.model import Config, KeepAlive, Status
 from sparkd.core.model_state import RESIDENT, State
 from sparkd.core.rewriting.request_body import Prepared, prepare, prepare_form
 from sparkd.gateway.admission import admitted, identified, key_of, visibility_of
-from sparkd.gateway.context import READ, Context
+from sparkd.gateway.context import Context
 from sparkd.gateway.handlers.relay import Relay
 from sparkd.gateway.http.client_link import ClientStalled
-from sparkd.gateway.http.request_id import request_id
+from sparkd.gateway.http.messages import Request, Response, Route, json_response
 from sparkd.gateway.proxy import Outgoing, request_headers
 from sparkd.gateway.render import unexpected
 from sparkd.scheduling.queue import OnWait, Progress
 
 
-def add_routes(app: Sanic[Any, Any]) -> None:
-    access = Access.INFERENCE
-    app.add_route(list_models, "/v1/models", methods=READ, ctx_access=access)
-    app.add_route(show_model, "/v1/models/<model_id:path>", methods=READ, ctx_access=access)
-    app.add_route(infer, "/v1/<rest:path>", methods=["POST"], stream=True, ctx_access=access)
-
-
-async def list_models(request: Request) -> HTTPResponse:
+async def list_models(request: Request) -> Response:
     """The models on this host, with `?all=1` those of the catalog too; starts nothing."""
     context, key = admitted(request), key_of(request)
     state, missing = await _looked_at(context)
-    every = request.args.get("all") == "1"
+    every = request.query.get("all") == "1"
     data = [
         one
         for spec in context.config.models.values()
@@ -58,17 +48,16 @@ async def list_models(request: Request) -> HTTPResponse:
         for one in cards(spec, state.get(spec.model_id), missing.get(spec.model_id, ()))
         if key.may_use(spec.model_id) or key.may_use(str(one["id"]))
     ]
-    return _json(_listed(request, data))
+    return json_response(_listed(request, data))
 
 
 def _listed(request: Request, data: list[dict[str, object]]) -> object:
     """The list in the client's form, as far as its key may know."""
-    query = {name: str(request.args.get(name)) for name in request.args}
     anthropic = is_anthropics(request.headers)
-    return visibility_of(request).value(listing(data, query, anthropic=anthropic))
+    return visibility_of(request).value(listing(data, request.query, anthropic=anthropic))
 
 
-async def show_model(request: Request, model_id: str) -> HTTPResponse:
+async def show_model(request: Request, model_id: str) -> Response:
     """One model, as the list has it."""
     context = admitted(request)
     meant = lookup.resolve(context.config, unquote(model_id), key_of(request))
@@ -78,7 +67,7 @@ async def show_model(request: Request, model_id: str) -> HTTPResponse:
     all_cards = cards(spec, state.get(spec.model_id), missing.get(spec.model_id, ()))
     shown_card = next(one for one in all_cards if one["id"] == meant.name)
     anthropic = is_anthropics(request.headers)
-    return _json(visibility_of(request).value(shown(shown_card, anthropic=anthropic)))
+    return json_response(visibility_of(request).value(shown(shown_card, anthropic=anthropic)))
 
 
 async def _looked_at(context: Context) -> tuple[dict[str, State], dict[str, tuple[Missing, ...]]]:
@@ -90,9 +79,9 @@ async def _looked_at(context: Context) -> tuple[dict[str, State], dict[str, tupl
 
 async def infer(request: Request, rest: str) -> None:
     """One inference request, from the key to the last byte of the answer."""
-    context: Context = request.app.ctx.sparkd
+    context: Context = request.context
     started_s = time.monotonic()
-    relay = Relay(request, request_id(request), context.traffic, context.bodies)
+    relay = Relay(request, request.id, context.traffic, context.bodies)
     with context.open_requests:
         try:
             identified(request)
@@ -215,5 +204,14 @@ def _json_headers(headers: dict[str, str]) -> dict[str, str]:
     return headers
 
 
-def _json(body: object) -> HTTPResponse:
-    return HTTPResponse(json.dumps(body), content_type="application/json")
+ROUTES = (
+    Route(path="/v1/models", handler=list_models, access=Access.INFERENCE),
+    Route(path="/v1/models/<model_id:path>", handler=show_model, access=Access.INFERENCE),
+    Route(
+        path="/v1/<rest:path>",
+        handler=infer,
+        access=Access.INFERENCE,
+        methods=("POST",),
+        reads_body=True,
+    ),
+)

@@ -13,17 +13,14 @@ from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import unquote
 
-from sanic import Request, Sanic
-from sanic.compat import Header
-from sanic.response import BaseHTTPResponse
-
 from sparkd.adapters.journal.reader import follow, logged, model_log, read
 from sparkd.core.access.auth import Access
 from sparkd.core.catalog import lookup
 from sparkd.core.errors import RequestError
 from sparkd.core.numbers import bounded_int
 from sparkd.gateway.admission import admitted, key_of
-from sparkd.gateway.http.request_id import HEADER, request_id
+from sparkd.gateway.http.messages import Request, ResponseStream, Route
+from sparkd.gateway.http.request_id import HEADER
 
 _LINES = 200
 _LINES_MOST = 10_000
@@ -31,36 +28,28 @@ _STALL_S = 10.0
 """A client that takes nothing for this long is dropped."""
 
 
-def add_routes(app: Sanic[Any, Any]) -> None:
-    path = "/logs/<model_id:path>"
-    app.add_route(
-        show_log, path, methods=["GET"], ctx_access=Access.ADMIN, ctx_answers="text/plain"
-    )
-
-
 async def show_log(request: Request, model_id: str) -> None:
     """The last `lines` of what a model printed; `follow=1` goes on."""
     context = admitted(request)
     spec = lookup.resolve(context.config, unquote(model_id), key_of(request)).spec
-    following = request.args.get("follow", "0") not in ("0", "false")
+    following = request.query.get("follow", "0") not in ("0", "false")
     arguments = (f"--lines={_lines(request)}", *model_log(spec.model_id))
     source = (follow if following else read)(*arguments)
-    headers = Header([("cache-control", "no-cache"), (HEADER, request_id(request))])
+    headers = {"cache-control": "no-cache", HEADER: request.id}
     response = await request.respond(headers=headers, content_type="text/plain; charset=utf-8")
     ended = asyncio.ensure_future(context.leaving.wait())
     try:
         async with contextlib.aclosing(source) as lines:
             await _copy(lines, response, ended)
-        await response.eof()
+        await response.send(b"", end=True)
     except TimeoutError:
-        transport: asyncio.Transport = request.transport  # type: ignore[assignment]
-        transport.abort()
+        request.abort()
     finally:
         ended.cancel()
 
 
 async def _copy(
-    lines: AsyncIterator[bytes], response: BaseHTTPResponse, ended: asyncio.Future[Any]
+    lines: AsyncIterator[bytes], response: ResponseStream, ended: asyncio.Future[Any]
 ) -> None:
     """Pass lines on until there are no more, or the daemon leaves."""
     while True:
@@ -82,10 +71,21 @@ async def _copy(
 
 def _lines(request: Request) -> int:
     """How many lines are wanted. Raises RequestError."""
-    text = request.args.get("lines", str(_LINES))
+    text = request.query.get("lines", str(_LINES))
     lines = bounded_int(text, most=_LINES_MOST)
     if lines is not None:
         return lines
     raise RequestError(
         f"lines={text[:40]!r} is not a number up to {_LINES_MOST}", hint="?lines=200", param="lines"
     )
+
+
+ROUTES = (
+    Route(
+        path="/logs/<model_id:path>",
+        handler=show_log,
+        access=Access.ADMIN,
+        methods=("GET",),
+        answers="text/plain",
+    ),
+)

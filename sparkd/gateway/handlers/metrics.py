@@ -4,34 +4,23 @@ replaces had it. Neither counts as use of a model, and neither keeps the gateway
 
 from __future__ import annotations
 
-from typing import Any
 from urllib.parse import unquote
-
-from sanic import HTTPResponse, Request, Sanic
-from sanic.response import json
 
 from sparkd.core.access import auth
 from sparkd.core.access.auth import Access
 from sparkd.core.errors import Forbidden, NotFound
 from sparkd.core.model import MetricsAccess
 from sparkd.gateway.admission import admitted, key_of
-from sparkd.gateway.context import READ, Context
+from sparkd.gateway.context import Context
+from sparkd.gateway.http.messages import Request, Response, Route, json_response
 from sparkd.observe.session_statistics import reference_stats
 
 _CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
-def add_routes(app: Sanic[Any, Any]) -> None:
-    access, text = Access.ANY, "text/plain"
-    app.add_route(show_metrics, "/metrics", methods=READ, ctx_access=access, ctx_answers=text)
-    app.add_route(gpu_stats, "/debug/gpu-stats", methods=READ, ctx_access=access)
-    path = "/debug/gpu-stats/<model_id:path>"
-    app.add_route(gpu_stats_of, path, methods=READ, ctx_access=access)
-
-
-async def show_metrics(request: Request) -> HTTPResponse:
+async def show_metrics(request: Request) -> Response:
     """Metrics of the gateway and of every engine that runs, for Prometheus."""
-    context: Context = request.app.ctx.sparkd
+    context: Context = request.context
     if context.config.settings.metrics_access is MetricsAccess.KEY:
         admitted(request)
         if key_of(request).models:
@@ -40,14 +29,14 @@ async def show_metrics(request: Request) -> HTTPResponse:
                 hint="sudo sparkctl key add NAME, without --model",
                 code="model_forbidden",
             )
-    return HTTPResponse(await context.readings.metrics.read(), content_type=_CONTENT_TYPE)
+    return Response(await context.readings.metrics.read(), content_type=_CONTENT_TYPE)
 
 
-async def gpu_stats(request: Request) -> HTTPResponse:
+async def gpu_stats(request: Request) -> Response:
     """Sessions, run time and memory of every model that ever ran."""
     session_stats_by_model = admitted(request).runtime.sessions.all()
     may_use = key_of(request).may_use
-    return json(
+    return json_response(
         {
             "stats": {
                 m: reference_stats(one) for m, one in session_stats_by_model.items() if may_use(m)
@@ -56,7 +45,7 @@ async def gpu_stats(request: Request) -> HTTPResponse:
     )
 
 
-async def gpu_stats_of(request: Request, model_id: str) -> HTTPResponse:
+async def gpu_stats_of(request: Request, model_id: str) -> Response:
     """Sessions, run time and memory of one model."""
     name = unquote(model_id)
     context = admitted(request)
@@ -68,4 +57,11 @@ async def gpu_stats_of(request: Request, model_id: str) -> HTTPResponse:
             hint="GET /debug/gpu-stats lists those that did",
             code="no_stats",
         )
-    return json({"model": name, "stats": reference_stats(session_stats)})
+    return json_response({"model": name, "stats": reference_stats(session_stats)})
+
+
+ROUTES = (
+    Route(path="/metrics", handler=show_metrics, access=Access.ANY, answers="text/plain"),
+    Route(path="/debug/gpu-stats", handler=gpu_stats, access=Access.ANY),
+    Route(path="/debug/gpu-stats/<model_id:path>", handler=gpu_stats_of, access=Access.ANY),
+)

@@ -14,13 +14,9 @@ import gzip
 import hashlib
 from dataclasses import dataclass
 from importlib import resources
-from typing import Any
-
-from sanic import HTTPResponse, Request, Sanic
-from sanic.response import json
 
 from sparkd.core.access.auth import Access
-from sparkd.gateway.context import READ
+from sparkd.gateway.http.messages import Request, Response, Route, json_response
 
 _STYLE = "<!--style-->"
 _SCRIPT = "<!--script-->"
@@ -38,15 +34,11 @@ class Page:
 _PLACES = {"service": "sparkd", "api": "/v1", "health": "/healthz", "description": "/openapi.json"}
 
 
-def add_routes(app: Sanic[Any, Any]) -> None:
-    app.add_route(show_page, "/", methods=READ, ctx_access=Access.OPEN, ctx_answers="text/html")
-
-
-async def show_page(request: Request) -> HTTPResponse:
+async def show_page(request: Request) -> Response:
     """The status page, for a browser; the places of the API, for a program."""
     accepted = request.headers.get("accept", "")
     if "application/json" in accepted and "text/html" not in accepted:
-        return json(_PLACES, headers={"vary": "accept"})
+        return json_response(_PLACES, headers={"vary": "accept"})
     page = assembled()
     headers = {
         "content-security-policy": page.policy,
@@ -59,7 +51,7 @@ async def show_page(request: Request) -> HTTPResponse:
     packed = "gzip" in request.headers.get("accept-encoding", "")
     if packed:
         headers["content-encoding"] = "gzip"
-    return HTTPResponse(
+    return Response(
         page.packed if packed else page.text,
         headers=headers,
         content_type="text/html; charset=utf-8",
@@ -99,3 +91,6 @@ def _policy(style: str, script: str) -> str:
 
 def _hash(text: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+ROUTES = (Route(path="/", handler=show_page, access=Access.OPEN, answers="text/html"),)

@@ -13,11 +13,6 @@ import contextlib
 from collections.abc import Awaitable, Callable
 from time import monotonic
 
-from sanic import HTTPResponse, Request
-from sanic.compat import Header
-from sanic.exceptions import BadRequest
-from sanic.response import BaseHTTPResponse
-
 from sparkd.adapters.engine.client import Answer
 from sparkd.adapters.journal.writer import note
 from sparkd.core.access.quota import Meter
@@ -39,6 +34,7 @@ from sparkd.core.telemetry.traffic import ResponseMeter, Traffic
 from sparkd.gateway.admission import is_admin, visibility_of
 from sparkd.gateway.body_budget import BodyBudget, BodyShare
 from sparkd.gateway.handlers.keep_alive_timer import KeepAliveTimer
+from sparkd.gateway.http.messages import Request, ResponseStream
 from sparkd.gateway.http.protocol import HttpCycle
 from sparkd.gateway.render import Shape, error_event, shape_of
 from sparkd.scheduling.queue import Grant, Progress
@@ -63,8 +59,8 @@ class Relay:
         self, request: Request, request_id: str, traffic: Traffic, bodies: BodyBudget
     ) -> None:
         self._request = request
-        self._wire: HttpCycle = request.stream  # type: ignore[assignment]  # It is all we serve.
-        self._response: BaseHTTPResponse | None = None
+        self._wire = request.cycle
+        self._response: ResponseStream | None = None
         self._share = BodyShare(bodies)
         self._traffic = traffic
         self._response_meter: ResponseMeter | None = None
@@ -104,7 +100,7 @@ class Relay:
         began_s = monotonic()
         try:
             while True:
-                part = await self._read_part()
+                part = await self._request.body_part(_BODY_STALL_S)
                 if monotonic() - began_s > _BODY_STALL_S + len(body) / _BODY_SLOWEST_BYTES_S:
                     raise TimeoutError
                 if not part:
@@ -122,15 +118,6 @@ class Relay:
                 hint="send it again; look for a proxy that cuts requests",
                 code="body_stalled",
             ) from None
-
-    async def _read_part(self) -> bytes | None:
-        try:
-            if self._wire.body_is_at_hand():
-                return await self._wire.read()
-            async with asyncio.timeout(_BODY_STALL_S):
-                return await self._wire.read()
-        except BadRequest as error:
-            raise RequestError(str(error), code="bad_request") from None
 
     def prepared(self, size_bytes: int) -> None:
         """Only the body for the engine, of this size, is left in memory."""
@@ -171,8 +158,8 @@ class Relay:
 
     async def _begin_stream(self, beat: bytes) -> None:
         if self._response is None:
-            kind = [("content-type", _EVENT_STREAM), ("cache-control", "no-cache")]
-            await self._respond(200, Header(kind))
+            kind = {"content-type": _EVENT_STREAM, "cache-control": "no-cache"}
+            await self._respond(200, kind)
         await self._send(beat)
 
     async def relay(self, answer: Answer, explain: Explain) -> None:
@@ -190,9 +177,9 @@ class Relay:
         # The head of a stream goes at once, any other together with what follows it.
         first = answer.at_hand() if streams or answer.whole else await answer.next()
         if self._response is None:
-            headers = Header(passed_headers(answer.headers))
+            headers = dict(passed_headers(answer.headers))
             if streams:
-                headers.popall("content-length", None)  # An error event may have to follow.
+                headers.pop("content-length", None)  # An error event may have to follow.
             await self._respond(answer.status, headers)
         response_meter = self._response_meter = self._traffic.response_meter(
             self.model_id, streaming=streams
@@ -285,7 +272,7 @@ class Relay:
             duration_ms=round(took_s * 1000),
         )
 
-    async def _respond(self, status: int, headers: Header) -> None:
+    async def _respond(self, status: int, headers: dict[str, str]) -> None:
         headers["x-request-id"] = self.request_id
         headers["x-sparkd-model"] = self.model_id
         headers["x-sparkd-queue-ms"] = str(self.waited_ms)
@@ -293,7 +280,7 @@ class Relay:
         self.status = status
         if self._keep_alive_timer is not None:
             self._keep_alive_timer.begun = True
-        self._response = await self._request.respond(HTTPResponse(status=status, headers=headers))
+        self._response = await self._request.respond(status, headers)
 
     async def _refusal(self, answer: Answer) -> SparkdError:
         """The engine's own error, worded for the API that the client speaks."""
@@ -321,7 +308,7 @@ class Relay:
 
     async def _send(self, data: bytes, *, end: bool = False) -> None:
         if self._response is not None:
-            await self._response.send(data, end_stream=end)
+            await self._response.send(data, end=end)
             self.complete = self.complete or end
 
     async def _end(self) -> None:

@@ -96,8 +96,7 @@ class HttpCycle(Http):
         assert transport is not None
         if transport.can_write_eof():
             transport.write_eof()
-        settings = self.protocol.app.ctx.sparkd.config.settings
-        left_bytes = settings.body_limit_bytes * _LINGER_BODIES
+        left_bytes = self.protocol.app.ctx.body_limit_bytes() * _LINGER_BODIES
         try:
             async with asyncio.timeout(LINGER_S):
                 while left_bytes > 0:

@@ -6,17 +6,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
-from sanic import Sanic
 
 from sparkd.core.access.cors import EXPOSED
 from sparkd.core.http.routing import OPERATIONS
-from sparkd.core.model import Config
-from sparkd.gateway.admission import access_of
-from sparkd.gateway.app import create_app
+from sparkd.gateway import application
 from tests.unit.project.test_docs_true import DOCUMENTS
 
 DOCUMENT = Path(__file__).resolve().parents[3] / "docs/reference/http-api.md"
@@ -25,21 +20,18 @@ Endpoint = tuple[str, str, str]
 
 
 @pytest.fixture(scope="module")
-def routes() -> Iterator[set[Endpoint]]:
-    app = create_app(SimpleNamespace(config=Config(), unauthenticated=None, pacing=None))  # type: ignore[arg-type]
-    app.router.finalize()
-    yield set(endpoints_of(app))
-    Sanic.unregister_app(app)
+def routes() -> set[Endpoint]:
+    return set(endpoints())
 
 
-ENDLESS = {"events", "logs/<model_id:path>"}
+ENDLESS = {"/events", "/logs/<model_id:path>"}
 
 
-def endpoints_of(app: Sanic[Any, Any]) -> Iterator[Endpoint]:
-    for route in app.router.routes:
-        access = str(access_of(route))
-        path = "/" + re.sub(r"<(\w+)(?::\w+)?>", "MODEL", route.path)
-        for method in route.methods - {"HEAD"}:
+def endpoints() -> Iterator[Endpoint]:
+    for route in application.routes():
+        access = str(route.access)
+        path = re.sub(r"<(\w+)(?::\w+)?>", "MODEL", route.path)
+        for method in {*route.methods} - {"HEAD"}:
             if path == "/v1/MODEL":
                 yield from ((method, f"/v1/{name}", access) for name in OPERATIONS)
             else:
@@ -80,6 +72,6 @@ def test_headers_of_answers_that_a_page_may_read_are_the_documented_ones() -> No
 
 @pytest.mark.usefixtures("routes")
 def test_head_is_answered_wherever_get_is_but_where_the_answer_has_no_end() -> None:
-    for route in Sanic.get_app("sparkd").router.routes:
+    for route in application.routes():
         endless = route.path in ENDLESS
         assert ("HEAD" in route.methods) == ("GET" in route.methods and not endless), route.path

@@ -43,7 +43,7 @@ MAY_IMPORT = {
 
 LIBRARIES = {
     # Each of these libraries could be replaced in a day: only these modules know it.
-    "sanic": {"sparkd.gateway"},
+    "sanic": {"sparkd.gateway.http"},
     "podman": {"sparkd.adapters.podman.client"},
     "requests": {"sparkd.adapters.podman.client"},
     "dbus_fast": {"sparkd.adapters.systemd.user_manager"},

@@ -172,7 +172,7 @@ def test_every_handler_that_shows_models_asks_the_sight_of_the_key() -> None:
         "handlers/admin.py": {"show_status", "debug_state", "show_diagnosis"},
         "handlers/inference.py": {"_listed", "show_model", "_noticed"},
         "handlers/events.py": {"_listen"},
-        "app.py": {"default"},
+        "application.py": {"_on_error"},
         "handlers/relay.py": {"_tell"},
     }
     for module, functions in shown.items():

@@ -17,7 +17,7 @@ from sparkd.core.errors import SparkdError
 from sparkd.core.http import openapi
 from sparkd.core.http.routing import OPERATIONS
 from sparkd.core.model import Config
-from sparkd.gateway.app import create_app
+from sparkd.gateway.application import create_server, routes
 from sparkd.gateway.handlers import description
 
 OPEN = {"/", "/healthz", "/openapi.json"}
@@ -25,15 +25,16 @@ OPEN = {"/", "/healthz", "/openapi.json"}
 
 @pytest.fixture(scope="module")
 def app() -> Iterator[Sanic[Any, Any]]:
-    made = create_app(SimpleNamespace(config=Config(), unauthenticated=None, pacing=None))  # type: ignore[arg-type]
+    nothing = SimpleNamespace(config=Config(), unauthenticated=None, pacing=None)
+    made = create_server(nothing).app  # type: ignore[arg-type]
     made.router.finalize()
     yield made
     Sanic.unregister_app(made)
 
 
 @pytest.fixture(scope="module")
-def document(app: Sanic[Any, Any]) -> dict[str, Any]:
-    return openapi.describe(description.paths(app), "1.2.3")
+def document() -> dict[str, Any]:
+    return openapi.describe(description.paths(routes()), "1.2.3")
 
 
 def operations(document: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
