@@ -550,6 +550,20 @@ def test_error_of_the_engine_passes_untouched(served: Host, status: int) -> None
     assert "x-odd" not in through.headers
 
 
+@pytest.mark.parametrize("status", [500, 503])
+def test_failure_of_the_engine_keeps_its_status_message_and_pause(
+    served: Host, status: int
+) -> None:
+    fake = {"status": status, "headers": {"retry-after": "9"}}
+    body = chat_body(MODEL, fake=fake)
+    said = engine(served, CHAT, json=body).json()["error"]["message"]
+    through = served.request("POST", CHAT, json=body)
+    error = through.json()["error"]
+    assert (through.status_code, error["code"]) == (status, f"upstream_{status}")
+    assert said in error["message"]
+    assert through.headers["retry-after"] == "9"
+
+
 def test_every_answer_carries_the_id_of_its_request(served: Host) -> None:
     for path, body, key in [
         (CHAT, chat_body(MODEL), ""),

@@ -4,8 +4,8 @@
 import sys
 from types import ModuleType
 
-# Sanic's own pages for errors and directories are never shown: `application` has a response to every
-# error, and no directory is served. docs/decisions/0009 has the time and memory that this saves.
+# Sanic's own pages for errors and directories are never shown: `application` has a response to
+# every error, and no directory is served. docs/decisions/0009 has the time and memory it saves.
 for _page, *_classes in (
     ("sanic.pages.error", "ErrorPage"),
     ("sanic.pages.directory_page", "DirectoryPage", "FileInfo"),
