@@ -21,8 +21,6 @@ from prometheus_client.registry import Collector
 from sparkd.core.telemetry.metrics_table import Family, Kind, Samples, Value
 from sparkd.core.telemetry.traffic import Histogram
 
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-
 
 class _Once(Collector):
     def __init__(self, samples: Iterable[Samples]) -> None:

@@ -335,3 +335,17 @@ class Config:
     """All problems of all files, those of `broken` included."""
     settings_ok: bool = True
     """False when sparkd.yaml itself is wrong; `settings` then holds the defaults."""
+
+    def entry(self, model_id: str) -> ModelSpec:
+        """The entry of a model; for one that left the catalog while it runs, the defaults.
+
+        Such a model counts as a normal one, with the times of sparkd.yaml.
+        """
+        settings = self.settings
+        return self.models.get(model_id) or ModelSpec(
+            model_id=model_id,
+            image="",
+            load_timeout_s=settings.load_timeout_s,
+            idle_timeout_s=settings.idle_timeout_s,
+            stop_grace_s=settings.stop_grace_s,
+        )

@@ -15,6 +15,7 @@ _DURATION = re.compile(
 )
 _UNIT_MS = (3_600_000, 60_000, 1_000, 1)
 _SIZE = re.compile(r"([0-9]{1,15})(B|KiB|MiB|GiB|TiB)")
+_GIB = 1 << 30
 _UNIT_BYTES = {"TiB": 1 << 40, "GiB": 1 << 30, "MiB": 1 << 20, "KiB": 1 << 10, "B": 1}
 _SHOWN_CHARS = 60
 
@@ -72,3 +73,8 @@ def count_of(count: int, noun: str) -> str:
 
 def _shown(text: str) -> str:
     return repr(text if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]}…")
+
+
+def gib_of(size_bytes: int) -> str:
+    """A size for people who compare it with the memory of a host."""
+    return f"{size_bytes / _GIB:.1f} GiB"

@@ -21,11 +21,12 @@ from typing import Any
 
 from sparkd._version import __version__
 from sparkd.adapters.background_tasks import BackgroundTasks
-from sparkd.adapters.files.config_files import config_paths, load_config
+from sparkd.adapters.files.config_files import config_paths, load_from
 from sparkd.adapters.files.key_files import KeyFiles
 from sparkd.adapters.journal import writer
 from sparkd.adapters.journal.writer import fields
-from sparkd.adapters.proc.processes import ProcessWatch, cgroup_pids
+from sparkd.adapters.proc.cgroups import cgroup_pids
+from sparkd.adapters.proc.processes import ProcessWatch
 from sparkd.adapters.systemd.notify import Notifier, inherited_sockets
 from sparkd.core.errors import HostError, SparkdError
 from sparkd.core.model import Config
@@ -66,9 +67,8 @@ class Daemon:
 
     async def startup(self) -> None:
         runtime = build()
-        paths = config_paths(os.environ)
-        config = load_config(paths, weights_dir=runtime.layout.weights_dir)
-        parts = wire(runtime, config, KeyFiles(paths, os.environ))
+        config = load_from(os.environ, runtime.layout)
+        parts = wire(runtime, config, KeyFiles(config_paths(os.environ), os.environ))
         self._context, self._housekeeper, gc_tuning = parts
         # Problems of the key files are in the journal from the start.
         self._context.keys.current(time.monotonic())
@@ -165,8 +165,7 @@ class Daemon:
     def _reload(self) -> None:
         """Read the configuration anew; one with problems is refused and the old one stays."""
         self._notifier.reloading(time.monotonic_ns() // 1000)
-        paths = config_paths(os.environ)
-        config = load_config(paths, weights_dir=self._context.runtime.layout.weights_dir)
+        config = load_from(os.environ, self._context.runtime.layout)
         if config.problems:
             _log_problems(config)
             log.error("the new configuration is refused, the old one stays: sparkctl check")

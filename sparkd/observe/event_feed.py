@@ -19,7 +19,7 @@ from collections.abc import AsyncIterator, Callable
 
 from sparkd.adapters.background_tasks import BackgroundTasks
 from sparkd.adapters.journal.reader import events, follow
-from sparkd.core.telemetry.events import Event, EventKind, parse
+from sparkd.core.telemetry.events import CHATTY, Event, EventKind, parse
 
 log = logging.getLogger(__name__)
 
@@ -29,8 +29,6 @@ _PENDING_MAX = 2000
 """Events that a listener has not taken yet; one that lets more of them gather is dropped."""
 _RESTART_PAUSES_S = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 """journalctl ends when journald is being replaced; without a journal it ends at once."""
-_CHATTY = (EventKind.REQUEST, EventKind.IDLE_CHECK)
-"""Told only to those who ask for them."""
 
 
 class ListenerLostError(Exception):
@@ -126,7 +124,7 @@ class EventFeed:
             await asyncio.gather(reader, return_exceptions=True)
 
     async def _read(self, since_us: int) -> None:
-        wanted = [kind.message_id for kind in EventKind if self._chatty or kind not in _CHATTY]
+        wanted = [kind.message_id for kind in EventKind if self._chatty or kind not in CHATTY]
         pauses_s = list(_RESTART_PAUSES_S)
         while True:
             since = f"--since=@{since_us / 1e6:.6f}"
@@ -146,4 +144,4 @@ class EventFeed:
 
 
 def _is_chatty(event: Event) -> bool:
-    return any(event.name == kind.label for kind in _CHATTY)
+    return any(event.name == kind.label for kind in CHATTY)

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 from sparkd.adapters.files.records import Records
 from sparkd.adapters.proc import usage
+from sparkd.adapters.proc.cgroups import cgroup_pids
 from sparkd.adapters.proc.memory import MemoryProbe
-from sparkd.adapters.proc.processes import LockTable, cgroup_pids
+from sparkd.adapters.proc.processes import LockTable
 from sparkd.adapters.systemd.user_manager import UserManager
 from sparkd.core.model_state import State, describe
 from sparkd.core.names import SCOPE_PATTERN, Layout, Names, model_of_scope

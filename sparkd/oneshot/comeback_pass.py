@@ -14,7 +14,7 @@ import logging
 import os
 from dataclasses import replace
 
-from sparkd.adapters.files import config_files
+from sparkd.adapters.files.config_files import load_from
 from sparkd.adapters.journal import writer
 from sparkd.core.errors import SparkdError
 from sparkd.core.model import Config, Lifecycle, WhenBusy
@@ -41,9 +41,7 @@ def main() -> int:
 
 async def _bring_back() -> None:
     runtime = build()
-    config = config_files.load_config(
-        config_files.config_paths(os.environ), weights_dir=runtime.layout.weights_dir
-    )
+    config = load_from(os.environ, runtime.layout)
     # Of two ways to deal with whoever is in the way, the one that leaves them alone.
     config = replace(config, settings=replace(config.settings, busy=WhenBusy.REJECT))
     try:

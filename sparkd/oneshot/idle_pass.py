@@ -13,7 +13,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from sparkd.adapters.files import config_files
+from sparkd.adapters.files.config_files import load_from
 from sparkd.adapters.journal import writer
 from sparkd.adapters.journal.writer import fields
 from sparkd.core.errors import SparkdError
@@ -51,9 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 async def _pass(model_id: str) -> str:
     runtime = build()
-    config = config_files.load_config(
-        config_files.config_paths(os.environ), weights_dir=runtime.layout.weights_dir
-    )
+    config = load_from(os.environ, runtime.layout)
     return await runtime.idle_check.idle_pass(config, model_id)
 
 

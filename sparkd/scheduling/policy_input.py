@@ -11,7 +11,7 @@ from sparkd.adapters.files.records import Failure, Records
 from sparkd.adapters.proc.memory import MemoryProbe
 from sparkd.core.container.spec import spec_hash
 from sparkd.core.errors import StartFailed
-from sparkd.core.model import Config, Evict, Lifecycle, ModelSpec
+from sparkd.core.model import Config, Evict, ModelSpec
 from sparkd.core.names import Layout
 from sparkd.core.observed import ModelReading, Snapshot
 from sparkd.core.scheduling import backoff, memory
@@ -92,10 +92,9 @@ class PolicyInputs:
         for reading in snapshot.running():
             if reading.asleep:
                 continue
-            spec = config.models.get(reading.model_id)
-            settings = config.settings
+            spec = config.entry(reading.model_id)
             last_used_at = reading.last_used_at or time.time()
-            idle_timeout_s = spec.idle_timeout_s if spec else settings.idle_timeout_s
+            released_from = time.time() if reading.in_use else last_used_at
             found.append(
                 Running(
                     model_id=reading.model_id,
@@ -103,8 +102,8 @@ class PolicyInputs:
                     started_at=reading.instance.started_at if reading.instance else last_used_at,
                     last_used_at=last_used_at,
                     in_use=reading.in_use,
-                    pinned=spec is not None and spec.pinned,
-                    release_at=(time.time() if reading.in_use else last_used_at) + idle_timeout_s,
+                    pinned=spec.pinned,
+                    release_at=released_from + spec.idle_timeout_s,
                 )
             )
         return found
@@ -140,8 +139,7 @@ class PolicyInputs:
         sleeps = spec is not None and spec.evict is Evict.SLEEP
         return Resident(
             model_id=reading.model_id,
-            # A model that left the catalog while it ran counts as a normal one.
-            lifecycle=spec.lifecycle if spec else Lifecycle.NORMAL,
+            lifecycle=config.entry(reading.model_id).lifecycle,
             phase=phase,
             in_use=reading.in_use,
             current=current,

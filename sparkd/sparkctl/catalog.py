@@ -10,7 +10,7 @@ import difflib
 import os
 from collections.abc import Iterable
 
-from sparkd.adapters.files.config_files import config_paths, load_config
+from sparkd.adapters.files.config_files import load_from
 from sparkd.core.errors import NotFound
 from sparkd.core.http import routing
 from sparkd.core.model import Config, ModelSpec
@@ -21,7 +21,7 @@ _NEAR_COUNT = 3
 
 def load() -> Config:
     """The configuration, read as the daemon reads it."""
-    return load_config(config_paths(os.environ), weights_dir=layout().weights_dir)
+    return load_from(os.environ, layout())
 
 
 def layout() -> Layout:

@@ -12,6 +12,8 @@ from sparkd.core.errors import SparkdError
 
 NOTHING = "-"
 """Stands in a table where there is no value."""
+CLEAR_LINE = "\r\033[K"
+"""Makes a terminal write the line again from its beginning."""
 
 _UNITS = (("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1))
 

@@ -16,6 +16,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from sparkd.core.errors import SparkdError
+from sparkd.sparkctl.output import CLEAR_LINE
 
 T = TypeVar("T")
 
@@ -23,7 +24,6 @@ _FIRST_S = 1.0
 """What is done sooner needs no word."""
 _TERMINAL_INTERVAL_S = 1.0
 _LOG_INTERVAL_S = 15.0
-_CLEAR_LINE = "\r\033[K"
 
 
 def run(work: Coroutine[Any, Any, T], doing: Callable[[], str]) -> T:
@@ -72,9 +72,9 @@ async def _tell(doing: Callable[[], str]) -> None:
     try:
         while True:
             line = f"{doing()} {time.monotonic() - began_s:.0f} s"
-            start, end = (_CLEAR_LINE, "") if terminal else ("", "\n")
+            start, end = (CLEAR_LINE, "") if terminal else ("", "\n")
             print(start, line, sep="", end=end, file=sys.stderr, flush=True)
             await asyncio.sleep(_TERMINAL_INTERVAL_S if terminal else _LOG_INTERVAL_S)
     finally:
         if terminal:
-            print(_CLEAR_LINE, end="", file=sys.stderr, flush=True)
+            print(CLEAR_LINE, end="", file=sys.stderr, flush=True)

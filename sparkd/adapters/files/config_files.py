@@ -19,6 +19,7 @@ from pathlib import Path
 from sparkd.core.config.load import WEIGHTS_DIR, Source, SourceKind, parse
 from sparkd.core.errors import HostError
 from sparkd.core.model import Config, Problem
+from sparkd.core.names import Layout
 
 MAX_FILE_BYTES = 1 << 20
 """No catalog file comes near; a file that does was put there by mistake."""
@@ -55,6 +56,11 @@ def config_paths(environ: Mapping[str, str]) -> ConfigPaths:
 def load_config(paths: ConfigPaths, *, weights_dir: Path = WEIGHTS_DIR) -> Config:
     """Everything that is configured, and everything that is wrong with it."""
     return parse([*_settings_sources(paths), *_catalog_sources(paths)], weights_dir=weights_dir)
+
+
+def load_from(environ: Mapping[str, str], layout: Layout) -> Config:
+    """The configuration as every process of sparkd reads it."""
+    return load_config(config_paths(environ), weights_dir=layout.weights_dir)
 
 
 def write_atomically(path: Path, content: bytes, *, mode: int, gid: int | None = None) -> None:

@@ -6,9 +6,9 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
-_PROC = Path("/proc")
+from sparkd.adapters.proc.cgroups import PROC
+
 _TABLES = ("net/tcp", "net/tcp6")
 _LISTEN = "0A"
 """The state of a listening socket in these tables (proc_net(5))."""
@@ -31,7 +31,7 @@ def _listening(ports: set[int]) -> Iterator[tuple[str, int]]:
     """Each listening socket on one of the ports, by inode."""
     for table in _TABLES:
         try:
-            lines = (_PROC / table).read_text().splitlines()[1:]
+            lines = (PROC / table).read_text().splitlines()[1:]
         except OSError:
             continue
         for fields in (line.split() for line in lines):
@@ -44,7 +44,7 @@ def _listening(ports: set[int]) -> Iterator[tuple[str, int]]:
 def _owners(inodes: set[str]) -> Iterator[tuple[str, str]]:
     """The processes that hold sockets, by inode."""
     wanted = {f"socket:[{inode}]": inode for inode in inodes}
-    for process in _PROC.glob("[0-9]*"):
+    for process in PROC.glob("[0-9]*"):
         with contextlib.suppress(OSError):
             name = (process / "comm").read_text().strip()
             for descriptor in os.scandir(process / "fd"):

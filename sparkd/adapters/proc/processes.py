@@ -4,18 +4,15 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import select
 import socket
 from dataclasses import dataclass
 from pathlib import Path
 
-from sparkd.core.names import model_of_scope
+from sparkd.adapters.proc.cgroups import PROC, scope_of
 from sparkd.core.observed import LockHolder
 
-_PROC = Path("/proc")
-_CGROUPS = Path("/sys/fs/cgroup")
 _COMMAND_MAX_CHARS = 120
 
 
@@ -39,7 +36,7 @@ class LockTable:
 
     @classmethod
     def read(cls) -> LockTable:
-        return cls((_PROC / "locks").read_text())
+        return cls((PROC / "locks").read_text())
 
     def held(self, path: Path, *, exclusive_only: bool = False, shared_only: bool = False) -> bool:
         """Whether anybody holds a flock on the file, of one kind if asked so."""
@@ -60,7 +57,8 @@ class LockTable:
         holders = []
         for held in self._of(path):
             # In this order: whose command can still be read had not ended when its model was.
-            model_id = _model_of_process(held.pid)
+            scope = scope_of(held.pid)
+            model_id = scope[0] if scope else None
             command = _command(held.pid)
             if command is not None:
                 holders.append(
@@ -88,19 +86,6 @@ def _command(pid: int) -> str | None:
         return " ".join(psutil.Process(pid).cmdline())[:_COMMAND_MAX_CHARS] or None
     except psutil.Error:
         return None
-
-
-def _model_of_process(pid: int) -> str | None:
-    """The model in whose scope the process is, by the last unit-like part of its cgroup path."""
-    try:
-        cgroups = (_PROC / str(pid) / "cgroup").read_text()
-    except OSError:
-        return None
-    for line in cgroups.splitlines():
-        for part in reversed(line.split(":", 2)[2].split("/")):
-            if model := model_of_scope(part):
-                return model
-    return None
 
 
 class ProcessWatch:
@@ -151,13 +136,3 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
-
-
-def cgroup_pids(control_group: str) -> list[int]:
-    """The processes of a cgroup by its path, and of the cgroups below it; empty when it is gone."""
-    root = _CGROUPS / control_group.lstrip("/")
-    pids: list[int] = []
-    for procs in root.rglob("cgroup.procs"):
-        with contextlib.suppress(OSError):
-            pids += [int(line) for line in procs.read_text().split()]
-    return pids

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the processes of a model use, by /proc: it needs no privileges and no cgroup controllers.
+"""The resources that the processes of a model use, by /proc: without privileges or controllers.
 
-CUDA memory is not in it: on GB10 neither /proc nor the cgroup has it.
+CUDA memory is not in it: on GB10 neither /proc nor the cgroup has it. Read by hand, because a
+sample is taken for each request: two small files a process, where psutil would be imported (20 ms,
+3 MiB) and would build an object for each. psutil reads command lines, in `processes`.
 """
 
 from __future__ import annotations
@@ -10,12 +12,9 @@ import contextlib
 import os
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
-from sparkd.core.names import model_of_scope
+from sparkd.adapters.proc.cgroups import PROC, cgroup_pids, scope_of
 
-_PROC = Path("/proc")
-_CGROUPS = Path("/sys/fs/cgroup")
 _TICKS = os.sysconf("SC_CLK_TCK")
 _ENDED = ("Z", "X", "x")
 """The states of proc_pid_stat(5) of a process that has ended."""
@@ -37,7 +36,7 @@ def usage(pid: int) -> Usage:
     for one in _scope_pids(pid):
         with contextlib.suppress(OSError, ValueError, IndexError):
             stat = _stat(one)
-            memory += _resident_bytes((_PROC / str(one) / "status").read_text())
+            memory += _resident_bytes((PROC / str(one) / "status").read_text())
             # With the children that it has waited for.
             cpu_s += sum(int(ticks) for ticks in stat[11:15]) / _TICKS
             count += 1
@@ -64,7 +63,7 @@ def age_s(pid: int) -> float | None:
 
 def _stat(pid: int) -> list[str]:
     """The fields of /proc/PID/stat after the command, which may hold anything."""
-    return (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
+    return (PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
 
 
 def _resident_bytes(status: str) -> int:
@@ -75,18 +74,5 @@ def _resident_bytes(status: str) -> int:
 
 def _scope_pids(pid: int) -> list[int]:
     """The processes of the model's scope that `pid` is in; only itself when it is in none."""
-    with contextlib.suppress(OSError):
-        for line in (_PROC / str(pid) / "cgroup").read_text().splitlines():
-            path = Path(line.split(":", 2)[2])
-            scope = next((p for p in (path, *path.parents) if model_of_scope(p.name)), None)
-            if line.startswith("0::") and scope is not None:
-                return _pids_below(_CGROUPS / str(scope).lstrip("/")) or [pid]
-    return [pid]
-
-
-def _pids_below(cgroup: Path) -> list[int]:
-    pids: list[int] = []
-    for procs in cgroup.rglob("cgroup.procs"):
-        with contextlib.suppress(OSError):
-            pids += [int(line) for line in procs.read_text().split()]
-    return pids
+    scope = scope_of(pid)
+    return (cgroup_pids(scope[1]) if scope and scope[1] else []) or [pid]

@@ -7,14 +7,13 @@ import ipaddress
 
 from sparkd.core.diagnosis.facts import Catalog, Clock, Disk, Leftovers, Memory, Path, Port
 from sparkd.core.diagnosis.findings import Findings, problem, warning
-from sparkd.core.quantities import count_of
+from sparkd.core.quantities import count_of, gib_of
 
 DISK_FULL_BYTES = 1 << 30
 DISK_LOW_BYTES = 20 << 30
 """An image of an engine, or the weights of a small model."""
 _LOW_FILES = 0.02
 """Of all: below this share of free inodes an image does not unpack any more."""
-_GIB = 1 << 30
 
 
 def memory_findings(memory: Memory) -> Findings:
@@ -37,7 +36,7 @@ def _need_findings(memory: Memory, model_id: str, need: int) -> Findings:
     if need > limit:
         yield problem(
             "model-too-large",
-            f"{model_id} needs {_gib(need)}, this host can give {_gib(limit)}",
+            f"{model_id} needs {gib_of(need)}, this host can give {gib_of(limit)}",
             "it is refused at each request",
             f"lower its --gpu-memory-utilization, as sparkctl show {model_id} reckons, or use a "
             "smaller model",
@@ -45,16 +44,17 @@ def _need_findings(memory: Memory, model_id: str, need: int) -> Findings:
     elif need > usable:
         yield warning(
             "memory-short",
-            f"{model_id} needs {_gib(need)}, of {_gib(memory.total_bytes)} there are "
-            f"{_gib(memory.available_bytes)} available",
+            f"{model_id} needs {gib_of(need)}, of {gib_of(memory.total_bytes)} there are "
+            f"{gib_of(memory.available_bytes)} available",
             "while it is so the model waits, unless models that run now give that much back",
             "ps aux --sort=-rss | head",
         )
     elif need > memory.free_bytes and memory.unified and not memory.drops_caches:
         yield warning(
             "page-cache",
-            f"{_gib(memory.available_bytes - memory.free_bytes)} of the available memory are page "
-            f"cache, and sparkd-drop-caches.path does not run; {model_id} needs {_gib(need)}",
+            f"{gib_of(memory.available_bytes - memory.free_bytes)} of the available memory are "
+            "page cache, and sparkd-drop-caches.path does not run; "
+            f"{model_id} needs {gib_of(need)}",
             "engines see only free memory and fail although there is enough",
             "sudo systemctl start sparkd-drop-caches.path",
         )
@@ -64,14 +64,14 @@ def disk_findings(disk: Disk) -> Findings:
     if disk.free_bytes < DISK_FULL_BYTES:
         yield problem(
             "disk-full",
-            f"{disk.path} has {_gib(disk.free_bytes)} left",
+            f"{disk.path} has {gib_of(disk.free_bytes)} left",
             "no image, weights or cache can be written",
             f"sudo du -xh -d 2 {disk.path} | sort -h | tail; sudo -u sparkd podman image prune",
         )
     elif disk.free_bytes < DISK_LOW_BYTES:
         yield warning(
             "disk-low",
-            f"{disk.path} has {_gib(disk.free_bytes)} left",
+            f"{disk.path} has {gib_of(disk.free_bytes)} left",
             "images of engines take 10 to 30 GB, weights up to 80",
             f"sudo du -xh -d 2 {disk.path} | sort -h | tail",
         )
@@ -206,7 +206,3 @@ def catalog_findings(catalog: Catalog) -> Findings:
         )
     for model_id, message, hint in catalog.misplaced_weights:
         yield problem("weights-misplaced", f"{model_id}: {message}", "the model is refused", hint)
-
-
-def _gib(size: int) -> str:
-    return f"{size / _GIB:.1f} GiB"

@@ -17,10 +17,10 @@ from sparkd.core.engine.arguments import option_value
 from sparkd.core.errors import InsufficientMemory
 from sparkd.core.model import ModelSpec
 from sparkd.core.numbers import bounded_float, bounded_int
+from sparkd.core.quantities import gib_of
 
 UTILIZATION_OPTION = "--gpu-memory-utilization"
 
-_GIB = 1 << 30
 _MEMINFO_LINE = re.compile(r"^(\w+):\s+(\d+) kB$", re.MULTILINE)
 _SMI_MAX_MIB = 1 << 30
 
@@ -95,8 +95,8 @@ def never_fits(model_id: str, need: Need, host: HostMemory) -> InsufficientMemor
     if need.peak_bytes <= limit:
         return None
     return InsufficientMemory(
-        f"model {model_id!r} needs {_gib(need.peak_bytes)} ({need.basis}), this host can give "
-        f"{_gib(limit)}: {_gib(host.total_bytes)} less {_gib(host.reserve_bytes)} reserve",
+        f"model {model_id!r} needs {gib_of(need.peak_bytes)} ({need.basis}), this host can give "
+        f"{gib_of(limit)}: {gib_of(host.total_bytes)} less {gib_of(host.reserve_bytes)} reserve",
         hint="lower --gpu-memory-utilization or memory_reserve, or use a smaller model",
         code="model_too_large",
     )
@@ -105,8 +105,8 @@ def never_fits(model_id: str, need: Need, host: HostMemory) -> InsufficientMemor
 def does_not_fit(model_id: str, need: Need, host: HostMemory) -> InsufficientMemory:
     """The refusal of a model for which other programs leave too little."""
     return InsufficientMemory(
-        f"model {model_id!r} needs {_gib(need.peak_bytes)} ({need.basis}), "
-        f"{_gib(host.available_bytes)} are available less {_gib(host.reserve_bytes)} reserve",
+        f"model {model_id!r} needs {gib_of(need.peak_bytes)} ({need.basis}), "
+        f"{gib_of(host.available_bytes)} are available less {gib_of(host.reserve_bytes)} reserve",
         hint="stop other programs that use memory: ps aux --sort=-rss | head",
         retry_after_s=30,
     )
@@ -153,7 +153,3 @@ def parse_smi(text: str) -> tuple[int, int] | None:
     if len(numbers) != 2 or numbers[0] is None or numbers[1] is None:
         return None
     return numbers[0] << 20, numbers[1] << 20
-
-
-def _gib(size: int) -> str:
-    return f"{size / _GIB:.1f} GiB"

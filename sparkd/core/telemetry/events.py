@@ -48,6 +48,10 @@ class EventKind(Enum):
         self.message_id = message_id
 
 
+CHATTY = (EventKind.REQUEST, EventKind.IDLE_CHECK)
+"""The kinds with many events, which listeners get on request only."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
     """An event; `at_us` is when journald got it, in microseconds of wall time, and its id."""

@@ -70,8 +70,7 @@ class Evictor:
         Call with its transition and activity held exclusively.
         """
         reading = snapshot.models.get(model_id)
-        spec = config.models.get(model_id)
-        grace_s = spec.stop_grace_s if spec else config.settings.stop_grace_s
+        grace_s = config.entry(model_id).stop_grace_s
         container_id = reading.instance.container_id if reading and reading.instance else None
         reason = EndReason.EVICTED if wanted else EndReason.RECONFIGURED
         why = f"to make room for {wanted}" if wanted else "because its configuration changed"

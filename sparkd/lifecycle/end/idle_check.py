@@ -52,8 +52,8 @@ class IdleCheck:
     async def idle_pass(self, config: Config, model_id: str) -> Outcome:
         """One pass. Raises HostError when systemd or Podman cannot be asked."""
         names = Names(model_id)
-        spec = config.models.get(model_id)
-        idle_timeout_s = spec.idle_timeout_s if spec else config.settings.idle_timeout_s
+        spec = config.entry(model_id)
+        idle_timeout_s = spec.idle_timeout_s
         right = self.leases.try_stop(names)
         if right is None:
             await self.launcher.arm_idle_timer(names, idle_timeout_s)
@@ -64,7 +64,7 @@ class IdleCheck:
             if not any(unit.active for unit in units):
                 await self._clean_up(names, container)
                 return Outcome.GONE
-            remaining_s = self._deadline_s(spec, config, names, container) - time.monotonic()
+            remaining_s = self._deadline_s(spec, container) - time.monotonic()
             idle = remaining_s <= 0
             await self.deaths.tell(model_id)
             self.sessions.sample(model_id, stopping=EndReason.IDLE if idle else None)
@@ -72,9 +72,8 @@ class IdleCheck:
                 # A pinned model is asked about all the same: a reload may unpin it.
                 await self.launcher.arm_idle_timer(names, min(remaining_s, idle_timeout_s))
                 return Outcome.USED_SINCE
-            grace_s = spec.stop_grace_s if spec else config.settings.stop_grace_s
             container_id = container.container_id if container else None
-            await self.launcher.stop(names, container_id, grace_s)
+            await self.launcher.stop(names, container_id, spec.stop_grace_s)
             self.sessions.end(model_id, EndReason.IDLE)
         log.log(
             NOTICE,
@@ -105,25 +104,18 @@ class IdleCheck:
         except FileNotFoundError:
             return set()
 
-    def _deadline_s(
-        self,
-        spec: ModelSpec | None,
-        config: Config,
-        names: Names,
-        container: ContainerReading | None,
-    ) -> float:
+    def _deadline_s(self, spec: ModelSpec, container: ContainerReading | None) -> float:
         """When the model may be stopped, on the monotonic clock. Only a model that became ready has
         been used since it started: until then its load timeout counts, for a start whose starter
         was killed."""
-        settings = config.settings
         age_s = usage.age_s(container.pid) if container else None
         started_s = 0.0 if age_s is None else time.monotonic() - age_s
-        last_used_s = self.leases.last_used_s(names) or 0.0
+        last_used_s = self.leases.last_used_s(Names(spec.model_id)) or 0.0
         if last_used_s < started_s:
-            return started_s + (spec.load_timeout_s if spec else settings.load_timeout_s)
-        if (spec is not None and spec.pinned) or self.records.pinned(names.model_id):
+            return started_s + spec.load_timeout_s
+        if spec.pinned or self.records.pinned(spec.model_id):
             return float("inf")
-        return last_used_s + (spec.idle_timeout_s if spec else settings.idle_timeout_s)
+        return last_used_s + spec.idle_timeout_s
 
     async def _clean_up(self, names: Names, container: ContainerReading | None) -> None:
         """Tell of a death, and remove its remains except a dead container that tells why."""

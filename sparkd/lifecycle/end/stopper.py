@@ -51,8 +51,7 @@ class Stopper:
         HostError when systemd or Podman cannot be asked.
         """
         names = Names(model_id)
-        spec = config.models.get(model_id)
-        grace_s = spec.stop_grace_s if spec else config.settings.stop_grace_s
+        grace_s = config.entry(model_id).stop_grace_s
         # Whoever stops a model does not want it to come back by itself either.
         self.records.clear_comeback(model_id)
         with contextlib.ExitStack() as locks:

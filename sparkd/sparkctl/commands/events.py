@@ -15,14 +15,13 @@ from datetime import datetime
 
 from sparkd.adapters.journal.reader import events
 from sparkd.core.errors import HostError
-from sparkd.core.telemetry.events import Event, EventKind, as_json, parse
+from sparkd.core.telemetry.events import CHATTY, Event, EventKind, as_json, parse
 from sparkd.sparkctl import output, privileges
 from sparkd.sparkctl.arguments import Options
 from sparkd.sparkctl.commands.logs import is_closed
 from sparkd.sparkctl.exit_codes import Exit
 
 _FOLLOW_LINES = 10
-_CHATTY = (EventKind.REQUEST, EventKind.IDLE_CHECK)
 
 
 def run(options: Options) -> Exit:
@@ -46,7 +45,7 @@ def run(options: Options) -> Exit:
 
 def command(options: Options, uid: int) -> list[str]:
     """The journalctl that prints the events."""
-    wanted = [kind.message_id for kind in EventKind if options.all or kind not in _CHATTY]
+    wanted = [kind.message_id for kind in EventKind if options.all or kind not in CHATTY]
     words = ["journalctl", "--quiet", "--no-pager", *events(wanted, uid)]
     if options.model:
         words.append(f"SPARKD_MODEL={options.model}")

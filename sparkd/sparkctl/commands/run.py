@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from sparkd.adapters.gateway_client import Gateway
 
 _PATH = "/v1/chat/completions"
-_CLEAR_LINE = "\r\033[K"
 _LINE_INTERVAL_S = 15.0
 _STDIN = "-"
 
@@ -171,7 +170,7 @@ class Notices:
         now_s = time.monotonic()
         line = output.printable(text.removeprefix("sparkd "))
         if self._terminal:
-            print(f"{_CLEAR_LINE}{line}", end="", file=sys.stderr, flush=True)
+            print(f"{output.CLEAR_LINE}{line}", end="", file=sys.stderr, flush=True)
         elif not self._shown or now_s - self._shown_s >= _LINE_INTERVAL_S:
             print(line, file=sys.stderr, flush=True)
             self._shown_s = now_s
@@ -179,7 +178,7 @@ class Notices:
 
     def clear(self) -> None:
         if self._terminal and self._shown:
-            print(_CLEAR_LINE, end="", file=sys.stderr, flush=True)
+            print(output.CLEAR_LINE, end="", file=sys.stderr, flush=True)
         self._shown = False
 
 

@@ -16,6 +16,7 @@ from sparkd.core.container.podman_cli import podman_create, public_environment
 from sparkd.core.container.spec import ContainerSpec, container_spec, spec_hash
 from sparkd.core.model import Adapter, Client, ModelSpec, Transport
 from sparkd.core.names import Layout
+from sparkd.core.quantities import gib_of
 from sparkd.core.scheduling import memory
 from sparkd.core.scheduling.memory import HostMemory, Need
 from sparkd.sparkctl import catalog, output, privileges
@@ -24,7 +25,6 @@ from sparkd.sparkctl.exit_codes import Exit
 
 _A_PORT = 40000
 """Stands for the free port that is chosen at each start of a model with `transport: tcp`."""
-_GIB = 1 << 30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,18 +145,18 @@ def memory_text(shown: Shown) -> str:
     need, host = shown.need, shown.host
     if need is None:
         return "nobody has said or measured what it needs: it starts whenever nothing else does"
-    sum_text = f"needs {_gib(need.peak_bytes)} ({need.basis}"
+    sum_text = f"needs {gib_of(need.peak_bytes)} ({need.basis}"
     if need.basis is memory.Basis.UTILIZATION:
         share = need.peak_bytes / host.total_bytes
-        sum_text += f", {share:.2f} of {_gib(host.total_bytes)}"
+        sum_text += f", {share:.2f} of {gib_of(host.total_bytes)}"
     limit = host.total_bytes - host.reserve_bytes
-    reserve = f" less {_gib(host.reserve_bytes)} reserve" if host.reserve_bytes else ""
-    gives = f"this host can give {_gib(limit)}: {_gib(host.total_bytes)}{reserve}"
+    reserve = f" less {gib_of(host.reserve_bytes)} reserve" if host.reserve_bytes else ""
+    gives = f"this host can give {gib_of(limit)}: {gib_of(host.total_bytes)}{reserve}"
     usable = max(0, host.available_bytes - host.reserve_bytes)
     verdict = {
         "never": "it never fits",
-        "now": f"{_gib(usable)} of it now, so it fits",
-        "later": f"{_gib(usable)} of it now, so others have to leave first",
+        "now": f"{gib_of(usable)} of it now, so it fits",
+        "later": f"{gib_of(usable)} of it now, so others have to leave first",
     }[_fits(shown) or "now"]
     return f"{sum_text}); {gives}; {verdict}"
 
@@ -264,7 +264,3 @@ def _timeouts_text(shown: Shown) -> str:
     if typical is not None:
         load += f" (typically {output.age(typical)})"
     return f"{load}, idle {output.age(spec.idle_timeout_s)}, stop {output.age(spec.stop_grace_s)}"
-
-
-def _gib(size: int) -> str:
-    return f"{size / _GIB:.1f} GiB"
