@@ -21,7 +21,7 @@ from sanic.server.async_server import AsyncioServer
 
 from sparkd.core.errors import HostError, NotFound, RequestError, SparkdError
 from sparkd.core.http.routing import route, unknown_path
-from sparkd.gateway.http import cors
+from sparkd.gateway.http import client_link, cors
 from sparkd.gateway.http.connections import Connections
 from sparkd.gateway.http.messages import Handler, Request, Response, Route
 from sparkd.gateway.http.open_requests import OpenRequests
@@ -70,6 +70,8 @@ class Server:
         self.app.config.RESPONSE_TIMEOUT = _NEVER_S
         self.app.config.KEEP_ALIVE_TIMEOUT = round(KEEP_ALIVE_S)
         self.app.config.REQUEST_TIMEOUT = HEAD_S  # type: ignore[assignment]  # Tests make it short.
+        # By default Sanic cuts the end of a last response 5 s after it was written.
+        self.app.config.GRACEFUL_TCP_CLOSE_TIMEOUT = client_link.STALL_S
         self.app.ctx.context = context
         self.app.ctx.cors_origins, self.app.ctx.body_limit_bytes = cors_origins, body_limit_bytes
         self.app.ctx.unauthenticated, self.app.ctx.pacing = unauthenticated, pacing
