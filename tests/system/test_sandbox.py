@@ -354,3 +354,13 @@ def test_model_that_ignores_every_signal_still_has_to_go(walled: Host) -> None:
     walled.run("sparkctl", "stop", "fake-stubborn")
     assert walled.sh("pgrep -f '[f]ake-ignore-signals'", check=False) == ""
     walled.wait_until(lambda: not walled.locked("/run/sparkd/lane.lock"), "the lane is free")
+
+
+def test_container_sees_only_the_locks_that_its_class_takes(walled: Host) -> None:
+    seen = "podman exec {} find /run/sparkd -name '*.lock'"
+    answer_of(walled.chat("fake-util"))
+    utility = walled.sh(seen.format("sparkd-model-fake-util"), user="sparkd").split()
+    assert utility == ["/run/sparkd/gpu.lock"]
+    answer_of(walled.chat("walls"))
+    normal = walled.sh(seen.format("sparkd-model-walls"), user="sparkd").split()
+    assert sorted(normal) == ["/run/sparkd/gpu.lock", "/run/sparkd/lane.lock"]
