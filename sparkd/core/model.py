@@ -229,7 +229,7 @@ class ModelSpec:
     """From SIGINT to SIGKILL."""
     shm_bytes: int = 1 << 30
     memory_bytes: int | None = None
-    """What it takes at its peak, until a load has measured it."""
+    """Its peak memory, until a load has measured it."""
     auto_utilization: bool = False
     """Whether `--gpu-memory-utilization` is computed from its need at each start."""
     memory_max_bytes: int | None = None
@@ -247,7 +247,7 @@ class ModelSpec:
     title: str = ""
     description: str = ""
     facts: tuple[str, ...] = ()
-    """What is known about it: measurements, known issues."""
+    """Facts about it: measurements, known issues."""
     family: str = ""
     """What the file calls its models together; for listings, not part of its identity."""
     source: str = ""

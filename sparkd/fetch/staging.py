@@ -155,7 +155,7 @@ class PartialFile:
             self.restart()
             raise MismatchError(
                 f"{what}: its {self._digest.algorithm} is {found}, not {self._digest.hex}",
-                hint="somebody changes it on the way, or the entry names another file's checksum",
+                hint="a proxy changes it on the way, or the entry has the checksum of another file",
             )
         with disk(self._path):
             os.fsync(self._file.fileno())
@@ -232,7 +232,7 @@ def disk(path: Path) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise HostError(
                 f"the disk is full: {path.parent}",
-                hint=f"df -h {path.parent}; what was fetched is kept for the next pull",
+                hint=f"df -h {path.parent}; the fetched part is kept for the next pull",
                 code="disk_full",
             ) from error
         where = error.filename or path

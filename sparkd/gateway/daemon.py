@@ -150,7 +150,7 @@ class Daemon:
             runtime_dir = self._context.runtime.layout.runtime_dir
             if not os.access(runtime_dir, os.W_OK):
                 # Only a start of the unit brings it back; the next connection is one.
-                log.error("%s was removed: leaving, so that systemd makes it anew", runtime_dir)
+                log.error("%s was removed: exiting, so that systemd creates it again", runtime_dir)
                 self._stop.set()
                 return
             try:
@@ -158,7 +158,7 @@ class Daemon:
                     await requests.some()
             except TimeoutError:
                 if not await _wait_for_resident_models(self._context.runtime):
-                    log.info("nobody asked and no model is resident")
+                    log.info("idle and no model loaded: exiting")
                     self._stop.set()
                     return
 

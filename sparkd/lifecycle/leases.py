@@ -149,7 +149,7 @@ class Leases:
         if lock is None:
             raise Busy(
                 f"another sparkctl pull fetches {destination}",
-                hint="wait for it: a pull of what is whole ends at once",
+                hint="wait for it: a pull of complete files ends at once",
                 code="pull_in_progress",
             )
         return lock

@@ -138,7 +138,7 @@ class EventFeed:
                     for listener in self._listeners:
                         listener.put(event)
             if not pauses_s:
-                log.warning("there is no journal to be read: nobody is told of events")
+                log.warning("the journal cannot be read: no listener gets events")
                 return
             await asyncio.sleep(pauses_s.pop(0))
 

@@ -178,7 +178,7 @@ def refusal(model_id: str, failure: Failure) -> StartFailed:
     """The error of a model that is not tried again yet."""
     remaining_s = backoff.until(failure.at_s, failure.count) - time.monotonic()
     if remaining_s == float("inf"):
-        when = "not tried again by itself"
+        when = "not tried again automatically"
         retry_after_s = None
     else:
         when = f"tried again in {max(1, round(remaining_s))} s"

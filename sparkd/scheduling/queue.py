@@ -110,7 +110,7 @@ class Entry:
         """And one when nobody waits any more."""
         model_id = self.spec.model_id
         extra = fields(EventKind.QUEUE, model=model_id, waiting=0)
-        log.info("nobody waits for model %s any more", model_id, extra=extra)
+        log.info("no request waits for model %s any more", model_id, extra=extra)
 
     def fail(self, error: SparkdError) -> None:
         """Give the error to all who wait."""

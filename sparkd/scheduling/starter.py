@@ -308,7 +308,7 @@ class Starter:
             self.remember_failure(spec, failure)
             raise failure from error
         except asyncio.CancelledError:
-            await self._give_up(spec, instance, "nobody waits for it any more")
+            await self._give_up(spec, instance, "no request waits for it any more")
             raise
         except Exception as error:
             await self._give_up(spec, instance, str(error) or type(error).__name__)

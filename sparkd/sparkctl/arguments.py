@@ -16,9 +16,9 @@ from sparkd.sparkctl.exit_codes import Exit, UsageError
 _DESCRIPTION = "Look at and control the models of sparkd. Works whether or not the gateway runs."
 _EPILOG = """\
 examples:
-  sudo sparkctl models        which models there are and what state they are in
-  sudo sparkctl start NAME    start one and wait until it is ready
-  sudo sparkctl logs -f NAME  follow what it prints
+  sudo sparkctl models        list the models and their states
+  sudo sparkctl start NAME    start a model and wait until it is ready
+  sudo sparkctl logs -f NAME  follow its output
   sudo sparkctl key show      the key that clients need
   sudo sparkctl key add NAME  a further key, for one client or person
 """
@@ -100,26 +100,26 @@ def _unknown(name: str, known: Sequence[str], prefix: str) -> UsageError:
 
 _COMMANDS = {
     "models": "list the models of the catalog and their state",
-    "show": "show what sparkd makes of a model's entry: container, memory, rules",
+    "show": "show how sparkd runs a model: container, memory, rules",
     "ps": "list the running models",
     "start": "start a model and wait until it is ready",
     "stop": "stop a model, after the requests it serves",
     "pin": "keep a model when it is idle, until the next boot",
     "unpin": "let an idle model go again",
-    "status": "show the socket, the service, the GPU and what runs",
+    "status": "show the socket, the service, the GPU and running models",
     "preload": "start the models that preload in sparkd.yaml names",
-    "run": "ask a model, and print what it answers",
-    "smoke": "ask one model of each kind, and say what works",
+    "run": "ask a model, and print its answer",
+    "smoke": "ask one model of each kind, and report the results",
     "soak": "find how long a context a model takes, by trying",
     "pull": "fetch the weights and files of a model",
     "images": "list the images that models need, and which are there",
     "build": "make an image from its recipe",
-    "logs": "show what a model printed, also when it is gone",
-    "events": "show what happened to models, and what happens",
-    "stats": "show how long models ran and what they took",
-    "top": "show what running models use, live",
+    "logs": "show the output of a model, also after it ended",
+    "events": "show past and new events of models",
+    "stats": "show how long models ran and how much memory they took",
+    "top": "show the resource use of running models, live",
     "check": "check the configuration as the gateway reads it",
-    "doctor": "look for what is wrong with this host, and say how to mend it",
+    "doctor": "check this host, and say how to fix each problem",
     "integrate": "print the configuration of a client, ready to use",
     "key": "show, add and revoke API keys",
 }
@@ -127,7 +127,7 @@ _KEY_COMMANDS = {
     "show": "print the key that the package made, alone on the last line",
     "rotate": "make a new key in place of that one, and print it",
     "add": "make a further key with rights of its own, and print it, this once",
-    "list": "list the keys and what each may do, without the keys themselves",
+    "list": "list the keys and their rights, without the secrets",
     "revoke": "end a key that was added",
 }
 _SEVERAL = ("scopes", "models", "prompt", "options")
@@ -214,7 +214,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         "prompt",
         metavar="PROMPT",
         nargs="*",
-        help="what to ask (default: what stdin has; on a terminal, a conversation)",
+        help="the prompt (default: stdin; on a terminal, a conversation)",
     )
 
 

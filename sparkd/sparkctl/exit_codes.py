@@ -38,14 +38,14 @@ class Exit(IntEnum):
     USAGE = 2, "the command line is wrong"
     NOT_FOUND = 3, "there is no such model, key or recipe"
     START_FAILED = 4, "the model did not start"
-    NOT_NOW = 5, "busy: the GPU is held, or what is needed is in use"
+    NOT_NOW = 5, "busy: the GPU is held, or a file or model is in use"
     HOST = 6, "systemd, Podman or the file system refused something"
     CONFIGURATION = 7, "the configuration, or the entry of the model, is wrong"
     NOT_PERMITTED = 8, "this user, or the API key, may not do that"
     FETCH_FAILED = 9, "the weights or files of the model could not be fetched"
     INTERNAL = 70, "a defect of sparkd; a traceback was printed"
     INTERRUPTED = 130, "ended by Ctrl-C, SIGTERM or SIGHUP"
-    PIPE = 141, "whoever read the output stopped reading"
+    PIPE = 141, "the reader of the output closed the pipe"
 
     meaning: str
 

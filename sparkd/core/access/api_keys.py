@@ -96,7 +96,7 @@ def parse(text: str, source: str) -> tuple[ApiKey, ...]:
         seen: set[str] = set()
         for number, key in enumerate(keys, 1):
             if getattr(key, what) in seen:
-                raise Misconfigured(f"{source}: key {number}: its {what} stands there twice")
+                raise Misconfigured(f"{source}: key {number}: its {what} is in the file twice")
             seen.add(getattr(key, what))
     return keys
 
@@ -123,7 +123,7 @@ def check_name(name: str) -> None:
     """Raise RequestError for what cannot be the name of a new key."""
     if not _NAME.fullmatch(name):
         raise RequestError(
-            f"{name[:80]!r} cannot be the name of a key",
+            f"{name[:80]!r} is not a valid key name",
             hint="at most 64 letters, digits, '.', '_' and '-'; a letter or digit first",
         )
     if name == PACKAGE_KEY:
@@ -135,7 +135,7 @@ def check_name(name: str) -> None:
 def check_pattern(pattern: str) -> None:
     """Raise RequestError for what matches no id of a model."""
     if not _PATTERN.fullmatch(pattern):
-        raise RequestError(f"{pattern[:80]!r} is no id of a model", hint="sparkctl models")
+        raise RequestError(f"{pattern[:80]!r} is not a model id", hint="sparkctl models")
 
 
 def check_limit(limit: int) -> None:
@@ -153,7 +153,7 @@ def parse_time(text: str) -> float:
         moment = datetime.fromisoformat(text)
     except ValueError:
         raise RequestError(
-            f"{text[:80]!r} is no date", hint="write 2027-01-31, or 2027-01-31T12:00:00Z"
+            f"{text[:80]!r} is not a date", hint="write 2027-01-31, or 2027-01-31T12:00:00Z"
         ) from None
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
@@ -199,7 +199,7 @@ def _text(values: Mapping[str, Any], name: str) -> str:
 def _texts(values: Mapping[str, Any], name: str) -> tuple[str, ...]:
     value: Sequence[object] = values.get(name, [])
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        raise RequestError(f"{name} is no list of texts")
+        raise RequestError(f"{name} is not a list of strings")
     return tuple(str(item) for item in value)
 
 
@@ -208,7 +208,7 @@ def _limit(values: Mapping[str, Any], name: str) -> int | None:
     if value is None:
         return None
     if not isinstance(value, int) or isinstance(value, bool):
-        raise RequestError(f"{name} is no whole number")
+        raise RequestError(f"{name} is not a whole number")
     check_limit(value)
     return value
 

@@ -236,7 +236,7 @@ class Choices(Kind):
         for item in at.items():
             choice = Choice(self.options).read(item)
             if choice is not None and choice in chosen:
-                item.report(f"'{choice}' stands here twice", "keep one of the two")
+                item.report(f"'{choice}' is here twice", "keep one of the two")
             chosen.append(choice)
         if not chosen and not self.may_be_empty and len(at.problems) == before:
             at.report("the list is empty", f"name {self.limits}")

@@ -59,13 +59,14 @@ MODEL_KEYS: Final = table(
             "image built here",
             limits_text="REGISTRY/NAME, with :TAG or @sha256:DIGEST",
         ),
-        doc="The container image; it needs `flock` on its PATH, and `vllm` or what `engine` says.",
+        doc="The container image; it needs `flock` on its PATH, and `vllm` or the command of "
+        "`engine`.",
         default="required",
     ),
     Key(
         name="aliases",
         field="aliases",
-        kind=Names("ids of models; * stands for any characters"),
+        kind=Names("ids of models; * matches any characters"),
         doc="Further names by which clients may ask for it, or patterns of names (`claude-*`); no "
         "other model may have them.",
     ),
@@ -137,7 +138,7 @@ MODEL_KEYS: Final = table(
         name="max_model_len",
         field="max_model_len",
         kind=Count(1, 100_000_000),
-        doc="The context window in tokens, as clients are told it.",
+        doc="The context window in tokens, as reported to clients.",
         default="the number behind `--max-model-len` in args, if it is there",
     ),
     Key(
@@ -192,7 +193,7 @@ MODEL_KEYS: Final = table(
         name="log_output",
         field="log_output",
         kind=Flag(),
-        doc="Whether what it prints is kept in the journal; without, nothing tells why it failed.",
+        doc="Whether the journal keeps its output; without it, no log explains a failure.",
         default="`log_output` of sparkd.yaml",
     ),
     Key(
@@ -205,14 +206,14 @@ MODEL_KEYS: Final = table(
         name="memory",
         field="memory_bytes",
         kind=Size(0, 16 * _TIB, or_none=True),
-        doc="What it takes at its peak, until a load has measured it.",
+        doc="Its peak memory, until a load has measured it.",
         default="`--gpu-memory-utilization` in args times the host's memory, if it is there",
     ),
     Key(
         name="auto_utilization",
         field="auto_utilization",
         kind=Flag(),
-        doc="Whether --gpu-memory-utilization is computed at each start from what it needs.",
+        doc="Whether --gpu-memory-utilization is computed at each start from its need.",
     ),
     Key(
         name="memory_max",
@@ -257,7 +258,7 @@ MODEL_KEYS: Final = table(
         name="clients",
         field="clients",
         kind=Clients(CLIENT_KEYS),
-        doc="What clients are configured with.",
+        doc="The limits that clients are configured with.",
         default="`{}`",
     ),
     Key(
@@ -277,7 +278,7 @@ MODEL_KEYS: Final = table(
         name="facts",
         field="facts",
         kind=Lines(),
-        doc="What is known about it: measurements, known issues.",
+        doc="Facts about it: measurements, known issues.",
     ),
     Key(
         name="masked",

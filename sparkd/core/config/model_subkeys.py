@@ -129,7 +129,7 @@ FILE_KEYS: Final = table(
             hint="64 hex digits, as sha256sum prints them",
             limits_text="64 hex digits",
         ),
-        doc="What the fetched file must be.",
+        doc="The checksum of the fetched file.",
         default="none",
     ),
     Key(
@@ -185,7 +185,7 @@ RESERVED_ARGS: Final = {
     "uds": (_LISTENING, "leave it out"),
     "served-model-name": ("a model is served under the id of its entry", "rename the entry"),
     "api-key": ("only sparkd reaches the model, and checks keys itself", "leave it out"),
-    "model": ("the weights of the entry are what it serves", "write it under weights:"),
+    "model": ("it serves the weights of the entry", "write it under weights:"),
     "lora-modules": ("clients name an adapter by an id of its own", "write it under adapters:"),
     "config": (
         "options of a file are not checked",

@@ -52,7 +52,7 @@ SETTINGS_KEYS: Final = table(
         name="drain_timeout",
         field="drain_timeout_s",
         kind=Duration(0, 10 * _MINUTE),
-        doc="How long open answers may go on after the gateway was told to stop.",
+        doc="How long open responses may continue after the gateway was told to stop.",
     ),
     Key(
         name="body_limit",
@@ -89,14 +89,14 @@ SETTINGS_KEYS: Final = table(
         name="busy",
         field="busy",
         kind=Choice(WhenBusy),
-        doc="What a request gets when another model is in its way: wait for it, or reject it with "
-        "429 at once.",
+        doc="The answer to a request whose model cannot run yet: wait, or reject it with 429 at "
+        "once.",
     ),
     Key(
         name="abandoned_loads",
         field="abandoned_loads",
         kind=Choice(AbandonedLoads),
-        doc="What happens to a load when no request waits for it any more: finish it, or stop it.",
+        doc="The end of a load for which no request waits any more: finish it, or stop it.",
     ),
     Key(
         name="max_wait",
@@ -175,7 +175,7 @@ SETTINGS_KEYS: Final = table(
         name="log_output",
         field="log_output",
         kind=Flag(),
-        doc="Whether what models print is kept in the journal, for models that do not say.",
+        doc="Whether the journal keeps the output of models, for models without a log_output.",
     ),
     Key(
         name="log_requests",
@@ -187,7 +187,7 @@ SETTINGS_KEYS: Final = table(
         name="metrics_access",
         field="metrics_access",
         kind=Choice(MetricsAccess),
-        doc="Who may read /metrics: whoever has a key, or everybody (open).",
+        doc="Access to /metrics: with a key, or open.",
     ),
     Key(
         name="cors_origins",
@@ -204,12 +204,12 @@ SETTINGS_KEYS: Final = table(
         name="default_model",
         field="default_model",
         kind=_MODEL_NAME,
-        doc="The model that clients get who ask for `auto` or `default`.",
+        doc="The model for requests that name `auto` or `default`.",
     ),
     Key(
         name="small_model",
         field="small_model",
         kind=_MODEL_NAME,
-        doc="The model that clients get who ask for `small`, for titles and summaries.",
+        doc="The model for requests that name `small`, for titles and summaries.",
     ),
 )

@@ -110,7 +110,7 @@ class Place:
             child = self._child(value, key.start_mark.line + 1, f".{name}")
             if name in found:
                 child.report(
-                    f"key {shorten(name)} stands here twice, first in line {found[name].line}",
+                    f"key {shorten(name)} is here twice, first in line {found[name].line}",
                     "keep one of the two",
                 )
             else:
@@ -170,7 +170,7 @@ class Place:
         if key.tag == _MERGE:
             place.report(
                 "merge keys (<<) are not supported",
-                "write the keys out; what entries of a file share goes under defaults:",
+                "write the keys out; keys that all entries of a file share go under defaults:",
             )
         elif not isinstance(key, ScalarNode) or key.tag not in _WORDS:
             place.report(f"wanted a name as key, found {place.found}")

@@ -50,7 +50,7 @@ def account_findings(account: Account | None) -> Findings:
         yield warning(
             "no-journal-group",
             "the user sparkd is not in the group systemd-journal",
-            "what models printed cannot be read: errors of starts lack their last lines, and "
+            "the output of models cannot be read: start errors lack its last lines, and "
             "sparkctl logs shows nothing",
             "sudo usermod --append --groups systemd-journal sparkd",
         )
@@ -71,15 +71,15 @@ def manager_findings(manager: Manager, account: Account | None, kernel: Kernel |
         yield warning(
             "manager-without-group",
             f"{unit} runs since before the user sparkd came into the group systemd-journal",
-            "its processes cannot read what models printed",
+            "its processes cannot read the output of models",
             restart,
         )
     if manager.login_lost:
         yield warning(
             "login-manager-lost",
             "systemd-logind runs, but is not on the system's bus",
-            "so it is after a restart of that bus; whoever asks it waits for 25 s, and Podman does "
-            "whenever it starts",
+            "this follows a restart of that bus; each caller waits for 25 s, and so does every "
+            "start of Podman",
             "sudo systemctl restart systemd-logind",
         )
     yield from _memlock_findings(manager, unit, restart)

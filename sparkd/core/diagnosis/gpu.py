@@ -166,7 +166,7 @@ def _definition_findings(usable: list[CdiSpec]) -> Findings:
             yield warning(
                 "cdi-shadowed",
                 f"{by_directory[_LATER][0]} and {by_directory[older][0]} both describe {device}",
-                f"the one in {_LATER} is used, so writing the other anew has no effect",
+                f"the one in {_LATER} is used, so writing the other again has no effect",
                 f"sudo rm {' '.join(by_directory[older])}",
             )
 
@@ -189,7 +189,7 @@ def _driver_findings(gpu: Gpu) -> Findings:
     elif gpu.persistent is False:
         yield warning(
             "no-persistence",
-            "the driver does not stay loaded while nobody uses the GPU",
+            "the driver does not stay loaded while the GPU is idle",
             "each start of a model after a pause begins with the driver's own, some seconds",
             "sudo systemctl enable --now nvidia-persistenced",
         )

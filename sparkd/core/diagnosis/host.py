@@ -166,7 +166,7 @@ def path_findings(path: Path) -> Findings:
             "path-mode",
             f"{path.path} is {path.mode:04o} of {path.owner}, must be {path.wanted_mode:04o} of "
             f"{path.wanted_owner}",
-            "others can do what only sparkd may, or sparkd cannot",
+            "other users have access that only sparkd may have, or sparkd lacks access",
             f"sudo chown {path.wanted_owner} {path.path} && "
             f"sudo chmod {path.wanted_mode:04o} {path.path}",
         )

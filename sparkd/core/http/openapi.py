@@ -19,7 +19,7 @@ Json = dict[str, Any]
 
 ERRORS = {
     400: "The request is wrong.",
-    401: "There is no API key, or a wrong one.",
+    401: "The API key is missing or wrong.",
     403: "The key may not do this.",
     404: "No such model or path; or the catalog has the model switched off.",
     413: "The body is over `body_limit`, or has too many values.",

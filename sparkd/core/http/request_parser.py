@@ -94,7 +94,7 @@ def parse_head(head: bytes) -> RequestHead:
         headers.append((name, value))
         if name in _ONCE:
             if name in said:
-                raise Malformed("content-length, transfer-encoding or host stands twice")
+                raise Malformed("content-length, transfer-encoding or host is repeated")
             said[name] = value
         elif name == "connection":
             options.append(value)
@@ -191,7 +191,7 @@ class ChunkedBody:
         else:
             self._lines += 1
             if self._lines > _TRAILER_LINES or not _TRAILER.fullmatch(line):
-                raise Malformed("what follows the last chunk is no header")
+                raise Malformed("the line after the last chunk is not a header")
         return self.whole
 
 

@@ -42,7 +42,7 @@ def request_head(
     if head.count(b"\n") != breaks or head.count(b"\r") != breaks or b"\0" in head:
         raise ValueError("a header holds a line break or a zero byte")
     if lines[0].count(" ") != 2 or not lines[0].isascii():
-        raise ValueError("the method or the target holds a space, or what is no ASCII")
+        raise ValueError("the method or the target contains a space or a non-ASCII character")
     return head
 
 
@@ -148,7 +148,7 @@ def _flaw(status: int, version: str, headers: Headers, framing: Headers) -> str 
     if len(fields) > _HEAD_BYTES:
         return f"a head of more than {_HEAD_BYTES} bytes"
     if not _FIELDS.fullmatch(fields):
-        return "a header holds what no header may"
+        return "a header contains invalid characters"
     if len(framing) > 1 or (framing and status < 200):
         return f"{len(framing)} headers that say how long an answer with {status} is"
     if framing and framing[0][0] == _CODING and framing[0][1].lower() != b"chunked":

@@ -97,12 +97,17 @@ FAMILIES = _table(
     ),
     (
         *("model_stops_total", Kind.COUNTER, ("model", "reason")),
-        "Ends of the model: idle, evicted, reconfigured, asked, not-woken, or ended by itself.",
+        "Ends of the model: idle, evicted, reconfigured, asked, not-woken, or ended unasked.",
     ),
     ("swaps_total", Kind.COUNTER, (), "Models that were stopped to make room for another one."),
     ("model_run_seconds_total", Kind.COUNTER, _OF_MODEL, "How long the model has run."),
-    ("model_memory_bytes", Kind.GAUGE, _OF_MODEL, "What the running model takes from the host."),
-    ("model_peak_bytes", Kind.GAUGE, _OF_MODEL, "What loads of the model took at their worst."),
+    (
+        "model_memory_bytes",
+        Kind.GAUGE,
+        _OF_MODEL,
+        "The memory that the running model takes from the host.",
+    ),
+    ("model_peak_bytes", Kind.GAUGE, _OF_MODEL, "The peak memory of loads of the model."),
     (
         *("model_last_used_timestamp_seconds", Kind.GAUGE, _OF_MODEL),
         "When a use of the model last began or ended.",

@@ -167,7 +167,7 @@ class HttpCycle(Http):
             self._body = ChunkedBody()
         if expected is not None and head.minor:
             if expected.lower() != "100-continue":
-                raise ExpectationFailed(f"nobody here knows what to expect by {expected[:80]!r}")
+                raise ExpectationFailed(f"unsupported Expect header {expected[:80]!r}")
             self.expecting_continue = True
 
     def body_is_at_hand(self) -> bool:

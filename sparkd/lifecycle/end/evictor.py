@@ -83,7 +83,7 @@ class Evictor:
             NOTICE,
             "model %s was stopped %s",
             model_id,
-            "to be started anew" if wanted == model_id else why,
+            "to be started again" if wanted == model_id else why,
             extra=fields(EventKind.MODEL_STOPPED, model=model_id, reason=reason, wanted=wanted),
         )
 

@@ -70,7 +70,7 @@ class Stopper:
         if ran:
             log.log(
                 NOTICE,
-                "model %s was stopped because somebody asked for it",
+                "model %s was stopped on request",
                 model_id,
                 extra=fields(EventKind.MODEL_STOPPED, model=model_id, reason="asked"),
             )

@@ -98,6 +98,6 @@ def _build(recipe: Recipe, extra: tuple[str, ...]) -> None:
     if done.returncode != 0:
         raise HostError(
             f"the build of {recipe.image} ended with exit code {done.returncode}",
-            hint=f"what Podman said stands above; the recipe is {recipe.directory}/Containerfile",
+            hint=f"Podman's output is above; the recipe is {recipe.directory}/Containerfile",
             code="build_failed",
         )

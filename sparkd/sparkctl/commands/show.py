@@ -144,7 +144,7 @@ def memory_text(shown: Shown) -> str:
     """The arithmetic of a start, in one line."""
     need, host = shown.need, shown.host
     if need is None:
-        return "nobody has said or measured what it needs: it starts whenever nothing else does"
+        return "its need is neither configured nor measured: it starts when no other model does"
     sum_text = f"needs {gib_of(need.peak_bytes)} ({need.basis}"
     if need.basis is memory.Basis.UTILIZATION:
         share = need.peak_bytes / host.total_bytes

@@ -61,7 +61,7 @@ def options(words: list[str]) -> dict[str, str | bool]:
         if word.startswith("--"):
             option, equals, value = word.partition("=")
             name = option.replace("_", "-")
-            assert name not in found, f"{name} stands there twice"
+            assert name not in found, f"{name} is in the file twice"
             found[name] = value if equals else True
         elif name:
             assert found[name] is True, f"what is {word!r}?"

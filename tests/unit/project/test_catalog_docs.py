@@ -30,7 +30,7 @@ CATALOG = parse(
     ]
 ).models
 LISTED = yaml.safe_load((ROOT / "tests/vectors/catalog-corrections.yaml").read_text())
-WRITE = "to write it anew, with the Python of the tests: -m tests.unit.test_catalog_docs"
+WRITE = "to write it, with the Python of the tests: -m tests.unit.project.test_catalog_docs"
 
 
 def table(header: str, rows: Iterable[Iterable[str]]) -> str:

@@ -75,13 +75,13 @@ def sparkctl(*words: str) -> subprocess.CompletedProcess[str]:
         (["key", "add", "x", "--scope", "root"], "'root' is not one of inference, admin", ""),
         (["key", "add", "x", "--per-minute", "-1"], "argument --per-minute", ""),
         (["key", "add", "x", "--concurrent", "0"], "0 is out of range", "1 to 100000"),
-        (["key", "add", "two words"], "'two words' cannot be the name of a key", "at most 64"),
+        (["key", "add", "two words"], "'two words' is not a valid key name", "at most 64"),
         (
             ["key", "revoke", "api-key"],
             "is the key that the package made",
             "sudo sparkctl key rotate",
         ),
-        (["key", "add", "x", "--expires", "soon"], "'soon' is no date", "write 2027-01-31"),
+        (["key", "add", "x", "--expires", "soon"], "'soon' is not a date", "write 2027-01-31"),
         (
             ["key", "add", "x", "--expires", "2020-01-01"],
             "--expires 2020-01-01 is in the past",

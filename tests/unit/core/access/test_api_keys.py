@@ -48,20 +48,20 @@ def test_secret_is_kept_as_its_sha256_only() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"name": "two words"}, "cannot be the name of a key"),
+        ({"name": "two words"}, "is not a valid key name"),
         ({"name": "api-key"}, "is the key that the package made"),
         ({"name": None}, "'name' must be a string"),
         ({"sha256": "A" * 64}, "sha256 is not 64 hex digits"),
         ({"sha256": 1}, "'sha256' must be a string"),
         ({"scopes": ["root"]}, "'root' is not a valid Scope"),
         ({"scopes": []}, "scopes are missing"),
-        ({"scopes": "admin"}, "scopes is no list"),
-        ({"models": [1]}, "models is no list of texts"),
-        ({"models": ["a b"]}, "is no id of a model"),
+        ({"scopes": "admin"}, "scopes is not a list"),
+        ({"models": [1]}, "models is not a list of strings"),
+        ({"models": ["a b"]}, "is not a model id"),
         ({"concurrent": 0}, "0 is out of range"),
-        ({"concurrent": True}, "concurrent is no whole number"),
-        ({"per_minute": 1.5}, "per_minute is no whole number"),
-        ({"expires_at": "soon"}, "'soon' is no date"),
+        ({"concurrent": True}, "concurrent is not a whole number"),
+        ({"per_minute": 1.5}, "per_minute is not a whole number"),
+        ({"expires_at": "soon"}, "'soon' is not a date"),
         ({"secret": "x"}, "'secret' is an unknown field"),
     ],
 )
@@ -76,7 +76,7 @@ def test_wrong_key_is_told_with_its_number(change: dict[str, Any], message: str)
 @pytest.mark.parametrize("field", ["name", "sha256"])
 def test_name_or_hash_that_stands_twice_is_refused(field: str) -> None:
     other = {**ENTRY, "name": "b", "sha256": "b" * 64, field: ENTRY[field]}
-    with pytest.raises(Misconfigured, match=r"key 2: its .* stands there twice"):
+    with pytest.raises(Misconfigured, match=r"key 2: its .* is in the file twice"):
         api_keys.parse(json.dumps({"keys": [ENTRY, other]}), "keys.json")
 
 
@@ -103,5 +103,5 @@ def test_patterns_of_models_match_ids_as_a_whole_and_in_their_case() -> None:
 def test_date_is_its_first_moment_in_utc() -> None:
     assert api_keys.parse_time("2027-01-31") == api_keys.parse_time("2027-01-31T00:00:00Z")
     assert api_keys.parse_time("2027-01-31T01:00:00+01:00") == api_keys.parse_time("2027-01-31")
-    with pytest.raises(RequestError, match="no date"):
+    with pytest.raises(RequestError, match="not a date"):
         api_keys.parse_time("31.1.2027")

@@ -95,7 +95,7 @@ def context(spec: ModelSpec) -> str:
 
 def test_the_document_shows_what_the_command_prints() -> None:
     assert DOCUMENT.read_text() == documented(), (
-        "to write it anew, with the Python of the tests: -m tests.unit.test_integrations"
+        "to write it, with the Python of the tests: -m tests.unit.core.clients.test_integrations"
     )
 
 

@@ -633,7 +633,7 @@ def test_image_without_registry_or_with_odd_name_is_refused(image: str) -> None:
         ("facts: one", ".facts", "wanted a list, found text 'one'", "write [one]"),
         ("facts: [{a: b}]", ".facts[0]", "wanted one line of text, found a mapping", ""),
         ("dialects: [chat, chta]", ".dialects[1]", "'chta' is not one of", "did you mean chat?"),
-        ("dialects: [chat, chat]", ".dialects[1]", "'chat' stands here twice", "keep one"),
+        ("dialects: [chat, chat]", ".dialects[1]", "'chat' is here twice", "keep one"),
         ("dialects: []", ".dialects", "the list is empty", "some of chat"),
         ("rewrite: [strip-tools]", ".rewrite[0]", "is not one of", "did you mean strip_tools?"),
         ("rewrite: strip_tools", ".rewrite", "wanted a list", "write [strip_tools]"),

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every finding of `sparkctl doctor`, from the facts that make it, and none from a host in order.
 
-Run as a program, this writes the document that lists them anew.
+Run as a program, this writes the document that lists them.
 """
 
 from __future__ import annotations
@@ -245,7 +245,7 @@ def documented() -> str:
 
 def test_every_finding_is_documented() -> None:
     assert DOCUMENT.read_text() == documented(), (
-        "to write it anew, with the Python of the tests: -m tests.unit.test_diagnosis"
+        "to write it, with the Python of the tests: -m tests.unit.core.diagnosis.test_diagnose"
     )
 
 

@@ -34,7 +34,7 @@ def shown(spec: ModelSpec, host: HostMemory = SPARK, loads: Loads | None = None)
         (SPEC, SPARK, "108.0 GiB of it now, so it fits"),
         (SPEC, replace(SPARK, available_bytes=50 * GIB), "so others have to leave first"),
         (replace(SPEC, memory_bytes=119 * GIB), SPARK, "it never fits"),
-        (replace(SPEC, args=()), SPARK, "nobody has said or measured what it needs"),
+        (replace(SPEC, args=()), SPARK, "its need is neither configured nor measured"),
     ],
 )
 def test_memory_is_reckoned_as_a_start_would(
