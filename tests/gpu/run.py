@@ -28,7 +28,7 @@ from . import readings, stage
 
 CHECKS = ("devices", "job", "sharing", "limits")
 MEASURES = ("times", "gateway", "sleep", "sleepers")
-RESULTS = Path(__file__).with_name("results")
+RESULTS = Path(__file__).resolve().parents[2] / "build/gpu"
 
 
 def main() -> int:
