@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs sparkctl for the gateway: what looks at the host for seconds and needs modules that the
-gateway does not keep is done by a process of its own."""
+gateway does not keep is done by a process of its own.
+"""
 
 from __future__ import annotations
 

@@ -4,7 +4,8 @@
 *Model* is a catalog entry (`ModelSpec`), *instance* its running container (`Instance`), *snapshot*
 one reading of everything (`Snapshot`). Times are seconds; `_at` is wall time since the epoch, as
 the clock is now and for showing only; `_s` a duration, or a moment on the monotonic clock, which
-alone decides. Nothing here looks at the host."""
+alone decides. Nothing here looks at the host.
+"""
 
 from __future__ import annotations
 

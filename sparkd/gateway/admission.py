@@ -81,7 +81,7 @@ def key_of(request: Request) -> ApiKey:
 
 
 def visibility_of(request: Request) -> Visibility:
-    """What the client of a request may be told, admitted or not."""
+    """The names that the client of a request may read, admitted or not."""
     context: Context = request.context
     return Visibility(context.config, request.key)
 

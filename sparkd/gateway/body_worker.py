@@ -25,7 +25,7 @@ class BodyWorker:
     async def run(
         self, size: int, prepare: Callable[_P, Prepared], *args: _P.args, **kwargs: _P.kwargs
     ) -> Prepared:
-        """What `prepare` returns, or raises, for a body of this size."""
+        """The result of `prepare` for a body of this size. Raises as it does."""
         if size <= LARGE_BYTES:
             return prepare(*args, **kwargs)
         work = partial(prepare, *args, **kwargs)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the handlers of one daemon share: configuration, keys, what they use, the proxy."""
+"""The state that the handlers of one daemon share: configuration, keys, budgets, the proxy."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Context:
     open_requests: OpenRequests = field(default_factory=OpenRequests)
     events: EventFeed = field(default_factory=EventFeed)
     leaving: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set when the daemon stops: whoever only listens is told, and let go."""
+    """Set when the daemon stops: streams of events and logs end then."""
 
     def __post_init__(self) -> None:
         self.readings = Readings(

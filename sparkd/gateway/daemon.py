@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The daemon: takes the socket systemd hands over, serves, and leaves when nobody needs it.
+"""The daemon: takes the socket systemd hands over, serves, and exits when it is idle.
 
 Owns no truth and runs no container: it may be killed at any instruction and the next one goes on.
 """
@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 _SOCKET_NAME = "http"
 _ACCEPT_SILENCE_S = 10.0
 _LAST_WORDS_S = 1.0
-"""For refusals to reach those who waited for a model until we had to go."""
+"""For refusals to reach the clients that waited for a model until the daemon had to stop."""
 _HANG_LOOK_MAX_S = 30.0
 _RESIDENT_RETRY_S = 5.0
 """After the user manager could not be asked whether models run."""
@@ -98,7 +98,7 @@ class Daemon:
         loop.set_exception_handler(_Complaints())
 
     async def serve(self) -> None:
-        """Until a signal asks us to stop, or nobody needs us any more."""
+        """Serve until a signal, or until the daemon is idle."""
         tasks = BackgroundTasks()
         tasks.keep("watchdog", self._keep_watchdog_fed)
         tasks.keep("idle exit", self._stop_when_idle)
@@ -109,7 +109,7 @@ class Daemon:
             await tasks.close()
 
     async def shutdown(self) -> None:
-        """Accept nothing new, let open requests end within `drain_timeout`, leave."""
+        """Accept no connection, let open requests end within `drain_timeout`, and stop."""
         self._notifier.stopping(f"{self._context.open_requests.count} requests open")
         log.info("sparkd stops", extra=fields(EventKind.DAEMON_STOPPING))
         self._server.stop_accepting()
@@ -118,7 +118,7 @@ class Daemon:
         if not await server.drained(
             self._context.open_requests, self._context.config.settings.drain_timeout_s
         ):
-            # An answer that has begun is cut; who has none yet is told why, and to ask again.
+            # A response that has begun is cut; a waiting client gets an error with a retry hint.
             await self._context.runtime.scheduler.close()
             await server.drained(self._context.open_requests, _LAST_WORDS_S)
         server.abort()
@@ -163,7 +163,7 @@ class Daemon:
                     return
 
     def _reload(self) -> None:
-        """Read the configuration anew; one with problems is refused and the old one stays."""
+        """Read the configuration again; one with problems is refused and the old one stays."""
         self._notifier.reloading(time.monotonic_ns() // 1000)
         config = load_from(os.environ, self._context.runtime.layout)
         if config.problems:
@@ -176,7 +176,7 @@ class Daemon:
 
 
 class _Complaints:
-    """What the loop complains of, as it is; descriptors that ran out in one line now and then."""
+    """The loop's exception handler: exhausted descriptors get one line now and then."""
 
     def __init__(self) -> None:
         self._silent_until_s = 0.0

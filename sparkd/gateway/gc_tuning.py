@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What starts and stops leave behind in memory, found soon after.
+"""Runs of the cycle collector shortly after starts and stops of models.
 
-The objects by which Podman and D-Bus are spoken to refer to each other, and so do errors and the
-frames that they came through: only Python's collector of cycles frees them. By itself it looks at
-old objects when a quarter of all there are is new, which with the 55 000 of this daemon means after
-some hundred starts, and by then the memory around them is in pieces and stays. So it is called
-when somebody has left the queue, and leaves out what has been there since the start.
+The objects of Podman's and D-Bus' clients refer to each other, and so do errors and the frames that
+they passed: only Python's cycle collector frees them. By default it looks at old objects when a
+quarter of all objects is new. With the 55,000 of this daemon that takes some hundred starts, and
+the memory around them is fragmented by then and stays. So the collector runs after a request has
+left the queue, and skips the objects that have existed since the start.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import asyncio
 import gc
 
 _PAUSE_S = 5.0
-"""A crowd leaves the queue together, and what it leaves is dropped some moments later. A collection
-takes milliseconds, in which nothing else is done."""
+"""Many requests leave the queue together, and their objects are dropped some moments later. A
+collection takes milliseconds, and blocks the loop."""
 
 
 class GcTuning:
@@ -24,11 +24,11 @@ class GcTuning:
         self._timer: asyncio.TimerHandle | None = None
 
     def leave_out_all_there_is(self) -> None:
-        """Call once what stays until the end has been loaded."""
+        """Skip all present objects; call once, when the modules are loaded."""
         gc.freeze()
 
     def collect_soon(self) -> None:
-        """Once, however often this is called until then."""
+        """Schedule one collection, however often this is called until it runs."""
         if self._timer is None:
             loop = asyncio.get_running_loop()
             self._timer = loop.call_later(self._pause_s, self._collect)

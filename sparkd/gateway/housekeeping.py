@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a running daemon does by itself, beside answering: nothing of it is needed for correctness.
+"""Background work of a running daemon; none of it is needed for correctness.
 
-- What a killed process left of a model, or of a file it wrote, is removed at the start.
+- Leftovers of killed processes, of models and of files, are removed at the start.
 - A load that an earlier gateway left under way is watched from the start on
   (`scheduling.unattended_loads`).
 - A comeback that is due, but whose time no process saw, begins at the start
   (`oneshot.comeback_pass`).
-- After a reload, models whose entry changed or went are stopped as soon as nobody uses them.
+- After a reload, models whose entry changed or went are stopped as soon as they are idle.
 - A model that makes no step while requests are open is declared hung and killed.
 """
 
@@ -80,7 +80,7 @@ class Housekeeper:
         self._tasks.once("loads without waiters", self._see_to_loads)
 
     def reloaded(self) -> None:
-        """Stop what runs as it is not configured any more, model by model, once idle."""
+        """Stop models whose configuration has changed, one by one, once they are idle."""
         self._tasks.once("reload", self._retire_changed)
 
     async def look_for_hangs(self) -> None:
@@ -167,7 +167,7 @@ class Housekeeper:
 
 
 async def _steps_of(instance: Instance) -> Steps | None:
-    """What the engine's metrics say of its steps; None when it does not answer in time."""
+    """The step counters in the engine's metrics; None when it does not answer in time."""
     async with EngineClient(instance.endpoint) as engine:
         try:
             page = await engine.fetch(

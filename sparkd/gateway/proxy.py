@@ -33,7 +33,7 @@ _HOP_BY_HOP = frozenset(
 _OURS = frozenset(
     {
         *("authorization", "x-api-key", "api-key", "cookie", "host", "content-length", "expect"),
-        # The engine has rules of its own for browsers, and would answer by them.
+        # The engine has its own rules for browsers, and would apply them.
         *("origin", "x-request-id", KEEP_ALIVE),
     }
 )

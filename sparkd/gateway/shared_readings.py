@@ -32,7 +32,7 @@ STATES_AGE_S = 1.0
 
 
 class Shared(Generic[T]):
-    """One reading for all who ask for it at about the same time."""
+    """One reading for all callers of about the same time."""
 
     def __init__(self, look: Callable[[], Awaitable[T]], pause_s: float = PAUSE_S) -> None:
         self._look = look
@@ -86,5 +86,5 @@ class Readings:
         return await self._states.read(STATES_AGE_S)
 
     def changed(self) -> None:
-        """A model became ready or was asked for: the list of models is to show it."""
+        """Note that a model became ready or was requested, for the list of models."""
         self._states.forget()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The parts that only the gateway has, added to the runtime, and who listens to whom."""
+"""The parts that only the gateway has, added to the runtime, and their subscriptions."""
 
 from __future__ import annotations
 

@@ -4,7 +4,8 @@
 An unattended load holds no lock: for every other process it is a start whose starter has gone,
 which may be adopted, stopped, or evicted at once. This process only keeps the memory guard on it,
 and does the last steps of the start when the model becomes ready. When this process ends, the load
-goes on, and the model's load timer ends one that hangs."""
+goes on, and the model's load timer ends one that hangs.
+"""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from sparkd.gateway.http.unauthenticated import STRANGERS_MOST
+from sparkd.gateway.http.unauthenticated import UNAUTHENTICATED_MOST
 
 from .daemon_process import KEY, Gateway
 from .scripted_server import HELLO, Peer, Server, until
@@ -98,7 +98,7 @@ async def test_ten_thousand_idle_connections_take_neither_the_port_nor_the_memor
             if number % SPARE == 0:
                 await assert_answers(served)
         # Those that were broken off last are closed in the next turns of the loop.
-        await until(lambda: served.descriptors() - before <= STRANGERS_MOST + 10)
+        await until(lambda: served.descriptors() - before <= UNAUTHENTICATED_MOST + 10)
         assert served.rss_bytes() - before_bytes < 64 * MIB
     await until(lambda: served.descriptors() <= before + 2)
     await assert_answers(served)
@@ -106,7 +106,7 @@ async def test_ten_thousand_idle_connections_take_neither_the_port_nor_the_memor
 
 async def test_connection_with_a_key_is_not_broken_off_for_those_without(served: Gateway) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
-    numbers = range(STRANGERS_MOST + SPARE)
+    numbers = range(UNAUTHENTICATED_MOST + SPARE)
     # It takes as long as the crowd does to come, and keeps the pace that is asked of bodies.
     pieces = [b" " * 4096] * len(numbers[::BESIDE])
     size = len(BODY) + sum(map(len, pieces))

@@ -22,7 +22,7 @@ from sparkd.observe.status import reference_state, used, visible_to
 
 
 async def show_status(request: Request) -> Response:
-    """What runs, what waits, and the state of every model."""
+    """Running models, waiting requests, and the state of every model."""
     context = admitted(request)
     keys = [used(meter) for meter in context.meters.all()]
     described = {**await context.readings.status.read(), "keys": keys}
@@ -38,7 +38,7 @@ async def debug_state(request: Request) -> Response:
 
 
 async def show_diagnosis(request: Request) -> Response:
-    """What is wrong with the host, why it matters, and what mends it."""
+    """Problems of the host, with their effects and fixes."""
     diagnosis = await admitted(request).doctor.diagnosis()
     return json_response(visibility_of(request).value(diagnosis))
 
@@ -80,7 +80,7 @@ async def unpin(request: Request, model_id: str) -> Response:
 
 
 async def check(request: Request, model_id: str) -> Response:
-    """Whether the model is ready now; starts nothing."""
+    """Whether the model is ready now; starts no model."""
     context = admitted(request)
     spec = _spec(context, key_of(request), model_id)
     described = await context.readings.status.read()

@@ -23,8 +23,8 @@ def handler(routes: Sequence[Route]) -> Handler:
     """The handler that describes these routes and itself."""
 
     async def show_description(request: Request) -> Response:
-        """This description. Needs no key, wakes nothing."""
-        # Few daemons are ever asked for it, so the module is not loaded before.
+        """This description. Needs no key, wakes no model."""
+        # Few daemons ever serve it, so the module is loaded on the first request.
         from sparkd.core.http.openapi import describe
 
         return json_response(describe(paths(routes), __version__))

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`GET /events`: what happens, as server-sent events, as long as the client reads.
+"""`GET /events`: events of models as server-sent events, as long as the client reads.
 
-A listener is no request: it keeps neither a model nor the daemon. When the daemon leaves, the last
+A listener keeps neither a model nor the daemon running. When the daemon stops, the last
 thing it says is how long an EventSource shall wait before it comes back, because coming back
 starts the daemon again.
 """
@@ -27,7 +27,7 @@ from sparkd.observe.event_feed import Listener, ListenerLostError
 _ALIVE_S = 15.0
 """A comment now and then finds out that a client is gone, and keeps proxies from hanging up."""
 _STALL_S = 10.0
-"""A client that takes nothing for this long is dropped."""
+"""A client that reads nothing for this long is disconnected."""
 _COME_BACK_MS = 300_000
 _LATEST_US = (1 << 53) - 1
 """The latest moment that an event can have as its id, in microseconds since 1970."""
@@ -36,7 +36,7 @@ _LATEST_US = (1 << 53) - 1
 async def tell(request: Request) -> None:
     """Events after `Last-Event-ID`, or of the `last` seconds; `requests=1` adds each request.
 
-    What everybody asks is for admins only; what becomes of models is in /status too.
+    Events of requests are for admins only; those of models follow from /status too.
     """
     context = admitted(request)
     after_us = _after_us(request)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The `/v1/` handlers: auth, route, ensure, proxy, in that order and nothing else.
+"""The `/v1/` handlers: authentication, routing, ensuring, proxying, in that order.
 
 The key is checked before a byte of the body is read, the body before anything is started.
 """
@@ -36,7 +36,7 @@ from sparkd.scheduling.queue import OnWait, Progress
 
 
 async def list_models(request: Request) -> Response:
-    """The models on this host, with `?all=1` those of the catalog too; starts nothing."""
+    """The models on this host, with `?all=1` those of the catalog too; starts no model."""
     context, key = admitted(request), key_of(request)
     state, missing = await _looked_at(context)
     every = request.query.get("all") == "1"
@@ -71,7 +71,7 @@ async def show_model(request: Request, model_id: str) -> Response:
 
 
 async def _looked_at(context: Context) -> tuple[dict[str, State], dict[str, tuple[Missing, ...]]]:
-    """The state of each model, and what each lacks on this host."""
+    """The state of each model, and the parts that each lacks on this host."""
     return await asyncio.gather(
         context.readings.states(), context.runtime.presence.survey(context.config)
     )
@@ -120,7 +120,7 @@ async def _infer(context: Context, request: Request, relay: Relay) -> None:
     spec = meant.spec
     relay.prepared(size)
     if prepared.streams:
-        # Keep-alives and errors stand between the events of the engine, as plain text.
+        # Keep-alives and errors go between the events of the engine, as plain text.
         headers["accept-encoding"] = "identity"
         _keep_alive(request, relay, config, meant, headers["x-request-id"])
     scheduler = context.runtime.scheduler
@@ -159,7 +159,7 @@ async def _prepared(
 
 
 def _noticed(request: Request, relay: Relay) -> OnWait:
-    """Tells the client what it waits for, as far as its key may know."""
+    """A callback that tells the client why it waits, without names hidden from its key."""
     visibility = visibility_of(request)
 
     async def notice(progress: Progress) -> None:
@@ -191,14 +191,14 @@ def _asked(
     route: routing.Route,
     body: dict[str, Any],
 ) -> lookup.Meant:
-    """The model that is asked, if its key may use it and it does what is asked."""
+    """The requested model, if the key may use it and it supports the operation."""
     meant = lookup.asked(config, route, body, key_of(request))
     relay.model_id = meant.spec.model_id
     return meant
 
 
 def _json_headers(headers: dict[str, str]) -> dict[str, str]:
-    """What was read as JSON goes on as JSON: `curl -d` alone says that it is a form."""
+    """The headers of a JSON body; `curl -d` alone declares a form."""
     if not headers.get("content-type", "").lower().startswith("application/json"):
         headers["content-type"] = "application/json"
     return headers

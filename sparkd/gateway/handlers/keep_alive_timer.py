@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The timer that sends keep-alives into one event stream while its engine is silent.
 
-It costs a chunk nothing: the timer reads what `ResponseMeter` knows of the last one. A keep-alive
-goes out between two events only, never to a client that takes nothing, and never after the end
-mark."""
+It adds no work to a chunk: the timer reads the time of the last one from `ResponseMeter`. A
+keep-alive goes out between two events only, never to a client that does not read, and never after
+the end mark.
+"""
 
 from __future__ import annotations
 
@@ -46,14 +47,14 @@ class KeepAliveTimer:
         self._arm(INTERVAL_S)
 
     async def stop(self) -> None:
-        """Send nothing more; return when the last keep-alive is written."""
+        """Stop, and return when the last keep-alive is written."""
         beginning, self._beginning = self._beginning, None
         self.close()
         if beginning is not None:
             await beginning
 
     def close(self) -> None:
-        """Send nothing more."""
+        """Stop."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

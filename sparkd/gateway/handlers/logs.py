@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`GET /logs/MODEL`: what a model printed, as plain text, and what it prints next if wanted.
+"""`GET /logs/MODEL`: the output of a model as plain text, with `follow=1` as it comes.
 
-Read from the journal by journalctl, which runs while somebody reads and not a moment longer. A
-reader is no request: it keeps neither the model nor the daemon.
+journalctl reads it from the journal, and runs only as long as the client reads. A
+reader keeps neither the model nor the daemon running.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from sparkd.gateway.http.request_id import HEADER
 _LINES = 200
 _LINES_MOST = 10_000
 _STALL_S = 10.0
-"""A client that takes nothing for this long is dropped."""
+"""A client that reads nothing for this long is disconnected."""
 
 
 async def show_log(request: Request, model_id: str) -> None:
-    """The last `lines` of what a model printed; `follow=1` goes on."""
+    """The last `lines` of a model's output; `follow=1` continues."""
     context = admitted(request)
     spec = lookup.resolve(context.config, unquote(model_id), key_of(request)).spec
     following = request.query.get("follow", "0") not in ("0", "false")

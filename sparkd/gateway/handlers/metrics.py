@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Figures for machines: `/metrics` for Prometheus, `/debug/gpu-stats` as the gateway that this one
-replaces had it. Neither counts as use of a model, and neither keeps the gateway."""
+replaces had it. Neither counts as use of a model, and neither keeps the gateway.
+"""
 
 from __future__ import annotations
 

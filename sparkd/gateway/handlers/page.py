@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """`/`: the status page, one document with all that it needs in it.
 
-It is put together from the files in `page/` when somebody asks for it, so there is no build step.
+It is assembled from the files in `page/` on the first request, so there is no build step.
 Its policy lets a browser run this very script, use this very style and talk to this gateway, and
-nothing else. Needs no key: it tells nothing before its reader has given one.
+nothing else. Needs no key: it shows nothing before its user enters one.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def assembled() -> Page:
     script = "".join((places / name).read_text(encoding="utf-8") for name in scripts)
     style = (places / "page.css").read_text(encoding="utf-8")
     document = (places / "page.html").read_text(encoding="utf-8")
-    # Split, so that what stands in the style or the script is never taken for a place to fill.
+    # Split, so that text in the style or the script is never taken for a placeholder.
     head, rest = document.split(_STYLE)
     body, end = rest.split(_SCRIPT)
     text = f"{head}{style}{body}{script}{end}".encode()

@@ -40,7 +40,7 @@ from sparkd.gateway.render import Shape, error_event, shape_of
 from sparkd.scheduling.queue import Grant, Progress
 
 _BODY_STALL_S = 60.0
-"""A client that sends nothing of its body for this long is gone."""
+"""A client that sends no byte of its body for this long is gone."""
 _BODY_SLOWEST_BYTES_S = 4096
 """Below this pace, after the time above, it only wants to hold a connection."""
 _ERROR_BODY_S = 10.0
@@ -53,7 +53,7 @@ Explain = Callable[[str, UpstreamLost], Awaitable[None]]
 
 
 class Relay:
-    """The wire of one request, and what the journal is told about it: never what was said."""
+    """One request with its response, and its journal entry, which quotes neither."""
 
     def __init__(
         self, request: Request, request_id: str, traffic: Traffic, bodies: BodyBudget
@@ -128,7 +128,7 @@ class Relay:
         self._share.settle(0)
 
     def keep_alive(self, beats: KeepAlives) -> None:
-        """Have keep-alives sent while the client waits; the request asks for a stream."""
+        """Send keep-alives while the client waits; for requests with a stream as response."""
         self._keep_alive_timer = KeepAliveTimer(self._wire, beats, self._begin_stream)
 
     @property
@@ -174,7 +174,7 @@ class Relay:
         if self._response is not None and not (streams and answer.status == 200):
             await self._relay_refusal(answer)
             return
-        # The head of a stream goes at once, any other together with what follows it.
+        # The head of a stream goes at once, any other head with the first bytes of its body.
         first = answer.at_hand() if streams or answer.whole else await answer.next()
         if self._response is None:
             headers = dict(passed_headers(answer.headers))
@@ -200,7 +200,7 @@ class Relay:
             await explain(self.model_id, error)
             self.failed(error)
             if not streams:
-                # Only a broken connection tells that a body of known kind is not whole.
+                # Only a broken connection shows that a body of known kind is not whole.
                 self._wire.cut()
                 return
             self.close()
@@ -230,7 +230,7 @@ class Relay:
             )
 
     async def fail(self, error: SparkdError) -> bool:
-        """Tell an error as an event, if the stream has begun; whether that was so."""
+        """Send an error as an event, if the stream has begun; whether it had."""
         self.failed(error)
         if self._keep_alive_timer is not None:
             await self._keep_alive_timer.stop()
@@ -316,7 +316,7 @@ class Relay:
 
 
 class _Measured:
-    """The wire, and what is measured of that which it is given."""
+    """A sink that writes to the client and meters the response."""
 
     def __init__(
         self, wire: HttpCycle, response_meter: ResponseMeter, number: SequenceNumber | None
@@ -336,7 +336,7 @@ class _Measured:
 
 
 class _Watched:
-    """The wire, and whether what it was given ends as a whole stream does."""
+    """A metered sink that also looks for the end mark of a stream."""
 
     def __init__(self, wire: _Measured, first: bytes) -> None:
         self._wire = wire
@@ -352,7 +352,7 @@ class _Watched:
 
 
 def _may_be_added_to(answer: Answer) -> bool:
-    """Whether a response is a plain event stream, in which a further event can stand."""
+    """Whether a response is a plain event stream, to which an event can be added."""
     encoded = any(name == b"content-encoding" for name, _ in answer.headers)
     return answer.status == 200 and answer.content_type.startswith(_EVENT_STREAM) and not encoded
 

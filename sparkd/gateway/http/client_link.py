@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The writing side of a client's connection, and the clients that stall or leave.
 
-A client that takes next to nothing of its response is broken off, so that it cannot hold a model. A
-client that leaves is noticed also while nothing is read from it. `gateway.http.protocol` has the
+A client that reads next to nothing of its response is disconnected, so that it cannot hold a model.
+A disconnect is noticed also while nothing is read from the client. `gateway.http.protocol` has the
 requests.
 """
 
@@ -22,14 +22,14 @@ from sparkd.gateway.http.pacing import Pacing
 from sparkd.gateway.http.unauthenticated import Unauthenticated
 
 STALL_S = 60.0
-"""How long a client may take next to nothing of its response."""
+"""How long a client may read next to nothing of its response."""
 STALL_WANTED_S = 10.0
 """The same, while the end of that response is waited for."""
 _STALL_BYTES = 16 << 10
 """Next to nothing: a reader below this per bound only wants to hold the model."""
 _STALL_LOOK_S = 1.0
 _LEFT_LOOK_S = 1.0
-"""How often a connection whose reading is paused is checked for its client's leaving."""
+"""The pause between checks for a disconnect while reading is paused."""
 _POLL_LEFT = select.POLLRDHUP | select.POLLHUP | select.POLLERR
 
 
@@ -54,7 +54,7 @@ class ClientLink(HttpProtocol):
             self._look_whether_left()
 
     def _look_whether_left(self) -> None:
-        """End the request of a client that left while nothing more is read from it.
+        """End the request of a client that disconnects while nothing is read from it.
 
         A client may send the next request behind one that is being answered. Above a size Sanic
         pauses the reading, and then asyncio does not see the end of the connection.
@@ -78,7 +78,7 @@ class ClientLink(HttpProtocol):
         super().connection_lost(exc)  # type: ignore[no-untyped-call]
 
     async def send(self, data: bytes) -> None:
-        """Write; wait first while the client has not taken what was written before."""
+        """Write; wait first until the client has read the earlier pieces."""
         await self.drained()
         self.put(data)
 
@@ -93,7 +93,7 @@ class ClientLink(HttpProtocol):
         return self._can_write.is_set() and not self.gone()
 
     async def _taken(self) -> None:
-        """Wait for a client that lags behind; break off one that takes next to nothing."""
+        """Wait for a slow client; disconnect one that reads next to nothing."""
         left, since_s = self._untaken_bytes(), time.monotonic()
         while True:
             with suppress(TimeoutError):

@@ -51,7 +51,7 @@ class Connections:
         return False
 
     def abort(self) -> None:
-        """Cut what is left."""
+        """Cut the connections that are left."""
         for connection in self._all():
             connection.abort()
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Answers for browsers: what a page of another origin may read, and OPTIONS.
+"""Cross-origin requests of browsers: the headers that allow them, and OPTIONS.
 
-Costs nothing where no browser asks: OPTIONS has no route, and is answered where the router has
-found that a path does not have this method.
+OPTIONS has no route; it is handled where the router reports that a path lacks this method, so
+other requests pay nothing for it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _VARY = "Origin, Access-Control-Request-Method, Access-Control-Request-Headers"
 
 
 def allow(request: Request, response: BaseHTTPResponse) -> None:
-    """Let the page that asked read the answer, if its origin is allowed."""
+    """Let the page read the response, if its origin is allowed."""
     origin = _allowed_origin(request)
     response.headers.setdefault("vary", "Origin")
     if origin is not None and "access-control-allow-origin" not in response.headers:
@@ -25,7 +25,7 @@ def allow(request: Request, response: BaseHTTPResponse) -> None:
 
 
 def options(request: Request, refused: MethodNotAllowed) -> HTTPResponse:
-    """What the path takes, and what a browser wants to know before it asks. Needs no key."""
+    """The methods of the path, and the response to a preflight. Needs no key."""
     methods = allowed_methods(refused)
     headers = {"allow": methods, "vary": _VARY}
     origin = _allowed_origin(request)
@@ -36,7 +36,7 @@ def options(request: Request, refused: MethodNotAllowed) -> HTTPResponse:
 
 
 def allowed_methods(refused: MethodNotAllowed) -> str:
-    """The methods of a path that was asked with another one."""
+    """The methods of a path that lacks the requested one."""
     known = str(dict(refused.headers or {}).get("Allow", ""))
     return ", ".join(sorted({*(one for one in known.split(", ") if one), "OPTIONS"}))
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Requests that come at the same moment are begun some at a time.
 
-The loop would take all of them one step further, then all of them the next: nobody would have the
-first token before everybody's request is at the engine, and streams that are open would stand still
-meanwhile. So it looks at what has come from the engines and from clients between some of them.
+The loop would take all of them one step further, then all of them the next: no client would have
+the first token before every request is at the engine, and open streams would pause meanwhile. So
+the loop reads from engines and clients between some of the starts.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ answer takes some turns to be passed on, so twice as many make the first tokens 
 
 
 class Pacing:
-    """Who begins in this turn of the loop, and who waits for the next ones, in order."""
+    """The requests that begin in this turn of the loop, and those of the next ones, in order."""
 
     def __init__(self) -> None:
         self._begun = 0

@@ -3,8 +3,8 @@
 
 Sanic reads heads and chunks leniently, answers HTTP/1.0 in chunks, and forgets to read on after a
 large body, so that it does not see its client leave. Its seams are `create_server(protocol=...)`
-and `HTTP_CLASS`. What is overridden here are whole steps of the cycle in `Http.http1`, as Sanic
-25.12.1 has it: the version that the package carries. tests/unit/gateway/http/test_protocol.py
+and `HTTP_CLASS`. The overridden methods are whole steps of the cycle in `Http.http1` of Sanic
+25.12.1, the version that the package carries. tests/unit/gateway/http/test_protocol.py
 fails when another comes, so that they are compared again.
 """
 
@@ -45,7 +45,7 @@ HEAD_S = 30.0
 KEEP_ALIVE_S = 125.0
 """How long an idle connection is kept: proxies keep theirs for 60 to 120 s and reuse them."""
 _TOLD_KEEP_ALIVE_S = 120
-"""What `keep-alive: timeout=` says: a client that obeys it never meets the close."""
+"""The value of `keep-alive: timeout=`; a client that obeys it never meets the close."""
 LINGER_S = 30.0
 """How long the rest of a refused request is discarded, so that its client can read the answer: a
 close with unread bytes would reset the connection."""
@@ -69,7 +69,7 @@ class HttpCycle(Http):
 
     __slots__ = ("_body", "_chunked", "_head", "_left", "_unread")
 
-    # What Sanic sets without saying what it is.
+    # Attributes that Sanic sets without a type.
     protocol: ClientProtocol
     request_body: bool | None  # type: ignore[assignment]
     request_bytes: int
@@ -91,7 +91,7 @@ class HttpCycle(Http):
             await self._linger()
 
     async def _linger(self) -> None:
-        """Say that this side has ended, then discard what still comes, within limits."""
+        """Send EOF, then discard further bytes, within limits."""
         transport, buffer = self.protocol.transport, self.recv_buffer
         assert transport is not None
         if transport.can_write_eof():
@@ -110,7 +110,7 @@ class HttpCycle(Http):
         """Receive the head of a request, and make Sanic's `Request` of it."""
         buffer, protocol = self.recv_buffer, self.protocol
         await protocol.pacing.take()
-        # Some clients end a body with a line of its own (RFC 9112, 2.2).
+        # Some clients end a body with an extra line (RFC 9112, 2.2).
         if buffer == b"\r":
             await self._receive_more()
         if buffer.startswith(b"\r\n"):
@@ -188,7 +188,7 @@ class HttpCycle(Http):
             return data
         self.request_body = None
         if self.protocol.transport is not None:
-            # Who sent more than Sanic buffers was stopped, and must be seen when he leaves.
+            # Sanic pauses a client that sent more than it buffers; its disconnect must be seen.
             self.protocol.transport.resume_reading()
         return None
 
@@ -225,7 +225,7 @@ class HttpCycle(Http):
             while not (data := body.take(self.recv_buffer)) and not body.whole:
                 await self._receive_more()
         except Malformed as error:
-            # Nobody can tell where it ends: nothing of it is read on.
+            # Its end is unknown, so no further byte is read.
             self.give_up_body()
             raise BadRequest(f"the body is not in chunks: {error}") from None
         self.request_bytes += len(data)
@@ -264,7 +264,7 @@ class HttpCycle(Http):
         self.stage = Stage.IDLE if end_stream else Stage.RESPONSE
 
     async def error_response(self, exception: Exception) -> None:
-        """Have the error answered, unless nobody is there to read it."""
+        """Respond with the error, unless the client has left."""
         if self.protocol.gone():
             self.keep_alive = False
         else:
@@ -286,11 +286,11 @@ class HttpCycle(Http):
         return self.protocol.put(self._framed(data))
 
     def takes_more(self) -> bool:
-        """Whether what is put now goes out at once."""
+        """Whether the next bytes go out at once."""
         return self.protocol.takes_more()
 
     def hurry_when(self, wanted: Callable[[], bool]) -> None:
-        """Bound a client that takes nothing more tightly while `wanted` says so."""
+        """Give a client that does not read less time while `wanted` is true."""
         self.protocol.wanted = wanted
 
     async def drained(self) -> None:
@@ -311,7 +311,7 @@ class HttpCycle(Http):
 
 
 class ClientProtocol(ClientLink):
-    """A connection whose requests `WireHttp` reads."""
+    """A connection whose requests `HttpCycle` reads."""
 
     __slots__ = ()
     HTTP_CLASS = HttpCycle

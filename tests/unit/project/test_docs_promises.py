@@ -81,7 +81,12 @@ FIGURES = [
     ),
     ("docs/reference/http-api.md", "in seconds, 60 at most", busy.RETRY_AFTER_MAX_S, 60),
     ("docs/reference/http-api.md", "30 s from its first byte", protocol.HEAD_S, 30),
-    ("docs/reference/http-api.md", "last answer | 4096 |", unauthenticated.STRANGERS_MOST, 4096),
+    (
+        "docs/reference/http-api.md",
+        "last answer | 4096 |",
+        unauthenticated.UNAUTHENTICATED_MOST,
+        4096,
+    ),
     ("docs/reference/http-api.md", "pause within a body | 60 s |", relay._BODY_STALL_S, 60),
     (
         "docs/reference/http-api.md",
