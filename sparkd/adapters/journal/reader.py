@@ -15,6 +15,7 @@ from collections.abc import AsyncGenerator, Sequence
 from datetime import datetime
 from pathlib import Path
 
+from sparkd.adapters.commands import output_of
 from sparkd.core.engine import printed_text
 from sparkd.core.names import Names
 from sparkd.core.numbers import bounded_int
@@ -170,17 +171,7 @@ async def said_by_unit(unit: str, since: float, count: int = 1000) -> list[str]:
 
 
 async def _lines(*arguments: str) -> list[str]:
-    process = await asyncio.create_subprocess_exec(
-        *("journalctl", "--quiet", "--output=cat", *arguments),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL,
-    )
-    try:
-        async with asyncio.timeout(_READING_TIMEOUT_S):
-            output, _ = await process.communicate()
-    except TimeoutError:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        return []
+    command = ("journalctl", "--quiet", "--output=cat", *arguments)
+    output = await output_of(*command, within_s=_READING_TIMEOUT_S) or b""
     lines = (line.rstrip() for line in output.decode(errors="replace").split("\n"))
     return [line for line in lines if line]

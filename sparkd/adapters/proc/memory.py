@@ -8,12 +8,11 @@ SPARKD_MEMINFO.
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import os
 import shutil
 from pathlib import Path
 
+from sparkd.adapters.commands import output_of
 from sparkd.core.errors import HostError
 from sparkd.core.scheduling.memory import HostMemory, meminfo_bytes, parse_meminfo, parse_smi
 
@@ -69,17 +68,5 @@ async def _discrete_gpu() -> tuple[int, int] | None:
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return None
-    process = await asyncio.create_subprocess_exec(
-        *(tool, *_SMI_QUERY),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL,
-    )
-    try:
-        async with asyncio.timeout(_SMI_TIMEOUT_S):
-            output, _ = await process.communicate()
-    except TimeoutError:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        return None
-    return parse_smi(output.decode(errors="replace"))
+    output = await output_of(tool, *_SMI_QUERY, within_s=_SMI_TIMEOUT_S)
+    return None if output is None else parse_smi(output.decode(errors="replace"))

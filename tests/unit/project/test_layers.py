@@ -71,9 +71,9 @@ SUBPACKAGES = {
     # An adapter knows one outside thing. Podman's API service is a unit with a log.
     "adapters.podman": {"adapters.systemd", "adapters.journal"},
     "adapters.systemd": set[str](),
-    "adapters.journal": set[str](),
+    "adapters.journal": {"adapters.commands"},
     "adapters.engine": set[str](),
-    "adapters.proc": set[str](),
+    "adapters.proc": {"adapters.commands"},
     "adapters.files": set[str](),
     # The code that knows Sanic knows nothing else of the gateway.
     "gateway.http": set[str](),
