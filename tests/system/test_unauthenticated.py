@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
+import httpx
 import pytest
 
 from .hosts import Host
@@ -60,3 +61,34 @@ def test_large_bodies_without_a_key_take_no_memory_on_any_route(
 def test_the_service_has_a_memory_limit_far_above_what_bodies_may_take(trixie: Host) -> None:
     limit = trixie.sh("systemctl show --value --property=MemoryMax sparkd")
     assert int(limit) == 2048 * MIB
+
+
+async def asked(key: str, body: bytes) -> int:
+    """The status for a client with a key that sends a large body."""
+    async with httpx.AsyncClient(
+        base_url="http://127.0.0.1:8009",
+        headers={"authorization": f"Bearer {key}"},
+        timeout=LIMIT_S,
+    ) as client:
+        response = await client.post(
+            "/v1/chat/completions", content=body, headers={"content-type": "application/json"}
+        )
+        return response.status_code
+
+
+def test_crowd_with_a_key_and_the_largest_bodies_stays_far_below_the_limit(host: Host) -> None:
+    """Dense JSON of 60 MiB, the worst that `body_limit` lets in, from ten clients at once."""
+    words = b",".join(b'{"type":"text","text":"%07d"}' % n for n in range(60 * MIB // 31))
+    body = b'{"model":"fake-b","messages":[{"role":"user","content":[%b]}]}' % words
+
+    async def crowd() -> list[int]:
+        return await asyncio.gather(*(asked(host.key, body) for _ in range(CLIENTS)))
+
+    assert host.request("GET", "/status").status_code == 200
+    pid = host.sh("systemctl show --value --property=MainPID sparkd")
+    statuses = set(host.loop.run(crowd(), LIMIT_S))
+    print(f"peak {peak_bytes(host) / MIB:.0f} MiB, statuses {sorted(statuses)}")
+    assert statuses <= {200, 400, 413, 503}
+    assert host.sh("systemctl show --value --property=MainPID sparkd") == pid
+    assert peak_bytes(host) < 2048 * MIB * 3 // 4
+    assert host.request("GET", "/healthz", key=None).status_code == 200
