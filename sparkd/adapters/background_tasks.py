@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Background tasks that may fail without ending anything else.
+"""Background tasks whose failure ends no other task.
 
 Owns the tasks, the log entry of a failure and the pause before a restart; knows nothing of the
 work. An exception in a task that nothing awaits is lost, and one in a task group ends the process.

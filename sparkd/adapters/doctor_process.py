@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs sparkctl for the gateway: what looks at the host for seconds and needs modules that the
-gateway does not keep is done by a process of its own.
+"""Runs of `sparkctl doctor` for the gateway.
+
+The survey takes seconds, and needs modules that the gateway does not load, so a separate process
+makes it.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Points at which a test has this process killed, to prove that a crash there loses nothing.
+"""Points at which a test kills this process, to prove that a crash there loses nothing.
 
 Without SPARKD_FAULT in the environment, which only tests set, `reach` does nothing.
 """

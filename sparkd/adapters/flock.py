@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""flock(2) on one file: try it, wait for it without blocking the loop, let it go.
+"""flock(2) on one file: try it, wait for it without blocking the loop, release it.
 
 Knows nothing of models and decides nothing. Locks belong to the open file description, so two
 `FileLock`s exclude each other inside one process too, and the kernel frees them when the process

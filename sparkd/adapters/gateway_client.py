@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""HTTP to sparkd's own gateway, as a client of it: for commands that use a model.
+"""HTTP to sparkd's gateway, for commands that use a model.
 
 An answer that is an error becomes the error that it tells of, with the gateway's own message, code
 and hint.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Readings of the host for a diagnosis: files of /proc, /sys, /etc, and what systemd says of units.
+"""Readings of the host for a diagnosis: files of /proc, /sys and /etc, and properties of units.
 
 Everything is read as the user who asks. Nothing is judged here, and nothing fails: what a host does
 not have or does not tell is left out.

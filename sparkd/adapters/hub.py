@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""HTTP to a model hub and to addresses that entries name: a listing, a file from some byte on.
+"""HTTP to a model hub and to the addresses in entries: a listing, and a file from an offset on.
 
 What is made of it is decided elsewhere. FetchInterrupted means that the same call may succeed
 later, any other FetchFailed that it will not. The token goes to the hub and to nobody else, least

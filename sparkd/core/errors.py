@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every error a user can meet, and nothing about how it is shown.
+"""Every error that a user can meet, without its presentation.
 
 An error says what is wrong in one line, with the value in it, and carries a hint that says what
 to do about it, as a command where one helps. `code` is stable and documented in

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The frozen vocabulary that every layer shares: what is configured and what was read.
+"""The frozen types that every layer shares: settings, model entries, and the configuration.
 
 *Model* is a catalog entry (`ModelSpec`), *instance* its running container (`Instance`), *snapshot*
 one reading of everything (`Snapshot`). Times are seconds; `_at` is wall time since the epoch, as

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The only place that derives names from a model id: units, containers, locks, paths; and back.
+"""The names derived from a model id, in one place: units, containers, locks, paths; and back.
 
 Model ids are what clients send (`qwen3.5-0.8b`, `org/name`). systemd, Podman and the file system
 each allow other characters, so derived names carry the id escaped, reversibly: in units and paths

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The observed state of a host's models: what one reading of units, containers and locks tells.
+"""The observed state of a host's models: one reading of units, containers and locks.
 
 Wall-clock moments end in `_at`, monotonic ones in `_s`, as in `core.model`.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fetch what a model needs: the repository of its weights, and its files.
+"""Download of the weights and files of a model.
 
 A destination, a directory of weights or one file, appears under its name only when it is whole and
 verified (`fetch.staging`); until then nothing of it is seen by a start. A pull looks what is there,

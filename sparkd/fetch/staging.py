@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files on their way to a destination: parts that grow, blobs that are whole, one last rename.
+"""Staging of downloads: partial files, verified blobs, and one atomic rename into place.
 
 They are kept in a hidden directory beside the destination, by checksum: what is there under its
 name is whole and verified, `*.part` is the beginning of it. So a kill at any instruction leaves

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two routes in vLLM's own server, by which an engine sleeps without holding the GPU, and wakes.
+"""Two routes in vLLM's server, by which an engine sleeps without the GPU, and wakes.
 
     POST /sparkd/sleep?level=1   answers 200 once it sleeps and has let go of its locks
     POST /sparkd/wake            answers 200 once it holds them again and is awake;

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tells of each model that ended although sparkd did not stop it: once, with its reason.
+"""Reports of models that ended although sparkd did not stop them: one each, with its reason.
 
 Several processes can notice a death: the gateway that watches the process, an idle pass, the next
 start, a stop. Each of them calls `tell`; the one that ends the open session tells. Exit codes do

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One reading of everything outside: which models run, since when, as what, and who holds what.
+"""A snapshot of the host's models: their processes, ages, endpoints, and the holders of locks.
 
 Adoption is nothing but this reading: after a crash of the daemon the same scopes, containers and
 locks say the same things to the next one. Looks only; never acts, and takes no lock to look.

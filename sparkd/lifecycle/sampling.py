@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Looks now and then at what a model takes, while it is used: no timer runs for it."""
+"""Samples of a model's memory while it is used, taken without a timer."""
 
 from __future__ import annotations
 

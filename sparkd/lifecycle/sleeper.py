@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Put a model to sleep instead of stopping it, and wake it instead of starting it.
+"""Sleep of a model in place of a stop, and its waking in place of a start.
 
 The sleep marker is written before the engine is told, and removed after it has answered as it did
 before. While there is one no request may use the model; whether it sleeps or was left half way is

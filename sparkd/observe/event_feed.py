@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Events as they happen, for whoever listens: read from the journal, where everybody writes them.
+"""Events for listeners as they occur, read from the journal, to which every process writes them.
 
 The gateway, idle passes and sparkctl are processes of their own; what they have in common is the
 journal, so one `journalctl --follow` tells of all of them. It runs while somebody listens, shared

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Gathers the facts of a diagnosis: the host's, and what the user sparkd's systemd and Podman say.
+"""The facts of a diagnosis: the host's, and those of the user sparkd's systemd and Podman.
 
 Only looks. An area that cannot be read is left out and said to be unseen; none keeps the others
 from being read, because a diagnosis is wanted when things are broken.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What running models use at a moment: one cheap reading, to be made again and again.
+"""The resource use of running models at a moment: one cheap reading, made repeatedly.
 
 Asks the user manager, locks and /proc only: no Podman, no engine, no gateway.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is known of the sessions of models, as objects for people and programs."""
+"""The statistics of models' sessions, as objects for people and programs."""
 
 from __future__ import annotations
 

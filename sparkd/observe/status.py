@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The state of everything as one object, for `/status` and whoever renders it.
+"""The state of everything as one object, for `/status` and its readers.
 
 Looks only: a status reading never wakes, holds or counts as use of a model.
 """

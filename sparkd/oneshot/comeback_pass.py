@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Entry point of `sparkd-comeback.service`: utility models come back that had to leave.
+"""Entry point of `sparkd-comeback.service`: starts utility models that had to leave.
 
 systemd starts it when the scope of an exclusive model ends, however that ended, so it needs no
 daemon. Who is to come back is in the records, and stays there until it is ready again: a pass that

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Entry point of `sparkd-idle@X.service`: one idle pass over model X, then the end.
+"""Entry point of `sparkd-idle@X.service`: one idle check of model X.
 
 Started by the model's transient timers. An error ends it with a status that makes systemd run it
 again, so that a running model always has a next pass.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From "I want model X" to a use lease on a healthy X, in whatever state the host is.
+"""From a request for a model to a use lease on a healthy one, in whatever state the host is.
 
 Fast path, microseconds: take the use lease, then look whether the process that was last seen
 healthy still lives. With the lease held nobody may stop it, so what is seen stays true. Everything

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a snapshot to what the policy decides about: one clock, one vocabulary."""
+"""From a snapshot to the input of the policy: one clock, one vocabulary."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who waits for a model: the requests themselves, what they are told meanwhile, what they get.
+"""The waiters of each model, their progress notices, and their grants.
 
 Waiters live in memory only: they die with their connections. Whose turn it is, is
 `scheduling.scheduler`'s.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The loop that serves the queue of requests whose model is not lent to them yet.
+"""The loop that serves the queue of requests whose model is not available yet.
 
 Each turn of the loop reads a snapshot, lets `core.scheduling.policy` decide about every queued
 model, and sends those whose turn it is on their way (`scheduling.starter`), one task a model. Then

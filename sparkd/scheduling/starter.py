@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One model's way from "it is its turn" to a healthy instance: look again, make room, start, wait.
+"""The start of one model in its turn: a second look, making room, launch, and waiting.
 
 The scheduler says whose turn it is; under the locks taken here it reads a second snapshot,
 because other processes (sparkctl, an idle pass) act too. A turn that turns out to be none ends

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Loads that go on although no request waits for them any more.
+"""Loads that continue although no request waits for them.
 
 An unattended load holds no lock: for every other process it is a start whose starter has gone,
 which may be adopted, stopped, or evicted at once. This process only keeps the memory guard on it,

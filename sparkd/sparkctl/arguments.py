@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line of `sparkctl`: which commands there are and what each takes. Runs none."""
+"""The command line of `sparkctl`: its commands and their arguments. Runs none."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The configuration as a command needs it: load it, find a model in it or say what is near.
+"""The configuration for commands: loading, and finding a model or similar names.
 
 Loads none of the libraries that act on a model.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `sparkctl` ends with: the documented exit codes, and which error gives which.
+"""The documented exit codes of `sparkctl`, and the errors that lead to them.
 
 docs/reference/cli.md lists the same codes. Prints nothing.
 """

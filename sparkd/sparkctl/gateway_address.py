@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the gateway is and the key for it: what commands that use a model begin with."""
+"""The address of the gateway and the key for it, for commands that use a model."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How `sparkctl` writes: tables, times, JSON, errors. Pure but for the two that print."""
+"""The output of `sparkctl`: tables, times, JSON, errors. Pure but for the two that print."""
 
 from __future__ import annotations
 

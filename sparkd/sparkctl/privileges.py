@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""As whom a command acts: the user sparkd owns the locks, the bus and Podman, nobody else does.
+"""The user that a command acts as: only the user sparkd owns the locks, the bus and Podman.
 
 Root becomes that user for good before anything is touched, so that no file of root's appears among
 sparkd's. A development run (SPARKD_RUNTIME_DIR) acts as whoever runs it.

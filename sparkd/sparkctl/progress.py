@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs one piece of work of a command to its end, and tells on stderr that it goes on.
+"""One piece of work of a command, run to its end with progress on stderr.
 
 On a terminal one line that counts seconds; elsewhere, where lines stay, one now and then. Ctrl-C,
 SIGTERM and SIGHUP cancel the work and wait for what it takes back.

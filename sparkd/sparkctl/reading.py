@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One snapshot for the commands that only look, and what to do when there is none."""
+"""One snapshot for the commands that only read, and the error when there is none."""
 
 from __future__ import annotations
 

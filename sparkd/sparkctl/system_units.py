@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""sparkd's two units of the system manager, as everybody may see them, and what the port is."""
+"""sparkd's two units of the system manager, as every user may see them."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who waits for which model: only the gateway knows, and only one that runs is asked.
+"""The waiting requests by model, which only a running gateway knows.
 
 Asking one that does not run would start it, and nobody can wait at it.
 """

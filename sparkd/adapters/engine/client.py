@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""HTTP to a model's own server: its health, a request, its answer as it comes.
+"""HTTP to a model's server: its health, a request, and the response as it arrives.
 
 Nothing is decided here: `ConnectFailed` means that the server saw nothing of the request,
 `UpstreamLost` that it broke off.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads the configuration files, and writes files so that no reader sees half.
+"""Reading of the configuration files, and atomic writing of files.
 
 Knows where files are and which file replaces which; what is in them is `core.config.load`'s. A
 configuration file that cannot be read is a problem of the configuration, never an exception.

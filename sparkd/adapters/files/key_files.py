@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The files that hold API keys: read, watched by a glance, and changed by one at a time.
+"""The files that hold API keys, read again when they change.
 
 `api-key` holds secrets, one a line, of keys that may do everything; the package makes it. In
 `keys.json` are the others, hashed (`core.access.api_keys`). A systemd credential of the name of one

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Finds the recipes of images: the Containerfiles of the package, and those of the host's admin."""
+"""The recipes of images: the Containerfiles of the package, and those of the host's admin."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is remembered of models across processes: loads, failures in a row, comebacks that are due.
+"""Records of models across processes: loads, failures in a row, due comebacks, sleep markers.
 
 Loads are kept for good (in the state directory): they tell how long a load takes and what a model
 needs. Failures are kept until the next boot (in the runtime directory), a success, or an admin; so

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Removes directories that programs nobody vouches for could write to."""
+"""Removal of directories that untrusted programs could write to."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The files of a model's weights as its container will see them: links that break, sealed files.
+"""The files of a model's weights as its container will see them: broken links, unreadable files.
 
 A container sees one directory of the host under another name. A link in it works only if it is
 relative and its way stays below that directory. Reads directories and links, and no file.

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether Podman's service answers: asked before each call, so that none gets stuck in one that
-cannot start.
+"""Checks that Podman's service answers, before each call.
+
+Otherwise a call would hang while the service cannot start.
 
 The socket is systemd's, which takes connections for a service that ends as soon as it is started,
 and starts it anew for as long as somebody waits there, or until it has had enough of that and gives

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Readings of the memory that models live in: the host's, or a discrete GPU's own.
+"""Readings of the memory that models use: the host's, or a discrete GPU's.
 
 On unified memory (GB10) `nvidia-smi` answers [N/A], and /proc/meminfo tells all there is to know;
 whether that is so is found out once a process. Tests give a meminfo file of their own by

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Readings of the host's kernel: who holds a lock, whether a process lives, a free port."""
+"""Readings of the host's kernel: holders of a lock, the life of a process, a free port."""
 
 from __future__ import annotations
 

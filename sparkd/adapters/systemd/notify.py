@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What systemd hands to a service and wants to hear from it (sd_listen_fds(3), sd_notify(3))."""
+"""Inherited sockets and readiness of a service (sd_listen_fds(3), sd_notify(3))."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Properties of units as systemctl(1) prints them: for looking, where no bus library is needed.
+"""Properties of units as systemctl(1) prints them, for readers that need no bus library.
 
 Whoever starts, stops or waits for something uses `systemd`.
 """

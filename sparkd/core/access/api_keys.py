@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""API keys as they are kept: a name, the hash of the secret, and what the key may do.
+"""API keys as they are stored: a name, the hash of the secret, and the rights of the key.
 
 Owns the format of keys.json and nothing else: which file that is, and who may change it, is
 `adapters.files.key_files`'s. A secret is never kept. Its SHA-256 is enough, for secrets are 256

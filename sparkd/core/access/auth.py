@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who asks, and whether he may: from request headers to a key, before anything is started."""
+"""Authentication and authorization: from request headers to a key, before anything is started."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which web pages may talk to the gateway from a browser: the origins of `cors_origins`.
+"""The web pages that may use the gateway from a browser: the origins of `cors_origins`.
 
 An origin is what a browser sends as `Origin`: scheme, host and port. Nothing is allowed that has
 not a key as well: cookies and other credentials of browsers are never asked for.

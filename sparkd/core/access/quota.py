@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What keys use and how much they may: open requests, requests within a minute, wrong tries.
+"""The use of keys and its limits: open requests, requests within a minute, wrong tries.
 
 Figures of one gateway since it began; the lasting record is the journal, where each request has
 the name of its key. Reads no clock: times are monotonic seconds, given by the caller.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How much a key may be told: a key that is for some models learns the name of no other one.
+"""The names that a key may read: a key for some models learns the name of no other one.
 
 One rule for everything that leaves the gateway: errors, events, notices, states. A text that names
 a hidden model says "another model" in its place, so that a client still learns why it waits.

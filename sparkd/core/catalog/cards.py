@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A model as `/v1/models` shows it: OpenAI's fields, and what a client can know before it asks."""
+"""A model as `/v1/models` shows it: OpenAI's fields, and facts for clients that choose."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which model a client means by a name, and what its key may be told when there is none.
+"""The model that a client means by a name, and the refusal when there is none for its key.
 
 Clients write ids in other cases, with `:latest` as Ollama has it, or with the prefix of a provider.
 Such a name means a model if it means only one. A key that is for some models learns of no other

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a model needs to be on this host, what of it is missing, and the refusal that says so."""
+"""The parts that a model needs on this host, the missing ones, and the refusal that names them."""
 
 from __future__ import annotations
 

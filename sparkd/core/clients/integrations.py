@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ready-made configurations of clients, written from what the catalog says of its models.
+"""Ready-made configurations of clients, written from the catalog.
 
 Pure: what a client is told about a model is `clients.offer`'s, how that client wants it written is
 decided here, and where the gateway is and what the key is comes from outside.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What clients are told about a model: the limits of its entry, filled up from what it serves.
+"""The limits and abilities of a model as clients are configured with them.
 
 Knows no client's configuration format. Whether a model calls tools or reasons is not configured
 twice: it follows from what its server is started with.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How long a context a model really takes: tiers, prompts of a wanted length, what came of it.
+"""The plan of a soak: context tiers, prompts of a wanted length, and the result.
 
 Pure: the requests are sent elsewhere. A tier is clean when every one of its concurrent requests
 was answered whole, with something in the answer, and had as many prompt tokens as it was to have.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The kinds of values a configuration key can have, and how a table of keys is read.
+"""The kinds of values of configuration keys, and the reading of a table of keys.
 
 A kind knows what it wants, which range it takes, how to read it and how to show it; parser,
 documentation and commented example all follow the same row. Which keys there are is

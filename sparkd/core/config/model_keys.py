@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which keys an entry of models.d has: one row each.
+"""The keys of an entry in models.d, one row each.
 
 The parser and docs/reference/configuration.md follow these rows, so that a key is added here and
 nowhere else; what stands below a key is in `core.config.model_subkeys`, the keys of sparkd.yaml in

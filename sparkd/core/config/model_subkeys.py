@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What stands below the keys of a model's entry: one row a key, and what an entry may not decide.
+"""The keys below the keys of a model's entry, and the options that an entry may not set.
 
 As in `core.config.model_keys`, of which this is the lower half, parser and documentation follow
 these rows.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which keys sparkd.yaml has: one row each.
+"""The keys of sparkd.yaml, one row each.
 
 The parser, docs/reference/configuration.md and etc/sparkd.yaml follow these rows, so that a setting
 is added here and nowhere else. The keys of models are in `core.config.model_keys`.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The hint that follows a wrong value: the value that was probably meant, in a form that is right.
+"""The hint for a wrong value: the probably intended value, in a valid form.
 
 A hint that leads to the next refusal is worse than none, so each suggestion is in the range of its
 key. Also the names that other tools have for keys of an entry. Pure.

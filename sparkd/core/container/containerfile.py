@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a Containerfile is built on, and which image it is the recipe of."""
+"""The base images of a Containerfile, and the image that it builds."""
 
 from __future__ import annotations
 

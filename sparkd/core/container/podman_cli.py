@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A container as the command line that would make it, for people who want to see or try it.
+"""A container as the command line that would create it, for people who want to see or try it.
 
 sparkd itself makes containers through Podman's API; both are written from the same
 `ContainerSpec`, and a test on a host compares what Podman makes of them.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a catalog entry to the complete container: what runs, what it sees, what it may do.
+"""From a catalog entry to the complete container: its command, mounts, limits and environment.
 
 Pure: the Podman adapter only translates the result. Whatever is part of `ContainerSpec` is part of
 the spec hash, by which a running container is recognised as still wanted after a restart of the

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The user sparkd, his service manager, his Podman, and what the kernel lets him do."""
+"""Findings about the user sparkd: its service manager, its Podman, and its kernel limits."""
 
 from __future__ import annotations
 

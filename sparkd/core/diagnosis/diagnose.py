@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""All findings of a host, worst first within each area, in the order in which to mend them."""
+"""All findings of a host, worst first within each area, in the order of repair."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is read of a host before it is judged, one record an area.
+"""The facts of a host before any judgment, one record per area.
 
 An area that could not be read is None in `Facts`, and `unseen` says why. Within an area None is
 what this host does not have or does not tell.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a finding is: what was found, why it matters, and the command that mends it."""
+"""A finding: the problem, its effect, and the command that fixes it."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether Podman finds the GPU: the descriptions that CDI has of it, and NVIDIA's driver.
+"""Findings about the GPU for Podman: its CDI descriptions, and NVIDIA's driver.
 
 Podman skips a file of /etc/cdi or /var/run/cdi that it cannot read or whose version it does not
 know, and takes the others. Of two files in one directory that describe a device neither counts, of

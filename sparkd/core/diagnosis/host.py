@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Memory, disk, clock, port, files and leftovers of a host."""
+"""Findings about memory, disk, clock, port, files and leftovers of a host."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An error that an engine answered with, in the words and with the headers of the gateway.
+"""An error of an engine, in the words and with the headers of the gateway.
 
 vLLM and llama.cpp word their errors for OpenAI's clients, also where they speak Anthropic's API.
 Clients of Anthropic's API act on its words: they shorten a conversation whose "prompt is too long".

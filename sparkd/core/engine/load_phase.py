@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How far a load is, from the lines that the engine logs meanwhile.
+"""The progress of a load, from the engine's log lines.
 
 Knows the lines of vLLM (0.9 to 0.32) and SGLang (0.4 on). An engine that says none of them simply
 has no phases. Only forward: a line of an earlier phase that comes late changes nothing.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The /metrics pages of running engines as one text, each series with the model that it is of.
+"""The /metrics pages of running engines as one text, each series labeled with its model.
 
 Prometheus text format 0.0.4. Only what is about the engine is taken: every Python server has
 `process_…` and `python_…` series, which the gateway has itself. Families stay together, as the

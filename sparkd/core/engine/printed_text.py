@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Text that an engine printed, made safe to show: in errors, events, logs and on the status page.
+"""Text that an engine printed, made safe to show in errors, events, logs and the status page.
 
 An engine prints progress bars, colors and whatever its libraries print. A terminal, a client and
 the journal get plain lines of bounded length instead.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether the engine moves, from vLLM's /metrics (Prometheus text format 0.0.4).
+"""The step counters of an engine, from vLLM's /metrics (Prometheus text format 0.0.4).
 
 A page is untrusted text. Reading it raises nothing, and goes line by line: a lookup of a name on a
 page without line ends, or with millions of them, holds no thread for longer than one step.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keep-alives of event streams: their form by dialect, and the places where one may stand.
+"""Keep-alives of event streams: their form by dialect, and the places where they may go.
 
 A keep-alive is a whole event of the client's dialect, or a comment. It never adds to the response.
 No I/O and no clock; `gateway.handlers.keep_alive_timer` decides when to send one.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bodies of multipart/form-data (RFC 7578), as far as a gateway must read them: their text fields.
+"""Bodies of multipart/form-data (RFC 7578), of which the gateway reads the text fields.
 
 A form goes on byte for byte, with three exceptions: the value of `model` where the client named the
 model in another way, the preamble, and the white space behind a boundary, which RFC 2046 allows and

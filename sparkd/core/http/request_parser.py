@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""HTTP/1.1 as a server reads it: the head of a request, and a body that comes in chunks.
+"""HTTP/1.1 as a server reads it: the head of a request, and a chunked body.
 
 Pure: no connection, no clock. What two readers could take for different requests is refused and
 never mended (RFC 9112): line ends other than CRLF, folded lines, a space before a colon, a length

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""HTTP/1.1 as a client sees it: the bytes of a request, and an answer out of its bytes.
+"""HTTP/1.1 as a client reads it: the bytes of a request, and the response from its bytes.
 
 Pure: no connection, no clock. httptools reads the syntax; what it lets pass depends on its
 generation (http_parser in Debian 12, llhttp later), so what is an answer is decided here: one that

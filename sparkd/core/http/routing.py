@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which operation and which model a request means: an allow-list of paths, nothing else passes.
+"""The operation and the model that a request means, from an allow-list of paths.
 
     /v1/chat/completions              the model is named in the body
     /v1/{model}/chat/completions      the model is named in the path, whatever the body says

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Server-sent events as far as we write and read any ourselves (HTML standard, section 9.2)."""
+"""Server-sent events as far as sparkd writes and reads them (HTML standard, section 9.2)."""
 
 from __future__ import annotations
 

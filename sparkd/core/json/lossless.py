@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""JSON bodies that leave as they came: numbers, escapes and spaces, in all that nobody changed.
+"""JSON bodies without loss: unchanged numbers, escapes and spaces stay as they were written.
 
 Owns reading and writing of request bodies and nothing of what they mean. `parse` keeps how each
 value of the outermost object was written; `write` puts out that text for every value that is

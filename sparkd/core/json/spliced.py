@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A body made of pieces of other bytes, so that sending a changed body copies little of it."""
+"""A body made of pieces of other bytes, so that a changed body is sent with few copies."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Frozen dataclasses out of the JSON that a file has of them, each field of its declared type.
+"""Frozen dataclasses from the JSON of a file, each field checked against its declared type.
 
 Pure. A file may come from another release, a half-broken disk or an editor. A record with a wrong
 value is no record: every reader gets either the types that it declares, or None.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`cap_tokens` and `cap_tokens_by_estimate`: no more tokens asked for than an engine takes.
+"""`cap_tokens` and `cap_tokens_by_estimate`: no more tokens requested than an engine accepts.
 
 Owns the token fields of a request. Many clients send a fixed `max_tokens`, which an engine refuses
 when it is larger than the context window; here the number is lowered instead.

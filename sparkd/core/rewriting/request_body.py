@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The JSON body of a request: what the gateway reads of it, and the body for the engine.
+"""The JSON body of a request: the parts that the gateway reads, and the body for the engine.
 
 Owns the order of reading, choosing the model and rewriting. A large body is read by its skeleton,
 so that its long strings are never parsed or copied. Pure, and safe to run in a thread.

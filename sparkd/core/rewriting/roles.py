@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`role_alternation`: a conversation for chat templates that insist on user, assistant, user.
+"""`role_alternation`: conversations for chat templates that require user, assistant, user.
 
 Owns the order of messages. It never loses a text, a picture or a tool call: two messages become
 one only if everything in them has a place there, and results of tools stay as they are.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A request body to the body for the engine, by the named rules of the model's catalog entry.
+"""From a request body to the engine's body, by the named rules of the model's entry.
 
 Pure, and the order of the rules is this table's, not the entry's. The rules themselves are in
 `rewriting`, one idea a module; each returns the very object it was given when there is nothing to

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the content of a message is made of, and `text_content`, which makes one text of it.
+"""The parts of a message's content, and `text_content`, which joins them into one text.
 
 Owns the difference between a string, a list of parts and nothing.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether the model thinks before it answers: from what clients write to what templates read.
+"""The thinking switch of a model: from the fields of clients to the fields of templates.
 
 Owns `chat_template_kwargs` with its two keys (templates of different families read one or the
 other) and the fields in which clients ask for thinking. An explicit key always wins.

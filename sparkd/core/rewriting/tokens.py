@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How many tokens a request's prompt takes, estimated without a tokenizer and in no time.
+"""An estimate of the tokens of a request's prompt, without a tokenizer.
 
 Owns the arithmetic only; what is done with the number is `rewriting.caps`. The estimate knows
 neither the model's vocabulary nor its chat template: docs/reference/rewriting.md says how far off

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a model is told of tools: `strip_tools`, `force_tools` and `strict_tool_wording`.
+"""The tools in a request: `strip_tools`, `force_tools` and `strict_tool_wording`.
 
 Owns the fields of a request that offer tools, never the calls and results of a conversation.
 """

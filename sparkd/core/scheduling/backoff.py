@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""When a model whose start failed is tried again: after 1, 2, 4, 8 minutes, then not by itself."""
+"""The back-off of a model whose start failed: 1, 2, 4, 8 minutes, then no automatic start."""
 
 from __future__ import annotations
 

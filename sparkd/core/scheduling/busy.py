@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The refusal of a request that may not or cannot wait: who is in the way, and when to come again.
+"""The refusal of a request that may not or cannot wait: the models in its way, and a retry time.
 
 Clients of the gateway that this one replaces read the fields and `X-` headers; here they stand
 inside an error of OpenAI's shape, and every number in them is true.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Models that hold the GPU's locks in a way that excludes another model, and the refusal for it.
+"""Models whose GPU locks exclude another model, and the refusal that names them.
 
 Pure. A model's own process holds its locks, so it can also take one that its class does not allow.
 The kernel's table names such a model before a start fails on its lock.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Does a model fit, and what to do when memory runs out while it loads: arithmetic only.
+"""The arithmetic of memory: whether a model fits, and the measures while it loads.
 
 On unified memory (GB10) the GPU and everything else share one pool, NVML has no figures and cgroup
 limits do not see CUDA allocations; what counts is MemAvailable of /proc/meminfo. On a host with a

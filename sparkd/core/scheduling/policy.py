@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who runs next: a pure decision over one frozen snapshot and the queue.
+"""The scheduling policy: a pure decision over one frozen snapshot and the queue.
 
 `decide` gives every queued model one decision. It looks at the models in the order of their oldest
 waiters, so the queue is first come, first served by model, and all who wait for one model are

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One event as the journal has it, and as listeners get it: JSON, server-sent event, line of text.
+"""Events in their forms: journal entry, JSON, server-sent event, line of text.
 
 The journal is the one source of events: whoever writes an entry with SPARKD_EVENT has told it to
 everybody. Its fields become the keys of the event, SPARKD_DURATION_MS as `duration_ms`.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every metric that the gateway exports: its name, kind, labels and what it says.
+"""Every metric that the gateway exports: name, kind, labels and description.
 
 The one list of them: the page is made from it, and docs and dashboard are held against it.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A session is one run of a model, from its start to its end; what is known of it, and of all.
+"""A session, which is one run of a model from start to end, and the totals of all sessions.
 
 Memory is what the model takes from the host: what became less while it loaded, and from then on
 that much more or less as its own processes grow or shrink. So other models and programs that come

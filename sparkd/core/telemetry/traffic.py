@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What passes through the gateway, as plain numbers: counts, sums, and arrays of buckets.
+"""The traffic of the gateway as plain numbers: counts, sums, and arrays of buckets.
 
 On the way of a request nothing but integers are added up; names, text and libraries come when
 somebody asks for /metrics. Labels are bounded: models are those of the catalog, and past a limit

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A hub's refusal as an error with the right cure, and the pause that the hub asks for.
+"""A hub's refusal as an error with the right remedy, and the pause that the hub requests.
 
 Reads a status and headers, which anyone may have written: every number is bounded, every text is
 short and printable, and nothing but the returned error comes out. Opens nothing, knows no clock.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A model that has to go, for another one or because its entry changed: it stops, or sleeps."""
+"""Eviction of a model, for another one or because its entry changed: by a stop or by sleep."""
 
 from __future__ import annotations
 

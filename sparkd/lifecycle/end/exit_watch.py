@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Watches the process of each running model, so that its end is told at once (`lifecycle.deaths`).
+"""Detection of models that exit, by their processes, so that `lifecycle.deaths` reports at once.
 
 The gateway watches because it runs as long as models do. Nothing depends on it: an idle pass, a
 stop or the next start tells of an end that no gateway saw.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One idle pass over one model: look whether it is still wanted, and stop it or look again later.
+"""The idle check of one model: stop it if it has been idle for long enough, or check again later.
 
 Started by the model's timers, never by a loop. A pass that cannot have both locks knows that the
 model is in use or in transition; it never waits. A pass that is killed is run again by systemd

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stop a model because somebody asked for it, in order or at once.
+"""The stop of a model on request, after its requests or at once.
 
 In order: take its transition, so that new requests queue behind it, wait until the running ones
 have ended, stop it. At once: running requests break off with the model, and a start that is in

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The reason why Podman gives no GPU to a container: its own words name no file and no version."""
+"""The reason why Podman gives no GPU to a container, which its own error does not name."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How far each load of this process is, read from what the engine logs while it loads.
+"""The progress of each load of this process, from the engine's log output.
 
 Runs beside a load and ends with it; a journal that cannot be read costs nothing but the phases.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Watches memory while a model loads: kills the load before it freezes the host, and measures it.
+"""The memory guard of a load: kills it before it freezes the host, and measures it.
 
 MemAvailable was seen to fall by 21 GiB in 1.5 s on GB10, cgroup limits do not see CUDA memory, and
 the kernel's OOM killer comes too late or never. So the guard samples four times a second.

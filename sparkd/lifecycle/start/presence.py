@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether what a model needs is on this host: weights, files, the image, a description of the GPU.
+"""Checks for the parts that a model needs on this host: weights, files, image, GPU description.
 
 Looks only, and never for long: files are looked at in a thread, Podman's answer about images is
 kept for some time and waited for only briefly. An image that Podman does not tell of in time counts

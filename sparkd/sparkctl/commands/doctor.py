@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`sparkctl doctor`: what is wrong with this host, why it matters, and what mends it."""
+"""`sparkctl doctor`: problems of this host, with their effects and fixes."""
 
 from __future__ import annotations
 

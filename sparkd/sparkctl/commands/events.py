@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`sparkctl events`: what happened and what happens, from the journal; needs no daemon.
+"""`sparkctl events`: past and new events from the journal; needs no daemon.
 
 The same events as `GET /events` tells, with the same keys in --json, one object a line.
 """

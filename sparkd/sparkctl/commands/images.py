@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`sparkctl images`: which images the catalog needs, which are there, and how to get the others."""
+"""`sparkctl images`: the images of the catalog, the missing ones, and the commands to get them."""
 
 from __future__ import annotations
 

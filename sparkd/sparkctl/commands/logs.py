@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`sparkctl logs`: reads what one model's processes printed from the journal, as plain lines.
+"""`sparkctl logs`: the output of one model from the journal, as plain lines.
 
 What a model prints is written by the conmon of its container, under the container's name, which
 every run of the model has; so the journal knows it long after container and model are gone. Needs

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`sparkctl models`: the catalog, and what state each of its models is in."""
+"""`sparkctl models`: the catalog, with the state of each model."""
 
 from __future__ import annotations
 

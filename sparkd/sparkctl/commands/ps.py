@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`sparkctl ps`: the models that run, whether or not the catalog still has them."""
+"""`sparkctl ps`: the running models, also those that left the catalog."""
 
 from __future__ import annotations
 

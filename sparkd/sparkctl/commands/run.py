@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`sparkctl run`: ask a model through the gateway, as any client does, and print what it says.
+"""`sparkctl run`: a prompt to a model through the gateway, and its answer.
 
 Without a prompt on a terminal it is a conversation. That a model loads, and what it thinks before
 it answers, goes to stderr. Ctrl-C ends the answer, and with it the work of the model.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`sparkctl show`: all that sparkd makes of an entry of the catalog: container, memory, rules."""
+"""`sparkctl show`: the container, memory and rules that result from a catalog entry."""
 
 from __future__ import annotations
 

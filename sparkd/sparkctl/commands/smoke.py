@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`sparkctl smoke`: one request of each kind through the gateway, with the models that are here.
+"""`sparkctl smoke`: one request of each kind through the gateway, with the models on this host.
 
 What cannot be tried is skipped and says what is missing, unless somebody named it: then it failed.
 A run in which nothing was tried is not one that passed.

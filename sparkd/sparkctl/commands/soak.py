@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`sparkctl soak`: how long a context a model takes with several requests at once, by trying.
+"""`sparkctl soak`: the longest context that a model takes with several requests at once, by trying.
 
 Goes through the gateway, tier by tier up to the first that fails. What was found is kept in the
 state directory, and what follows from it for the catalog is said.

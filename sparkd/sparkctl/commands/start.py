@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`sparkctl start`: bring a model up as a request would, with the same locks, and let it be.
+"""`sparkctl start`: the start of a model as for a request, with the same locks.
 
 Ctrl-C stops a load that this command began: it is an admin's order, and no process would watch the
 host's memory afterwards. The model that was started is one like any other: its idle

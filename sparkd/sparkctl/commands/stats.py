@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`sparkctl stats`: how often and how long models ran, and what they took of the host's memory.
+"""`sparkctl stats`: how often and how long models ran, and how much memory they took.
 
 Reads what is on disk: needs neither the daemon nor Podman.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`sparkctl top`: what running models use, again every second; once where nobody watches."""
+"""`sparkctl top`: the resource use of running models, every second on a terminal, else once."""
 
 from __future__ import annotations
 
