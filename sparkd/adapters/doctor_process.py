@@ -21,9 +21,9 @@ _TIMEOUT_S = 60.0
 
 
 class Doctor:
-    """`sparkctl doctor` for whoever asks, one at a time: those who come meanwhile share the next.
+    """`sparkctl doctor` for callers, one run at a time: calls during a run share the next one.
 
-    So nobody is told what was found before he asked, and a crowd waits for two of them at most.
+    So no caller gets a result from before its call, and a crowd waits for two runs at most.
     """
 
     def __init__(self) -> None:
@@ -43,7 +43,7 @@ class Doctor:
         return found
 
     async def _look(self, begun_s: float) -> None:
-        """Find anew; when that is cancelled, whoever is next begins again."""
+        """Run again; when that is cancelled, the next caller begins again."""
         try:
             self._found = await _diagnosis()
         except HostError as error:

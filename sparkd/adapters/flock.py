@@ -44,7 +44,7 @@ class FileLock:
 
     @classmethod
     def try_take(cls, path: Path | str, mode: Mode) -> FileLock | None:
-        """The lock, or None when somebody holds it in a way that excludes `mode`."""
+        """The lock, or None when a holder excludes `mode`."""
         fd = _open(path)
         try:
             fcntl.flock(fd, mode.value | fcntl.LOCK_NB)
@@ -93,7 +93,7 @@ def _open(path: Path | str) -> int:
         try:
             return os.open(path, flags, 0o600)
         except FileNotFoundError:
-            # Somebody cleared the directory above; what may be made in it is ours.
+            # The directory above was cleared; files in it are ours to create.
             Path(path).parent.mkdir(mode=0o700, exist_ok=True)
             return os.open(path, flags, 0o600)
     except OSError as error:

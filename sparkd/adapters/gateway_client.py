@@ -86,7 +86,7 @@ class Gateway:
         await self._client.aclose()
 
     async def ask(self, path: str, body: Mapping[str, object] | None) -> Reply:
-        """One request, POST if it has a body. Raises HostError when nobody answers."""
+        """One request, POST if it has a body. Raises HostError when there is no answer."""
         method = "GET" if body is None else "POST"
         try:
             response = await self._client.request(method, path, json=body)

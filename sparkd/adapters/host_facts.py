@@ -65,7 +65,7 @@ def kernel() -> facts.Kernel:
 
 
 def manager(uid: int) -> facts.Manager:
-    """The service manager of a user; his own processes' limits only he and root can read."""
+    """The service manager of a user; only root and that user can read its processes' limits."""
     unit = f"user@{uid}.service"
     wanted = ("ActiveState", "MainPID", "LimitMEMLOCK", "ControlGroup")
     said = systemctl.show((unit,), wanted).get(unit, {})

@@ -2,7 +2,7 @@
 """HTTP to a model hub and to the addresses in entries: a listing, and a file from an offset on.
 
 What is made of it is decided elsewhere. FetchInterrupted means that the same call may succeed
-later, any other FetchFailed that it will not. The token goes to the hub and to nobody else, least
+later, any other FetchFailed that it will not. The token goes to the hub only, least
 of all to where it redirects to.
 """
 

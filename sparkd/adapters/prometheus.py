@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Families of metrics as Prometheus reads them; the only code that knows prometheus_client.
 
-Imported at the first scrape: a daemon that nobody scrapes does not carry it.
+Imported at the first scrape, so a daemon without scrapes does not load it.
 """
 
 from __future__ import annotations

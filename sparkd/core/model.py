@@ -126,7 +126,7 @@ class Client(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClientLimits:
-    """What a client is configured with; None is what nobody said."""
+    """The limits that a client is configured with; None is not configured."""
 
     context_tokens: int | None = None
     output_tokens: int | None = None

@@ -87,7 +87,7 @@ class Names:
 
     @property
     def load_timer(self) -> str:
-        """Ends a start that nobody watches any more.
+        """Ends a start that no process watches any more.
 
         Starts `sparkd-load@X.service`, an alias of `idle_service`: a transient timer cannot be
         told which unit to start, it starts the service of its own name.
@@ -96,7 +96,7 @@ class Names:
 
     @property
     def idle_timer(self) -> str:
-        """Ends a model that nobody uses any more."""
+        """Ends an idle model."""
         return f"sparkd-idle@{self.escaped}.timer"
 
     @property
@@ -150,7 +150,7 @@ class Layout:
 
     @property
     def start_lock(self) -> Path:
-        """Held while somebody decides about and makes room for a start (`lifecycle.leases`)."""
+        """Held while a process decides about a start and makes room for it (`lifecycle.leases`)."""
         return self.locks_dir / "start"
 
     def transition_lock(self, names: Names) -> Path:

@@ -63,9 +63,9 @@ class ModelReading:
     instance: Instance | None = None
     dead: DeadContainer | None = None
     in_use: bool = False
-    """Somebody holds a use lease (or is taking one)."""
+    """A process holds a use lease (or is taking one)."""
     in_transition: bool = False
-    """Somebody is starting, stopping or draining it."""
+    """A process is starting, stopping or draining it."""
     asleep: bool = False
     """It was put to sleep, or is on its way there or back: it cannot be used as it is."""
     last_used_at: float | None = None

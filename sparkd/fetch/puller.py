@@ -33,7 +33,7 @@ from sparkd.lifecycle.leases import Leases
 _AT_ONCE = 4
 """One connection rarely fills the line; more of them only anger the hub."""
 _PAUSES_S = (1.0, 2.0, 4.0, 8.0)
-"""Between tries in which nothing came; what comes starts the row anew."""
+"""Between tries in which nothing came; progress starts the row again."""
 _LONGEST_PAUSE_S = 900.0
 """Windows of Hugging Face's limits have 300 s; a longer pause is an error, not a wait."""
 _PROGRESS_BYTES = 1 << 18
@@ -46,10 +46,10 @@ class Watcher(Protocol):
     """Who is told how a pull goes on."""
 
     def planned(self, count: int, total_bytes: int | None) -> None:
-        """So many files with so many bytes are to be fetched; None if nobody knows."""
+        """So many files with so many bytes are to be fetched; None if unknown."""
 
     def progressed(self, name: str, done_bytes: int, total_bytes: int | None) -> None:
-        """So much of a file is there; less than before if it begins anew."""
+        """So much of a file is there; less than before if it begins again."""
 
     def retrying(self, name: str, why: str, pause_s: float) -> None: ...
 
@@ -123,7 +123,7 @@ class Puller:
             return await self._pull(spec)
 
     def _destinations(self, spec: ModelSpec) -> list[Path]:
-        """In one order for everybody, though each is only tried."""
+        """In one order for all processes, though each is only tried."""
         paths = [self.layout.host_path(f.path) for f in spec.files if f.url or f.repo]
         paths += [weights.path for weights in spec.all_weights if weights.repo]
         return sorted({path.resolve() for path in paths})

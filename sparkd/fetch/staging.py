@@ -3,7 +3,7 @@
 
 They are kept in a hidden directory beside the destination, by checksum: what is there under its
 name is whole and verified, `*.part` is the beginning of it. So a kill at any instruction leaves
-nothing that looks whole, and whoever comes next goes on where it was. Call with the destination's
+nothing that looks whole, and the next pull continues there. Call with the destination's
 pull lock held.
 """
 

@@ -3,7 +3,7 @@
 
     POST /sparkd/sleep?level=1   answers 200 once it sleeps and has let go of its locks
     POST /sparkd/wake            answers 200 once it holds them again and is awake;
-                                 409 when somebody else holds them: nothing has changed then
+                                 409 when another process holds them: nothing has changed then
 
 vLLM loads this by `--middleware sparkd_sleep.SleepRoutes` (its `--enable-sleep-mode` is needed
 too). Its own routes for the same exist in its development mode only, beside some that call any

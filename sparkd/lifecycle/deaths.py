@@ -4,7 +4,7 @@
 Several processes can notice a death: the gateway that watches the process, an idle pass, the next
 start, a stop. Each of them calls `tell`; the one that ends the open session tells. Exit codes do
 not decide whether an end was asked for: vLLM's server ends with 0 when its engine has died.
-Whoever stops a model notes that in its session before, and that decides.
+A process that stops a model notes that in its session before, and that decides.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _EXIT_RECORD_TIMEOUT_S = 10.0
 hands all output that is left to journald."""
 _EXIT_RECORD_PAUSE_S = 0.05
 _STOP_CODES = (0, 130, 143)
-"""With these a server answers SIGINT and SIGTERM, whoever sent it."""
+"""The exit codes of a server after SIGINT and SIGTERM, from any sender."""
 CODE = "model_died"
 
 
@@ -105,7 +105,7 @@ class Deaths:
         )
 
     async def worth_keeping(self, model_id: str, container: ContainerReading) -> bool:
-        """Whether a dead container tells why: it did not end because somebody stopped it."""
+        """Whether a dead container explains its end: it was not stopped."""
         if not container.dead or self.sessions.was_stopped(model_id, container.container_id):
             return False
         if container.exit_code not in _STOP_CODES:

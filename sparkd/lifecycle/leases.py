@@ -5,14 +5,14 @@
     X.transition   EX    X is being started, stopped or drained
                    SH    held for the instant in which a use lease is taken
     X.activity     SH    X is in use, one descriptor a request
-                   EX    X is being stopped: nobody uses it, nobody may begin to
+                   EX    X is being stopped: no request uses it or may begin to
                    mtime when a use last began or ended, on the monotonic clock
     PATH.pull      EX    something is being fetched to that path; held alone, and only tried
 
 Order: a model's own transition, then for each model to be evicted, by name, its transition and its
-activity, then start. Nobody waits in a circle: a model that is being started holds only its own
-transition while it waits for those of running ones, and running ones wait for nobody. Taking EX
-where one holds SH is not atomic; the locks are released and taken anew, and the host is looked at
+activity, then start. No circle of waits exists: a model that is being started holds only its own
+transition while it waits for those of running ones, and running ones wait for none. Taking EX
+where one holds SH is not atomic; the locks are released and taken again, and the host is looked at
 again.
 Every lock dies with its process.
 """
@@ -36,7 +36,7 @@ _CLOCK_SLACK_S = 60.0
 
 
 class UseLease:
-    """The right to use a running model until `close`; nobody stops it meanwhile."""
+    """The right to use a running model until `close`; no process stops it meanwhile."""
 
     __slots__ = ("_lock",)
 
@@ -133,18 +133,18 @@ class Leases:
             raise
 
     def try_drained(self, names: Names) -> FileLock | None:
-        """EX on activity, or None while somebody uses the model.
+        """EX on activity, or None while a request uses the model.
 
         Call with `transition(names)` held, else a new use may begin right after.
         """
         return FileLock.try_take(self.layout.activity_lock(names), Mode.EXCLUSIVE)
 
     async def drained(self, names: Names) -> FileLock:
-        """Wait until nobody uses the model. Call with `transition(names)` held."""
+        """Wait until no request uses the model. Call with `transition(names)` held."""
         return await FileLock.take(self.layout.activity_lock(names), Mode.EXCLUSIVE)
 
     def pull(self, destination: Path) -> FileLock:
-        """The right to fetch to a path. Raises Busy when somebody else does."""
+        """The right to fetch to a path. Raises Busy when another process does."""
         lock = FileLock.try_take(self.layout.pull_lock(destination), Mode.EXCLUSIVE)
         if lock is None:
             raise Busy(

@@ -77,7 +77,7 @@ class Observer:
         instance, dead = None, None
         if running:
             # One that was killed before its start has a waiting payload that will never serve, and
-            # one whose endpoint somebody removed is never heard of again.
+            # one whose endpoint was removed cannot be reached again.
             started = container is not None and container.started_at
             instance = _instance(container) if container and started else None
             if instance and instance.endpoint.socket and not self._has_endpoint(names):

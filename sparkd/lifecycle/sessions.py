@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sessions on disk, across processes: the running one of a model, and the totals of all.
 
-Whoever starts a model opens its session, whoever stops it ends it, and whoever uses it adds what
-it sees. Nobody need be alive at the end: a session that was left open is ended by whoever comes
+The process that starts a model opens its session, the one that stops it ends it, and users add what
+they see. No process has to be alive at the end: a session that was left open is ended by the
 next, as of when it was last seen. Files are replaced as a whole. A session is added to the totals
 before it is removed, and the totals name the last one, so that being killed in between costs
 nothing.
@@ -39,7 +39,7 @@ class Sessions:
     layout: Layout
 
     def open(self, instance: Instance, *, load_s: float | None, grown_bytes: int | None) -> None:
-        """At the end of a load, or when a model was found that nobody told of."""
+        """At the end of a load, or when a model without a session was found."""
         model_id = instance.model_id
         before = self._running(model_id)
         if before is not None:
@@ -61,7 +61,7 @@ class Sessions:
     def sample(self, model_id: str, *, stopping: EndReason | None = None) -> None:
         """Look at what it takes now, and note whether and why it is about to be stopped.
 
-        Call while nobody else can stop it. One whose process is gone by then was not stopped.
+        Call while no other process can stop it. One whose process is gone by then was not stopped.
         """
         session = self._running(model_id)
         if session is not None and not _alive(session):
@@ -73,7 +73,7 @@ class Sessions:
             remember(self._running_file(model_id), kept(seen))
 
     def open_session(self, model_id: str) -> Session | None:
-        """The session that nobody has ended yet; its process may be gone."""
+        """The open session; its process may be gone."""
         return self._running(model_id)
 
     def alive(self, session: Session) -> bool:
@@ -160,7 +160,7 @@ class Sessions:
 
 
 def _reason(session: Session) -> str:
-    """Of one whose process is gone, and nobody has said yet why."""
+    """For a session whose process is gone for an unknown reason."""
     return session.stopping or EndReason.ENDED
 
 

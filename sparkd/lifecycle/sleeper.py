@@ -42,13 +42,13 @@ _SAID_LIMIT_BYTES = 64 << 10
 _TEXT_LIMIT = 4096
 """Characters of the completion; the sleep marker keeps them."""
 QUESTION: Final = "1, 2, 3, 5, 8, 13,"
-"""Its most probable continuation is compared before and after; it tells nothing about anybody."""
+"""Its most probable continuation is compared before and after; it contains no user data."""
 _ANSWER_TOKENS = 16
 
 
 class SleepFailed(SparkdError):
     """It did not go to sleep, did not wake, or is not what it was before. No client is told: it is
-    stopped, and started anew where it was wanted."""
+    stopped, and started again where it was wanted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,7 @@ class Sleeper:
     async def wake(self, spec: ModelSpec, instance: Instance) -> None:
         """Returns once it is awake and says what it said before.
 
-        Raises LaneTaken when somebody else has the GPU: it sleeps on. Raises SleepFailed when it
+        Raises SlotTaken when another process has the GPU: it sleeps on. Raises SleepFailed when it
         did not wake within the model's load timeout, or says something else, and HostError when
         its sleep marker cannot be removed: stop it then.
         """

@@ -2,9 +2,9 @@
 """Events for listeners as they occur, read from the journal, to which every process writes them.
 
 The gateway, idle passes and sparkctl are processes of their own; what they have in common is the
-journal, so one `journalctl --follow` tells of all of them. It runs while somebody listens, shared
-by all listeners, and not a moment longer. A listener gets what came after the moment it names, so
-one that lost its connection misses nothing.
+journal, so one `journalctl --follow` tells of all of them. It runs while there are listeners,
+shared by all listeners, and not a moment longer. A listener gets what came after the moment it
+names, so one that lost its connection misses nothing.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class EventFeed:
         self._tasks = BackgroundTasks()
         self._reader: asyncio.Task[None] | None = None
         self._read_us = 0
-        """Up to here the reader has told: whoever wants what was before needs another one."""
+        """The position of the reader; earlier events need another reader."""
         self._chatty = False
         self._turn = asyncio.Lock()
         """Held while the reader is replaced or stopped."""

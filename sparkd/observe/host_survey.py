@@ -27,7 +27,7 @@ _ONLY_SPARKD = "only root and the user sparkd can"
 
 
 def examine_host(config: Config, layout: Layout, *, account: str, settings: Path) -> facts.Facts:
-    """What everybody may see; the rest is said to be unseen."""
+    """The facts that every user may see; the rest is reported as unseen."""
     user = host_facts.account(account)
     wanted = {spec.gpu for spec in config.models.values() if _is_startable(spec)} - {None}
     return facts.Facts(

@@ -3,7 +3,7 @@
 
 Looks only: it wakes no model, holds none, and asks neither Podman nor an engine for longer than a
 moment. What lasts longer than the gateway (loads, stops, run times) comes from the statistics on
-disk, so it goes on where it was, whoever started or stopped a model.
+disk, so it continues, whichever process started or stopped a model.
 """
 
 from __future__ import annotations

@@ -140,7 +140,7 @@ def used(meter: Meter) -> dict[str, object]:
 def visible_to(key: ApiKey, described: Mapping[str, object]) -> dict[str, object]:
     """What a key may see of it: its own models and its own use, unless it is an admin's.
 
-    That somebody holds the GPU is everybody's matter; who, and by which command, is not.
+    Every key may know that the GPU is held, but not the holder and its command.
     """
     shown = {**described, "scopes": list(key.scopes)}
     if Scope.ADMIN not in key.scopes:

@@ -3,7 +3,7 @@
 
 systemd starts it when the scope of an exclusive model ends, however that ended, so it needs no
 daemon. Who is to come back is in the records, and stays there until it is ready again: a pass that
-is killed is run anew. A comeback takes nobody's place and waits in nobody's way: it is tried only
+is killed is run again. A comeback takes no place and waits in no model's way: it is tried only
 where nothing needs to be stopped for it, some times with growing pauses.
 """
 
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 EX_TEMPFAIL = 75
 
 _PAUSES_S = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0)
-"""What the exclusive model held, and whoever takes its place, may need as long as this."""
+"""The memory of the exclusive model, or its successor's load, may need as long as this."""
 
 
 def main() -> int:
@@ -42,7 +42,7 @@ def main() -> int:
 async def _bring_back() -> None:
     runtime = build()
     config = load_from(os.environ, runtime.layout)
-    # Of two ways to deal with whoever is in the way, the one that leaves them alone.
+    # Of the two ways to deal with models in the way, the one that leaves them alone.
     config = replace(config, settings=replace(config.settings, busy=WhenBusy.REJECT))
     try:
         for pause_s in _PAUSES_S:
@@ -68,7 +68,7 @@ async def _exclusive_resident(runtime: Runtime, config: Config) -> bool:
 
 
 async def _try(runtime: Runtime, config: Config, model_id: str) -> None:
-    """Bring one model up, unless somebody is in its way; who is ready again is off the list."""
+    """Start one model, unless another is in its way; a ready one is off the list."""
     spec = config.models.get(model_id)
     if spec is None:
         runtime.records.clear_comeback(model_id)

@@ -2,8 +2,8 @@
 """From a request for a model to a use lease on a healthy one, in whatever state the host is.
 
 Fast path, microseconds: take the use lease, then look whether the process that was last seen
-healthy still lives. With the lease held nobody may stop it, so what is seen stays true. Everything
-else goes through the scheduler's queue.
+healthy still lives. With the lease held no process may stop it, so what is seen stays true.
+Everything else goes through the scheduler's queue.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class Ensurer:
         return any(unit.active for unit in await self._systemd.units([names.scope]))
 
     def forget(self, model_id: str) -> None:
-        """Look anew next time: the server did not answer though its process lived."""
+        """Look again next time: the server did not answer though its process lived."""
         known = self._known.pop(model_id, None)
         if known is not None:
             known.watch.close()

@@ -21,7 +21,7 @@ from sparkd.core.scheduling.policy import Phase, PolicyInput, RecentFailure, Res
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Queued:
-    """A model that somebody waits for, since when on the monotonic clock."""
+    """A model with waiters, since a moment on the monotonic clock."""
 
     spec: ModelSpec
     since_s: float

@@ -79,7 +79,7 @@ class Entry:
 
     @property
     def open(self) -> bool:
-        """Whether somebody still waits for an outcome."""
+        """Whether a request still waits for an outcome."""
         return any(not waiter.done() for waiter in self.waiters)
 
     @property
@@ -107,7 +107,7 @@ class Entry:
         )
 
     def tell_end(self) -> None:
-        """And one when nobody waits any more."""
+        """And one when no request waits any more."""
         model_id = self.spec.model_id
         extra = fields(EventKind.QUEUE, model=model_id, waiting=0)
         log.info("no request waits for model %s any more", model_id, extra=extra)

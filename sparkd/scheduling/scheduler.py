@@ -35,7 +35,7 @@ from sparkd.scheduling.starter import Starter
 log = logging.getLogger(__name__)
 
 _LOOK_S = 0.05
-"""How often the locks of models in the way are looked at while somebody waits for them."""
+"""The pause between looks at the locks of models in the way, while requests wait."""
 _SLOW_LOOK_S = 5.0
 """The longest time between two snapshots while nothing seems to change."""
 _FIRST_NOTICE_S = 2.0
@@ -126,7 +126,7 @@ class Scheduler:
                 self._abandon(entry)
 
     async def close(self) -> None:
-        """Let nobody wait any more, and wait for what the tasks take back."""
+        """End all waits, and wait until the tasks have taken back their work."""
         self._closed = True
         for entry in list(self._entries.values()):
             entry.fail(Unavailable("sparkd is stopping", hint="send the request again"))
@@ -196,7 +196,7 @@ class Scheduler:
                 waits = []
                 self._fail_waiting(error)
             except Exception as error:
-                # A defect must not leave anybody waiting for a loop that is no more.
+                # A defect must not leave requests waiting for a loop that has ended.
                 log.exception("the scheduler failed")
                 waits = []
                 self._fail_waiting(SparkdError(f"the scheduler failed: {type(error).__name__}"))
@@ -212,7 +212,7 @@ class Scheduler:
                 entry.fail(error)
 
     async def _turn(self, config: Config) -> list[policy.Wait]:
-        """Decide about everybody once; the waits that came out of it."""
+        """Decide about all entries once; the resulting waits."""
         snapshot = self._seen = await self._observer.read(config)
         entries = dict(self._entries)
         inputs = await self._policy_inputs.inputs(
@@ -290,7 +290,7 @@ class Scheduler:
                     entry.not_before_s = time.monotonic() + _RETRY_S
                     return
                 self.note_ready(instance)
-                # With the transition still held nobody can stop it before its waiters have it.
+                # With the transition still held no process can stop it before its waiters have it.
                 self._lend(entry, instance)
         except SlotTaken as error:
             self._put_off(entry, error)

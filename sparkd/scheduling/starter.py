@@ -109,11 +109,11 @@ class Starter:
         names = Names(spec.model_id)
         instance = snapshot.models[spec.model_id].instance
         if instance is None:
-            # A scope whose container is gone serves nobody; end what is left and look again.
+            # A scope whose container is gone serves no request; end the rest and look again.
             await self.launcher.stop(names, None, spec.stop_grace_s)
             return None
         if snapshot.models[spec.model_id].asleep:
-            # Whoever put it to sleep or woke it was killed in the middle of that.
+            # The process that put it to sleep or woke it was killed in the middle.
             return await self._wake(config, spec, instance)
         tended = await self.unattended_loads.hand_over(instance)
         if tended is not None:
@@ -379,7 +379,7 @@ class Starter:
 
 
 def _newcomer(spec: ModelSpec, snapshot: Snapshot, evict: tuple[str, ...]) -> bool:
-    """Whether somebody else started a model meanwhile that excludes this one."""
+    """Whether another process started a model meanwhile that excludes this one."""
     lanes_only = spec.lifecycle is not Lifecycle.EXCLUSIVE
     return any(
         reading.model_id not in (*evict, spec.model_id)

@@ -63,7 +63,7 @@ class UsageError(SparkdError):
 
 
 class NotPermittedError(SparkdError):
-    """The user who runs sparkctl may not do what he asks for."""
+    """The user of sparkctl lacks the permission."""
 
     code = "not_permitted"
 

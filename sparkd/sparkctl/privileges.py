@@ -2,7 +2,7 @@
 """The user that a command acts as: only the user sparkd owns the locks, the bus and Podman.
 
 Root becomes that user for good before anything is touched, so that no file of root's appears among
-sparkd's. A development run (SPARKD_RUNTIME_DIR) acts as whoever runs it.
+sparkd's. A development run (SPARKD_RUNTIME_DIR) acts as its user.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Identity(Enum):
     """What the user who runs a command is to sparkd."""
 
     OWNER = "owner"
-    """He has all that the command needs: a development run."""
+    """The user owns everything that the command needs: a development run."""
     SPARKD = "sparkd"
     ROOT = "root"
     STRANGER = "stranger"
@@ -71,9 +71,9 @@ def act_as_sparkd(words: Sequence[str]) -> None:
 
 
 def read_as_sparkd() -> None:
-    """Root becomes the user sparkd where he can, so that a reading shows what the daemon sees.
+    """Root becomes the user sparkd if possible, so that a reading shows the daemon's view.
 
-    Everyone else reads as himself, and so does root when he names configuration of his own.
+    Other users keep their identity, and so does root with another configuration directory.
     """
     account = find_account()
     if any(os.environ.get(name) for name in _OWN_CONFIG) or account is None:
@@ -99,7 +99,7 @@ def _drop_root(account: pwd.struct_passwd) -> None:
     os.setgid(account.pw_gid)
     os.setuid(account.pw_uid)
     os.umask(_UMASK)
-    # He may not be allowed to enter where root stands.
+    # The user sparkd may not be allowed to enter root's working directory.
     os.chdir("/")
 
 

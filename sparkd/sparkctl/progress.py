@@ -31,7 +31,7 @@ def run(work: Coroutine[Any, Any, T], doing: Callable[[], str]) -> T:
     try:
         return asyncio.run(_watched(work, doing))
     except asyncio.CancelledError:
-        # Nobody else cancels the whole work; from here on a signal is a signal.
+        # Only a signal cancels the whole work; from here on a signal has its default effect.
         raise KeyboardInterrupt from None
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The waiting requests by model, which only a running gateway knows.
 
-Asking one that does not run would start it, and nobody can wait at it.
+Asking a stopped gateway would start it, and no request can wait there.
 """
 
 from __future__ import annotations

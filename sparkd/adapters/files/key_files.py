@@ -70,7 +70,7 @@ class KeyFiles:
         try:
             keys.extend(api_keys.package_keys(read_secrets(self._package)))
         except Misconfigured as error:
-            # Whoever has keys of his own may do without that of the package.
+            # A host with keys in keys.json may do without the package key.
             if os.path.lexists(self._package) or not keys:
                 errors.append(error)
         return Keyring(keys={key.digest: key for key in keys}, error=next(iter(errors), None))
@@ -109,7 +109,7 @@ def _credential(path: Path, environ: Mapping[str, str]) -> Path:
 
 
 def _signature(path: str) -> tuple[int, ...] | None:
-    """What is not the same for a file that was replaced, written to, or given to somebody else."""
+    """The identity of a file: it changes with a replacement, a write, or a change of owner."""
     try:
         status = os.stat(path)
     except OSError:
@@ -118,7 +118,7 @@ def _signature(path: str) -> tuple[int, ...] | None:
 
 
 def _read_private(path: Path, hint: str) -> str:
-    """The text of a file that not everybody may read. Raises FileNotFoundError, Misconfigured."""
+    """The text of a file with restricted readers. Raises FileNotFoundError, Misconfigured."""
     try:
         with open(path, encoding="utf-8") as file:
             mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)

@@ -142,7 +142,7 @@ class Records:
         return self.layout.sleep_marker_file(Names(model_id)).exists()
 
     def add_sleep_marker(self, model_id: str, sleep_marker: SleepMarker) -> None:
-        """Raises HostError: whoever sleeps without it would be taken for awake."""
+        """Raises HostError: a sleeping model without a marker would count as awake."""
         content = {"container_id": sleep_marker.container_id, "answer": sleep_marker.answer}
         _write(self.layout.sleep_marker_file(Names(model_id)), content)
 

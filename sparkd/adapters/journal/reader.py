@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reading the journal by journalctl(1), which exists wherever journald does; decides nothing.
 
-One child process a reading. It ends with whoever reads, killed or not: journalctl ends when it
-writes to a pipe that nobody holds any more.
+One child process per reading. It ends with its reader, killed or not: journalctl ends when it
+writes to a pipe without a reader.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ async def read(*arguments: str) -> AsyncGenerator[bytes]:
 
 
 def events(message_ids: Sequence[str], uid: int) -> list[str]:
-    """What makes journalctl print sparkd's own entries of these kinds, and nobody else's.
+    """The arguments for sparkd's own entries of these kinds, and no others.
 
     Any program may write SPARKD_EVENT; _UID is journald's own word, as is the host.
     """
@@ -85,7 +85,7 @@ def events(message_ids: Sequence[str], uid: int) -> list[str]:
 
 
 def container_output(container_id: str) -> list[str]:
-    """What makes journalctl print all that a container's processes wrote, and nobody else."""
+    """The arguments for the output of a container's processes, and no other."""
     matches = (f"CONTAINER_ID_FULL={container_id}", "_COMM=conmon", f"_UID={os.getuid()}")
     return ["--output=cat", "--lines=all", *matches]
 
@@ -99,7 +99,7 @@ def model_output(model_id: str, uid: int | None = None) -> list[str]:
         # Not the scope: for a second journald goes on to file a process that was moved into it
         # under the unit it came from, and the first lines are those that tell why a start failed.
         f"CONTAINER_NAME={Names(model_id).container}",
-        # What nobody but that user's conmon can write: Podman's own events carry the name too.
+        # Only that user's conmon can write these; Podman's own events carry the name too.
         f"_UID={os.getuid() if uid is None else uid}",
         "_COMM=conmon",
     ]
@@ -128,7 +128,7 @@ async def last_lines(container_id: str, count: int = 20) -> list[str]:
     Empty when they cannot be read. Show them only through `core.engine.printed_text`.
     """
     # Podman logs its own events under the same id; only conmon carries the output. Any user may
-    # write that id, and call his program conmon; whose it is, is journald's own word.
+    # write that id, and name a program conmon; journald itself adds the user.
     matches = (f"CONTAINER_ID_FULL={container_id}", "_COMM=conmon", f"_UID={os.getuid()}")
     return await _lines(f"--lines={count}", *matches)
 

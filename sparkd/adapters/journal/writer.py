@@ -63,7 +63,7 @@ class JournalHandler(logging.Handler):
 
     A journald that is behind is waited for, once and for a moment: it has room for some hundred
     entries, in a container for ten, and a crowd that leaves at once writes more. One that does not
-    read holds nobody up: what it has no room for is counted, and the count is the next thing that
+    read delays no request: entries without room are counted, and the count is the next thing that
     it is told.
     """
 

@@ -2,7 +2,7 @@
 """Rootless Podman through its API socket (podman-py); the only Podman code, and no decisions.
 
 podman-py is synchronous, so every call runs in a thread, and is waited for even when the caller is
-cancelled: whoever cleans up after a cancelled start must not race with the call it cancelled.
+cancelled: the cleanup after a cancelled start must not race with the call that it cancelled.
 podman-py itself is imported at the first call: it takes a fifth of a second that a warm request
 never needs. Podman's State is not the truth about a payload (it says "running" for ever after
 conmon was killed): the scope and /proc are.

@@ -4,10 +4,10 @@
 Otherwise a call would hang while the service cannot start.
 
 The socket is systemd's, which takes connections for a service that ends as soon as it is started,
-and starts it anew for as long as somebody waits there, or until it has had enough of that and gives
-the socket up. That it began several times during one question tells it from a service that is slow
-or hangs, which is waited for. A socket that was given up is started again for the next question. A
-question changes nothing, so nothing happens if it is answered when whoever asked has gone.
+and starts it again for as long as a client waits there, or until its start limit is hit and it
+gives the socket up. That it began several times during one question tells it from a service that is
+slow or hangs, which is waited for. A socket that was given up is started again for the next
+question. A question changes nothing, so an answer after the caller has gone does no harm.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from sparkd.core.errors import HostError
 _SERVICE, _SOCKET = "podman.service", "podman.socket"
 _LAST_WORDS = ("Error", "fatal error", "panic", "runtime/")
 _RECENT_S = 10.0
-"""A socket that was given up a moment ago may be given up anew before the service is started."""
+"""A socket that was given up a moment ago may be given up again before the service starts."""
 _JOURNAL_PAUSES_S = (0.0, 0.5, 1.0)
 """journald takes its time."""
 _FRESH_S = 3.0

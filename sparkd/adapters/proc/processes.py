@@ -23,7 +23,7 @@ class _Held:
 
 
 class LockTable:
-    """One reading of /proc/locks (proc(5)). Looking takes no lock, so it disturbs nobody."""
+    """One reading of /proc/locks (proc(5)). Looking takes no lock, so it disturbs no holder."""
 
     def __init__(self, text: str) -> None:
         self._held: dict[str, list[_Held]] = {}
@@ -39,7 +39,7 @@ class LockTable:
         return cls((PROC / "locks").read_text())
 
     def held(self, path: Path, *, exclusive_only: bool = False, shared_only: bool = False) -> bool:
-        """Whether anybody holds a flock on the file, of one kind if asked so."""
+        """Whether a process holds a flock on the file, optionally of one kind."""
         return any(
             not (held.exclusive and shared_only) and not (exclusive_only and not held.exclusive)
             for held in self._of(path)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Properties of units as systemctl(1) prints them, for readers that need no bus library.
 
-Whoever starts, stops or waits for something uses `systemd`.
+Code that starts, stops or waits for a unit uses `user_manager`.
 """
 
 from __future__ import annotations

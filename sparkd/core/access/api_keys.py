@@ -43,7 +43,7 @@ class Scope(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiKey:
-    """One key, without its secret; whoever sends the secret acts as this."""
+    """One key, without its secret; a request with the secret has its rights."""
 
     name: str
     digest: str

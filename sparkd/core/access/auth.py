@@ -15,7 +15,7 @@ _HINT = "send 'Authorization: Bearer KEY'; 'sudo sparkctl key show' prints a key
 
 
 class Access(StrEnum):
-    """What an endpoint asks of whoever calls it."""
+    """The access that an endpoint requires."""
 
     OPEN = "none"
     """Nothing."""

@@ -21,7 +21,7 @@ from sparkd.core.errors import TooManyRequests
 
 _MINUTE_S = 60.0
 _OPEN_RETRY_S = 1
-"""Nobody knows when an open request will end."""
+"""The end of an open request is unknown."""
 WRONG_KEYS_MOST = 20
 """Wrong keys from one address within a minute; further ones get 429."""
 READS_PER_MINUTE = 300
@@ -107,7 +107,7 @@ class Meter:
         self.open -= 1
 
     def used_tokens(self, *, input_tokens: int, output_tokens: int) -> None:
-        """For whoever reads the usage that an answer ends with."""
+        """For the reader of the usage at the end of a response."""
         self.input_tokens += input_tokens
         self.output_tokens += output_tokens
 

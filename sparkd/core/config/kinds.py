@@ -311,7 +311,7 @@ class Text(Kind):
         text = at.scalar(self.wanted) if self.numbers_too else at.text(self.wanted)
         if text is None:
             return None
-        # A folded scalar (`>`) ends with a line break that nobody means.
+        # A folded scalar (`>`) ends with a line break that is not intended.
         text = text.rstrip("\n")
         if not re.fullmatch(self.pattern, text):
             at.report(f"{shorten(text)} is not {self.wanted}", self.hint)

@@ -30,7 +30,7 @@ from sparkd.core.observed import Endpoint
 from sparkd.core.weights.hub_cache import mount_root
 
 EXIT_GPU_TAKEN = 75
-"""What `flock -E` ends with when somebody else holds the lock (EX_TEMPFAIL of sysexits.h)."""
+"""The exit code of `flock -E` when the lock is held (EX_TEMPFAIL of sysexits.h)."""
 
 SIGINT = 2
 """vLLM as PID 1 ignores SIGTERM until its handlers are set; SIGINT ends it at any time."""

@@ -35,13 +35,13 @@ def scope_properties(spec: ModelSpec, pids: tuple[int, ...]) -> tuple[Property, 
     if spec.memory_max_bytes is not None:
         properties.append(("MemoryMax", "t", spec.memory_max_bytes))
     if spec.lifecycle is Lifecycle.EXCLUSIVE:
-        # However it ends and whoever ends it, systemd sees to those that had to leave for it.
+        # However it ends, systemd starts the comeback of models that had to leave for it.
         properties += [(on, "as", [COMEBACK_TARGET]) for on in ("OnSuccess", "OnFailure")]
     return tuple(properties)
 
 
 def timer_properties(names: Names, *, purpose: str, delay_s: float) -> tuple[Property, ...]:
-    """A timer that starts one idle pass of the model in `delay_s`; that pass sets or ends it anew.
+    """A timer that starts one idle pass of the model in `delay_s`; the pass sets or ends it.
 
     A pass that sets it may still be ending when it elapses, and a unit that runs cannot be started:
     then the second trigger counts, from the end of that pass.

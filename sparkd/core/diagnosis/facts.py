@@ -145,7 +145,7 @@ class Port:
     enabled: str
     listen: tuple[str, ...]
     key_error: tuple[str, str] | None = None
-    """What is wrong with the key file, and the command that mends it."""
+    """The problem of the key file, and the command that fixes it."""
     holders: tuple[str, ...] = ()
     """The programs outside sparkd that listen where the socket should, as far as they are seen."""
 

@@ -43,7 +43,7 @@ def gpu_findings(gpu: Gpu, engine: Engine | None) -> Findings:
 
 
 def accepted_version(podman: Version) -> Version | None:
-    """The newest CDI version that this Podman reads; None where nobody has tried."""
+    """The newest CDI version that this Podman reads; None where it was not tried."""
     if not podman or podman[:2] > ACCEPTS[-1][0]:
         return None
     known = [cdi for version, cdi in ACCEPTS if version <= podman[:2]]

@@ -2,7 +2,7 @@
 """HTTP/1.1 as a server reads it: the head of a request, and a chunked body.
 
 Pure: no connection, no clock. What two readers could take for different requests is refused and
-never mended (RFC 9112): line ends other than CRLF, folded lines, a space before a colon, a length
+never repaired (RFC 9112): line ends other than CRLF, folded lines, a space before a colon, a length
 that is said twice. Everything raises `Malformed`, whose text says what is wrong and quotes nothing.
 """
 

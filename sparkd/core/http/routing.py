@@ -175,7 +175,7 @@ def lookup(config: Config, name: str) -> ModelSpec:
     listing = "GET /v1/models lists the models, as does: sparkctl models"
     raise NotFound(
         f"there is no model {model_id[:200]!r}",
-        # After a syntax error nobody knows which models a file would have had.
+        # After a syntax error the models of the file are unknown.
         hint="the configuration has problems: sparkctl check" if config.problems else listing,
         code="model_not_found",
         param="model",

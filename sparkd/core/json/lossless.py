@@ -2,8 +2,8 @@
 """JSON bodies without loss: unchanged numbers, escapes and spaces stay as they were written.
 
 Owns reading and writing of request bodies and nothing of what they mean. `parse` keeps how each
-value of the outermost object was written; `write` puts out that text for every value that is
-still the very same object, and writes only the others anew. A number inside one of those keeps its
+value of the outermost object was written; `write` puts out that text for every value that is still
+the very same object, and only the others are written again. A number inside one of those keeps its
 text too: `1.0`, `1e400` and integers beyond 2^53 are not rounded.
 """
 
@@ -16,7 +16,7 @@ from typing import Any, Never
 from sparkd.core.json.spliced import Raw
 
 KEYS_MAX = 512
-"""Bodies with more keys than any API knows are read by the C parser alone, and written anew."""
+"""Bodies with more keys than any API knows are read by the C parser alone, and written again."""
 
 _SPACE = re.compile(r"[ \t\n\r]*")
 _KEY = re.compile(r'[ \t\n\r]*"([^"\\\x00-\x1f]*)"[ \t\n\r]*:[ \t\n\r]*')

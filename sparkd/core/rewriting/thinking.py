@@ -53,7 +53,7 @@ def _kwargs(body: dict[str, Any]) -> dict[str, Any]:
 
 
 def _is_decided(body: dict[str, Any]) -> bool:
-    # A key that is null counts: somebody wrote it.
+    # A key that is null counts: the client wrote it.
     return any(key in _kwargs(body) for key in KEYS)
 
 

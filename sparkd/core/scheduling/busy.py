@@ -21,7 +21,7 @@ RETRY_AFTER_MAX_S = 60
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Running:
-    """A model that runs, for somebody who wants another one. Times are wall times."""
+    """A running model, for a client that wants another one. Times are wall times."""
 
     model_id: str
     state: State
@@ -30,7 +30,7 @@ class Running:
     in_use: bool
     pinned: bool
     release_at: float
-    """When it may be replaced at the earliest, if nobody asks for it any more."""
+    """The earliest time of its replacement, without further requests for it."""
 
 
 def busy(

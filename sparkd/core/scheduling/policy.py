@@ -20,8 +20,8 @@ model, the first rule that applies:
       that exclude each other, would evict each other's loads without an end;
    b. one of them, configured as it is, became ready less than `min_residency` ago (or `max_wait`,
       if that is less): wait for the rest of that time, however long the waiters have waited. Where
-      loads take longer than `max_wait` everybody has, and each load would be thrown away after one
-      answer a client;
+      loads take longer than `max_wait`, all waiters have, and each load would be discarded after
+      one answer for each client;
    c. one of them is in use: wait, until the oldest waiter has waited `max_wait`; from then on it is
       drained, so that a model in constant use does not starve the others.
 7. Memory does not suffice beside what stays, what others are still taking while they load, and
@@ -31,7 +31,7 @@ model, the first rule that applies:
    b. if not even that is enough, wait for those who load, leave or come first;
    c. if there are none, something else has the memory. What was stopped may give it back late, so
       refuse only once nothing has come back for a while.
-8. Nothing is in the way: start it. Whoever makes room only for the sake of the locks sleeps
+8. Nothing is in the way: start it. A model that makes room only because of the locks sleeps
    instead of being stopped, if its entry says so.
 
 Residents are never stopped by this module for being idle; that is the timers' work
@@ -331,7 +331,7 @@ def _with_memory(turn: _Turn, waiting: Waiting, blockers: list[Resident]) -> Dec
 def _fits(turn: _Turn, need: memory.Need, host: memory.HostMemory, victims: list[Resident]) -> bool:
     freed = [victim.held_bytes for victim in victims]
     if None in freed:
-        # Whoever holds an unknown amount may hold all that no other model is known to hold; a
+        # A model with an unknown amount may hold all that no other model is known to hold; a
         # smaller guess would refuse what fits, and the guard watches the load.
         stay = [r for r in turn.inputs.residents if r not in victims and r.phase not in _TAKING]
         kept = sum(resident.held_bytes or 0 for resident in stay)

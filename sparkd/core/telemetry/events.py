@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Events in their forms: journal entry, JSON, server-sent event, line of text.
 
-The journal is the one source of events: whoever writes an entry with SPARKD_EVENT has told it to
-everybody. Its fields become the keys of the event, SPARKD_DURATION_MS as `duration_ms`.
+The journal is the one source of events: an entry with SPARKD_EVENT reaches all
+listeners. Its fields become the keys of the event, SPARKD_DURATION_MS as `duration_ms`.
 """
 
 from __future__ import annotations

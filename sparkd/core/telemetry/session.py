@@ -42,7 +42,7 @@ class Session:
     seen_at: float
     """When it was last known to run."""
     load_s: float | None = None
-    """None when nobody who tells us saw the load."""
+    """None when no process measured the load."""
     base_bytes: int = 0
     """What it took when it was ready ..."""
     own_bytes: int = 0
@@ -52,7 +52,7 @@ class Session:
     min_bytes: int | None = None
     max_bytes: int | None = None
     stopping: str | None = None
-    """Why it is about to be stopped: its process may end before whoever stops it says so."""
+    """Why it is about to be stopped: its process may end before the stopping process notes it."""
     ended_at: float | None = None
     reason: str | None = None
 

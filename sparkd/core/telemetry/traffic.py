@@ -2,7 +2,7 @@
 """The traffic of the gateway as plain numbers: counts, sums, and arrays of buckets.
 
 On the way of a request nothing but integers are added up; names, text and libraries come when
-somebody asks for /metrics. Labels are bounded: models are those of the catalog, and past a limit
+a client requests /metrics. Labels are bounded: models are those of the catalog, and past a limit
 of label sets everything new is counted as `other`.
 """
 

@@ -76,7 +76,7 @@ class Evictor:
         why = f"to make room for {wanted}" if wanted else "because its configuration changed"
         await self.deaths.tell(model_id)
         self.sessions.sample(model_id, stopping=reason)
-        # Half stopped it would serve nobody and tell nothing.
+        # A model that is half stopped would serve no request.
         await to_the_end(self.launcher.stop(Names(model_id), container_id, grace_s))
         self.sessions.end(model_id, reason)
         log.log(

@@ -52,7 +52,7 @@ class Stopper:
         """
         names = Names(model_id)
         grace_s = config.entry(model_id).stop_grace_s
-        # Whoever stops a model does not want it to come back by itself either.
+        # A model that is stopped on request must not come back automatically.
         self.records.clear_comeback(model_id)
         with contextlib.ExitStack() as locks:
             broke_off = False

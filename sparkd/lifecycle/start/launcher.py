@@ -220,8 +220,8 @@ class Launcher:
 
     async def _arm(self, names: Names, timer: str, purpose: str, delay_s: float) -> None:
         await self.systemd.stop(timer)
-        # An idle pass that finds the model busy sets the same timer as whoever keeps it busy, and
-        # neither holds a lock that the other needs: the one that was set just now does for both.
+        # An idle pass that finds the model busy sets the same timer as the process that keeps it
+        # busy, and neither holds a lock that the other needs: one timer does for both.
         with contextlib.suppress(UnitActive):
             await self.systemd.start_transient(
                 timer, timer_properties(names, purpose=purpose, delay_s=delay_s)
@@ -232,7 +232,7 @@ class Launcher:
         try:
             endpoint_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.layout.cache_dir(names).mkdir(mode=0o700, parents=True, exist_ok=True)
-            # Both are made at the boot, and missing only where somebody removed them.
+            # Both are created at boot, and missing only after a removal.
             for lock in (self.layout.gpu_lock, self.layout.lane_lock):
                 if not lock.exists():
                     lock.touch()

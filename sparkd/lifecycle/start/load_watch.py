@@ -41,7 +41,7 @@ class LoadWatch:
     async def watching(self, instance: Instance, *, tell: bool) -> AsyncIterator[None]:
         """Know how far the instance is while the block runs; `tell` by events as well.
 
-        Whoever started the load tells; another process that waits for it too only watches.
+        The process that started the load reports; another one that waits for it only watches.
         """
         self._loads[instance.model_id] = LoadProgress()
         try:

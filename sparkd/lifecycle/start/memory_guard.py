@@ -84,7 +84,7 @@ class MemoryGuard:
     async def peak_bytes(self) -> int | None:
         """How much less was available at the worst moment than before the load.
 
-        None when other models were started or stopped meanwhile: nobody can tell them apart.
+        None when other models were started or stopped meanwhile: their shares are unknown.
         """
         await self._measure()
         return None if self._disturbed else max(0, self._before_bytes - self._lowest_bytes)

@@ -28,7 +28,7 @@ from sparkd.core.model import Config, ModelSpec, Weights
 from sparkd.core.names import Layout
 
 _KEPT_S = 30.0
-"""How long an image that was there counts as there; whoever starts a model learns the truth."""
+"""How long an image that was there counts as there; a start learns the truth."""
 _LIST_KEPT_S = 60.0
 """The same for lists of models, which must not start Podman each time."""
 _MISS_KEPT_S = 1.0

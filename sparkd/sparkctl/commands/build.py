@@ -58,7 +58,7 @@ def command(recipe: Recipe, extra: tuple[str, ...]) -> list[str]:
 
 
 def unit(recipe: Recipe) -> str:
-    """One a recipe, so that nobody builds the same twice at the same time."""
+    """One per recipe, so that the same image is not built twice at the same time."""
     return f"sparkd-build-{recipe.name}.service"
 
 

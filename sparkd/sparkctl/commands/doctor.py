@@ -58,7 +58,7 @@ def as_json(found: Sequence[Finding], unseen: Sequence[tuple[str, str]]) -> dict
 
 
 def text(found: Sequence[Finding], unseen: Sequence[tuple[str, str]]) -> str:
-    """Each finding in three lines, then how many there are, and what nobody looked at."""
+    """Each finding in three lines, then their number, and the areas without a look."""
     blocks = [
         f"{one.level}: {output.printable(one.what)}\n"
         f"  why: {one.why}\n"
@@ -92,7 +92,7 @@ def _everybodys(config: Config) -> Facts:
 
 
 def _account() -> str:
-    """The user sparkd, or who runs an installation of his own."""
+    """The user sparkd, or the user of a private installation."""
     if os.environ.get("SPARKD_RUNTIME_DIR"):
         return pwd.getpwuid(os.geteuid()).pw_name
     return privileges.ACCOUNT

@@ -28,7 +28,7 @@ class Needed:
     size_bytes: int | None
     models: tuple[str, ...]
     get: str | None
-    """The command that gets it; None when nobody says how."""
+    """The command that gets it; None when no way is known."""
 
 
 def run(options: Options) -> Exit:

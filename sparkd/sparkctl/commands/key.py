@@ -40,7 +40,7 @@ _RESTARTS = (
 )
 _SYSTEMCTL_TIMEOUT_S = 30.0
 _LOCK_TIMEOUT_S = 10.0
-"""Whoever changes keys holds the lock for milliseconds."""
+"""A change of keys holds the lock for milliseconds."""
 
 
 def run(options: Options) -> Exit:
@@ -198,7 +198,7 @@ def _new_key(options: Options, digest: str) -> ApiKey:
 
 
 def _change(options: Options, change: Callable[[tuple[ApiKey, ...]], tuple[ApiKey, ...]]) -> Path:
-    """Read the keys, change them and write them, while nobody else does; where they are."""
+    """Read, change and write the keys, under a lock; the path of their file."""
     path = config_paths(os.environ).keys
     if not os.access(path.parent, os.W_OK):
         raise privileges.needs_root(f"only root may write {path}", options.words)

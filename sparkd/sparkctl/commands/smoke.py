@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """`sparkctl smoke`: one request of each kind through the gateway, with the models on this host.
 
-What cannot be tried is skipped and says what is missing, unless somebody named it: then it failed.
-A run in which nothing was tried is not one that passed.
+A request that cannot be tried is skipped with the reason, unless its model was named: then it
+failed. A run in which nothing was tried is not one that passed.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 
 Ctrl-C stops a load that this command began: it is an admin's order, and no process would watch the
 host's memory afterwards. The model that was started is one like any other: its idle
-timer ends it when nobody uses it.
+timer ends it when it is idle.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def as_json(model_id: str, started: Started) -> dict[str, object]:
 
 async def _start(runtime: Runtime, config: Config, spec: ModelSpec, on_wait: OnWait) -> Started:
     began_s = time.monotonic()
-    # Somebody who asks by hand has seen the failure, or mended it: no back-off for him.
+    # An admin has seen the failure, or fixed its cause: no back-off here.
     runtime.records.clear_failure(spec.model_id)
     settings = replace(config.settings, abandoned_loads=AbandonedLoads.STOP)
     config = replace(config, settings=settings)

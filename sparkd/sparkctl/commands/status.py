@@ -33,7 +33,7 @@ class Overview:
     holders: tuple[LockHolder, ...]
     config: Config
     running: tuple[ModelReading, ...] | None = None
-    """None when nobody could be asked."""
+    """None when the gateway could not be asked."""
     queue: tuple[Waiting, ...] | None = None
     """None when it cannot be known."""
     memory: HostMemory | None = None

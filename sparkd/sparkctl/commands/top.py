@@ -93,7 +93,7 @@ async def _once(top: UsageReader, reserve_bytes: int) -> UsageSnapshot:
 
 
 async def _live(top: UsageReader, reserve_bytes: int) -> None:
-    # Only here: rich is for whoever watches.
+    # Imported here: only a terminal needs rich.
     from rich.live import Live
 
     found = await _once(top, reserve_bytes)
