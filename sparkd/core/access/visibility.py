@@ -77,7 +77,8 @@ class Visibility:
         config = self.config
         known = dict.fromkeys((*further, *config.broken, *config.models))
         ids = {**{name: name for name in known}, **config.aliases}
-        hidden = frozenset(name for name, model_id in ids.items() if not self.may_see(model_id))
+        own = frozenset(name for name in config.adapters if self.may_see(name))
+        hidden = frozenset(n for n, of in ids.items() if not self.may_see(of)) - own
         visible = frozenset(ids.keys() - hidden)
         pattern = _compiled(hidden, visible)
         return lambda text: pattern.sub(

@@ -87,13 +87,14 @@ def _meant(config: Config, name: str, may_use: Callable[[str], bool]) -> ModelSp
     if len(name) > _NAME_MOST or not name.isascii():
         return None
     names = {**config.aliases, **{model_id: model_id for model_id in config.models}}
+    adapters = config.adapters
     for spelling in _spellings(name):
         found = {
             model_id
             for known, model_id in names.items()
             if known.casefold() == spelling
             and model_id in config.models
-            and (may_use(model_id) or may_use(known))
+            and (may_use(model_id) or (known in adapters and may_use(known)))
         }
         if found:
             return config.models[found.pop()] if len(found) == 1 else None

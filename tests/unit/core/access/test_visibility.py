@@ -6,6 +6,7 @@ from __future__ import annotations
 import ast
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -15,7 +16,7 @@ from sparkd.core.access.api_keys import ApiKey, Scope
 from sparkd.core.access.visibility import Visibility
 from sparkd.core.errors import Disabled, Misconfigured, NotPresent, SparkdError, StartCrashed
 from sparkd.core.http.routing import unknown_path
-from sparkd.core.model import Config, ModelSpec, Problem
+from sparkd.core.model import Adapter, Config, ModelSpec, Problem, Weights
 from sparkd.core.names import Names
 from sparkd.core.scheduling.busy import Running, busy
 from sparkd.core.telemetry.events import Event, as_sse
@@ -183,3 +184,15 @@ def test_every_handler_that_shows_models_asks_the_sight_of_the_key() -> None:
         }
         for name in functions:
             assert "visibility_of(" in found[name], (module, name)
+
+
+def test_key_for_an_adapter_reads_its_id_and_not_the_one_of_its_model() -> None:
+    adapter = Adapter(name="sql", weights=Weights(path=Path("/a")))
+    config = Config(
+        models={"base": ModelSpec(model_id="base", image="i", adapters=(adapter,))},
+        aliases={"sql": "base"},
+    )
+    shown = Visibility(config, ApiKey(name="laptop", digest="0", models=("sql",))).value(
+        ["sql", "base"]
+    )
+    assert shown == ["sql", "another model"]

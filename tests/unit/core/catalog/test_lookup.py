@@ -172,3 +172,11 @@ def test_key_for_an_adapter_has_neither_the_model_nor_its_other_adapters() -> No
 
 def test_key_for_a_model_has_its_adapters() -> None:
     assert lookup.resolve(ADAPTED, "law", replace(FREE, models=("base",))).name == "law"
+
+
+def test_alias_that_a_pattern_of_the_key_matches_gives_no_hidden_model() -> None:
+    key = replace(FREE, models=("gpt-*",))
+    for name in ("gpt-9", "GPT-9", "gpt-none"):
+        with pytest.raises(Forbidden) as caught:
+            lookup.resolve(CONFIG, name, key)
+        assert "fake-secret" not in f"{caught.value.message} {caught.value.hint}"
