@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""As whom a command acts: the user sparkd owns the locks, the bus and Podman, nobody else does.
+"""The user that a command runs as: only the user sparkd owns the locks, the bus and Podman.
 
-Root becomes that user for good before anything is touched, so that no file of root's appears among
-sparkd's. A development run (SPARKD_RUNTIME_DIR) acts as whoever runs it.
+Root becomes that user permanently before touching any file, so that root never owns files among
+sparkd's. A development run (SPARKD_RUNTIME_DIR) runs as the calling user.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ _OWN_CONFIG = ("SPARKD_CONFIG_DIR", "SPARKD_CATALOG_DIR")
 
 
 class Identity(Enum):
-    """What the user who runs a command is to sparkd."""
+    """The relation of the calling user to sparkd."""
 
     OWNER = "owner"
-    """He has all that the command needs: a development run."""
+    """The user of a development run, who has all that the command needs."""
     SPARKD = "sparkd"
     ROOT = "root"
     STRANGER = "stranger"
@@ -41,7 +41,7 @@ def identity(*, uid: int, sparkd_uid: int | None, environ: Mapping[str, str]) ->
 
 
 def user_environment(account: pwd.struct_passwd) -> dict[str, str]:
-    """What the environment must say for that user's bus and Podman to be found."""
+    """The environment variables through which programs find that user's bus and Podman."""
     runtime_dir = f"/run/user/{account.pw_uid}"
     return {
         "HOME": account.pw_dir,
@@ -71,9 +71,9 @@ def act_as_sparkd(words: Sequence[str]) -> None:
 
 
 def read_as_sparkd() -> None:
-    """Root becomes the user sparkd where he can, so that a reading shows what the daemon sees.
+    """Let root become the user sparkd if it exists, so that the command reads as the daemon does.
 
-    Everyone else reads as himself, and so does root when he names configuration of his own.
+    Other users keep their identity, and so does root when the environment names a configuration.
     """
     account = find_account()
     if any(os.environ.get(name) for name in _OWN_CONFIG) or account is None:
@@ -99,7 +99,7 @@ def _drop_root(account: pwd.struct_passwd) -> None:
     os.setgid(account.pw_gid)
     os.setuid(account.pw_uid)
     os.umask(_UMASK)
-    # He may not be allowed to enter where root stands.
+    # The user sparkd may lack access to root's working directory.
     os.chdir("/")
 
 

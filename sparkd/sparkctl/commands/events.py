@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`sparkctl events`: what happened and what happens, from the journal; needs no daemon.
+"""`sparkctl events`: past and current events from the journal, without the daemon.
 
-The same events as `GET /events` tells, with the same keys in --json, one object a line.
+The events are those of `GET /events`, with the same keys in --json, one object per line.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def run(options: Options) -> Exit:
 
 
 def command(options: Options, uid: int) -> list[str]:
-    """The journalctl that prints the events."""
+    """The journalctl command that prints the events."""
     wanted = [kind.message_id for kind in EventKind if options.all or kind not in _CHATTY]
     words = ["journalctl", "--quiet", "--no-pager", *events(wanted, uid)]
     if options.model:
@@ -59,7 +59,7 @@ def command(options: Options, uid: int) -> list[str]:
 
 
 def text(event: Event) -> str:
-    """One line for people, in the time of their place."""
+    """One line for people, in local time."""
     at = datetime.fromtimestamp(event.at_us / 1e6).astimezone()
     return f"{at:%Y-%m-%d %H:%M:%S}  {event.name:<15}  {output.printable(event.text)}"
 
