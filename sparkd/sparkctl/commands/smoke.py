@@ -230,7 +230,7 @@ async def _ask(client: Gateway, spec: ModelSpec, body: Mapping[str, object]) -> 
 
 
 def _seen(reply: Reply) -> str:
-    """The content of an answer. Raises its error, or UnfitError for an empty answer."""
+    """A short description of an answer. Raises its error, or UnfitError for an empty answer."""
     from sparkd.adapters.gateway_client import error_of
 
     if reply.status != 200:
