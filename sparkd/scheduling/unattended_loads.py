@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Loads that go on although no request waits for them any more.
+"""Loads that continue after their last waiting request is gone.
 
-An unattended load holds no lock: for every other process it is a start whose starter has gone,
-which may be adopted, stopped, or evicted at once. This process only keeps the memory guard on it,
-and does the last steps of the start when the model becomes ready. When this process ends, the load
-goes on, and the model's load timer ends one that hangs."""
+An unattended load holds no lock. Every other process sees a start without a starter, which may be
+adopted, stopped, or evicted at once. This process only keeps the memory guard on the load, and
+performs the last steps of the start when the model becomes ready. When this process ends, the load
+continues, and the model's load timer ends a load that hangs.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +31,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
-    """A load under way, and the guard that has watched the memory since it began."""
+    """A load in progress, and the guard that has watched the memory since it began."""
 
     config: Config
     spec: ModelSpec
@@ -39,7 +40,7 @@ class Load:
 
 
 Complete = Callable[[Load], Awaitable[Instance | None]]
-"""Does the last steps of a load that has ended, well or not; the transition is held."""
+"""Performs the last steps of a load that has succeeded or failed; the transition is held."""
 
 
 @dataclass(slots=True)
@@ -49,12 +50,12 @@ class UnattendedLoads:
     observer: Observer
     loads: LoadWatch
     on_ready: list[Callable[[Instance], None]] = field(default_factory=list)
-    """Called for each model that became ready here, while its transition is held."""
+    """Callbacks for each model that became ready here, called while its transition is held."""
     _tended: dict[str, tuple[Load, asyncio.Task[None]]] = field(default_factory=dict)
     _closed: bool = False
 
     def take(self, load: Load, complete: Complete) -> None:
-        """Watch a load from now on."""
+        """Begin to watch a load."""
         if self._closed:
             return
         model_id = load.spec.model_id
@@ -64,7 +65,7 @@ class UnattendedLoads:
         log.info("the load of model %s goes on, no request waits for it", model_id)
 
     async def hand_over(self, instance: Instance) -> MemoryGuard | None:
-        """Stop tending this load for a caller who waits for it; its guard, or None.
+        """Stop tending this load for a caller that waits for it; returns its guard or None.
 
         Call with the transition of the model held.
         """
@@ -77,7 +78,7 @@ class UnattendedLoads:
         return load.guard
 
     async def close(self) -> None:
-        """Stop tending; the loads go on."""
+        """Stop tending; the loads continue."""
         self._closed = True
         tasks = [task for _, task in self._tended.values()]
         for task in tasks:
@@ -97,7 +98,7 @@ class UnattendedLoads:
             await self.launcher.until_settled(load.spec, instance)
         failpoint("tended-settled")
         with suppress(SparkdError), await self.leases.transition(names):
-            # Errors of the load are in the journal and in the records already.
+            # Errors of the load are already in the journal and in the records.
             if not await self._is_ours_to_complete(load):
                 return
             ready = await complete(load)
@@ -105,7 +106,7 @@ class UnattendedLoads:
                 listener(instance)
 
     async def _is_ours_to_complete(self, load: Load) -> bool:
-        """Whether the instance is still there, and no process has completed its start."""
+        """Whether the instance still exists and no process has completed its start."""
         reading = (await self.observer.read(load.config)).models.get(load.spec.model_id)
         if reading is None:
             return False
