@@ -71,7 +71,7 @@ class Starter:
 
         The models in `before` are being brought up already; the memory they will take is reserved.
         Call with the model's transition held. Raises what `Launcher` raises, the policy's refusals,
-        and LaneTaken when another model holds its locks. If cancelled before sparkd makes room for
+        and SlotTaken when another model holds its locks. If cancelled before sparkd makes room for
         the model, nothing was done. After that, `abandoned_loads` decides whether a start of this
         process continues unattended or is undone.
         """
