@@ -1,19 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """The locks of models by name, and their order. The only module that opens lock files.
 
-    start                one at a time decides about a start and makes room for it
+    start                one process at a time decides about a start and makes room for it
     X.transition   EX    X is being started, stopped or drained
                    SH    held for the instant in which a use lease is taken
-    X.activity     SH    X is in use, one descriptor a request
-                   EX    X is being stopped: nobody uses it, nobody may begin to
+    X.activity     SH    X is in use, one descriptor per request
+                   EX    X is being stopped: it is not in use, and no use may begin
                    mtime when a use last began or ended, on the monotonic clock
-    PATH.pull      EX    something is being fetched to that path; held alone, and only tried
+    PATH.pull      EX    a fetch to that path is running; held alone, and only tried
 
 Order: a model's own transition, then for each model to be evicted, by name, its transition and its
-activity, then start. Nobody waits in a circle: a model that is being started holds only its own
-transition while it waits for those of running ones, and running ones wait for nobody. Taking EX
-where one holds SH is not atomic; the locks are released and taken anew, and the host is looked at
-again.
+activity, then start. No circular wait is possible: a model that is being started holds only its own
+transition while it waits for those of running ones, and running ones wait for no other model. An
+upgrade from SH to EX is not atomic; release the locks, take them again, and read the host again.
 Every lock dies with its process.
 """
 
@@ -36,7 +35,7 @@ _CLOCK_SLACK_S = 60.0
 
 
 class UseLease:
-    """The right to use a running model until `close`; nobody stops it meanwhile."""
+    """The right to use a running model until `close`; the model is not stopped meanwhile."""
 
     __slots__ = ("_lock",)
 
@@ -44,7 +43,7 @@ class UseLease:
         self._lock: FileLock | None = lock
 
     def close(self) -> None:
-        """End the use and note its time; harmless when done twice."""
+        """End the use and record its time; a second call has no effect."""
         if self._lock is not None:
             self._lock.touch()
             self._lock.close()
@@ -64,7 +63,7 @@ class UseLease:
 
 @dataclass(frozen=True, slots=True)
 class ExclusiveHold:
-    """Both locks of a model, exclusively: it may be stopped. Close it in any case."""
+    """Both locks of a model, exclusively: it may be stopped. Always close it."""
 
     transition: FileLock
     activity: FileLock
@@ -133,18 +132,18 @@ class Leases:
             raise
 
     def try_drained(self, names: Names) -> FileLock | None:
-        """EX on activity, or None while somebody uses the model.
+        """EX on activity, or None while the model is in use.
 
         Call with `transition(names)` held, else a new use may begin right after.
         """
         return FileLock.try_take(self.layout.activity_lock(names), Mode.EXCLUSIVE)
 
     async def drained(self, names: Names) -> FileLock:
-        """Wait until nobody uses the model. Call with `transition(names)` held."""
+        """Wait until the model is no longer in use. Call with `transition(names)` held."""
         return await FileLock.take(self.layout.activity_lock(names), Mode.EXCLUSIVE)
 
     def pull(self, destination: Path) -> FileLock:
-        """The right to fetch to a path. Raises Busy when somebody else does."""
+        """The right to fetch to a path. Raises Busy when another process holds it."""
         lock = FileLock.try_take(self.layout.pull_lock(destination), Mode.EXCLUSIVE)
         if lock is None:
             raise Busy(
@@ -155,9 +154,9 @@ class Leases:
         return lock
 
     def activity_of(self, models: Iterable[str]) -> tuple[tuple[bool, bool], ...]:
-        """Of each model whether it is in use and in transition; looks without taking a lock.
+        """Whether each model is in use and in transition; takes no lock.
 
-        Equal answers mean that nothing changed, which is cheaper than a snapshot.
+        Equal results mean that nothing changed; comparing them is cheaper than a snapshot.
         """
         table = LockTable.read()
         return tuple(
@@ -169,7 +168,7 @@ class Leases:
         )
 
     def others_move(self, names: Names) -> bool:
-        """Whether another model is being started, stopped or drained now, by whatever process."""
+        """Whether any process is starting, stopping or draining another model now."""
         table = LockTable.read()
         own = self.layout.transition_lock(names)
         return any(
@@ -178,24 +177,26 @@ class Leases:
         )
 
     def touch(self, names: Names) -> None:
-        """Note a use now, as the end of a start does: a fresh model is not an idle one."""
+        """Record a use now, as the end of a start does: a fresh model is not idle."""
         with self.use_in_transition(names):
             pass
 
     def last_used_s(self, names: Names) -> float | None:
-        """When a use last began or ended, on the monotonic clock; None before the first since boot.
+        """The time when a use last began or ended, on the monotonic clock; None before the first
+        since boot.
 
-        That clock does not jump when the host learns the time, and is the one of the idle timers.
+        That clock does not jump when the host sets the time, and drives the idle
+        timers.
         """
         try:
             used_s = self.layout.activity_lock(names).stat().st_mtime
         except FileNotFoundError:
             return None
-        # A file that was made and never touched has the wall clock's time, which is far ahead.
+        # A file that was created and never touched has the wall clock's time, which is far ahead.
         return used_s if used_s <= time.monotonic() + _CLOCK_SLACK_S else None
 
     def last_used_at(self, names: Names) -> float | None:
-        """The same as wall time, as the wall clock is now."""
+        """The time of `last_used_s` as wall time, by the current wall clock."""
         used_s = self.last_used_s(names)
         return None if used_s is None else round(time.time() - time.monotonic() + used_s, 3)
 

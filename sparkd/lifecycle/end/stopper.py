@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stop a model because somebody asked for it, in order or at once.
+"""Stop of a model on request, in order or at once.
 
 In order: take its transition, so that new requests queue behind it, wait until the running ones
-have ended, stop it. At once: running requests break off with the model, and a start that is in
-progress is ended by ending what it started, as `systemctl --user stop` of its scope would.
+have ended, stop it. At once: running requests break off with the model, and a start in progress
+ends because its processes are ended, as `systemctl --user stop` of its scope would do.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from sparkd.lifecycle.start.launcher import Launcher
 log = logging.getLogger(__name__)
 
 _SEIZE_PAUSE_S = 0.5
-"""How long a start that is in progress may take to notice that what it started was ended."""
+"""Longest time for a start in progress to notice that its processes were ended."""
 _SCOPE_STOP_SLACK_S = 5.0
 
 
@@ -45,15 +45,15 @@ class Stopper:
     deaths: Deaths
 
     async def stop(self, config: Config, model_id: str, *, drain: bool) -> bool:
-        """Stop the model, after its running requests when `drain`; whether there was anything.
+        """Stop the model, after its running requests when `drain`; return whether it existed.
 
-        A stopped model is a success. Cancel to stop waiting: then nothing was done. Raises
-        HostError when systemd or Podman cannot be asked.
+        Stopping a stopped model succeeds. Cancel to stop waiting: then nothing has been done.
+        Raises HostError when systemd or Podman cannot be queried.
         """
         names = Names(model_id)
         spec = config.models.get(model_id)
         grace_s = spec.stop_grace_s if spec else config.settings.stop_grace_s
-        # Whoever stops a model does not want it to come back by itself either.
+        # A requested stop also cancels a pending return of the model.
         self.records.clear_comeback(model_id)
         with contextlib.ExitStack() as locks:
             broke_off = False
@@ -78,7 +78,7 @@ class Stopper:
         return ran
 
     async def _force_lock(self, names: Names, grace_s: float) -> tuple[FileLock, bool]:
-        """The transition of the model, and whether a start was ended to get it."""
+        """The transition of the model, and whether a start was ended to take it."""
         broke_off = False
         while True:
             with contextlib.suppress(TimeoutError):
@@ -95,7 +95,7 @@ class Stopper:
             return True
         kept = container is not None and drain and not broke_off
         if kept and container and await self.deaths.worth_keeping(names.model_id, container):
-            # It ended earlier, and tells why. A stop at once clears that away too.
+            # It exited earlier, and its container explains why. A stop at once removes that too.
             await self.launcher.remove_all_but_container(names)
         else:
             await self.launcher.remove(names)
