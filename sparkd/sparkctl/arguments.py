@@ -310,7 +310,7 @@ def _line_count(text: str) -> int:
 
 def _count(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) < 10):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of requests")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number below a billion")
     return int(text)
 
 

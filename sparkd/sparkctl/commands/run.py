@@ -7,6 +7,7 @@ go to stderr. Ctrl-C ends the answer and the model's work on it.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import time
@@ -183,7 +184,9 @@ class Notices:
 
 
 def _converse(chat: Chat) -> Exit:
-    # An import of readline would enable line editing.
+    with contextlib.suppress(ImportError):
+        # Its import gives `input` line editing and a history.
+        import readline  # noqa: F401
 
     print("an empty line or Ctrl-D ends it, Ctrl-C an answer", file=sys.stderr)
     while True:
