@@ -6,6 +6,7 @@ from __future__ import annotations
 import ast
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -15,7 +16,7 @@ from sparkd.core.access.api_keys import ApiKey, Scope
 from sparkd.core.access.visibility import Visibility
 from sparkd.core.errors import Disabled, Misconfigured, NotPresent, SparkdError, StartCrashed
 from sparkd.core.http.routing import unknown_path
-from sparkd.core.model import Config, ModelSpec, Problem
+from sparkd.core.model import Adapter, Config, ModelSpec, Problem, Weights
 from sparkd.core.names import Names
 from sparkd.core.scheduling.busy import Running, busy
 from sparkd.core.telemetry.events import Event, as_sse
@@ -183,3 +184,23 @@ def test_every_handler_that_shows_models_asks_the_sight_of_the_key() -> None:
         }
         for name in functions:
             assert "visibility_of(" in found[name], (module, name)
+
+
+@pytest.mark.parametrize(
+    ("models", "seen"),
+    [
+        (("sql",), "another model, sql, another model"),
+        (("base",), "base, sql, law"),
+        (("sql", "law"), "another model, sql, law"),
+        (("by",), "another model, another model, another model"),
+    ],
+)
+def test_key_for_an_adapter_knows_its_name_and_no_other(models: tuple[str, ...], seen: str) -> None:
+    adapters = tuple(
+        Adapter(name=name, weights=Weights(path=Path("/a"))) for name in ("sql", "law")
+    )
+    spec = ModelSpec(model_id="base", image="i", aliases=("by",), adapters=adapters)
+    config = Config(models={"base": spec}, aliases=dict.fromkeys(spec.names, "base"))
+    view = Visibility(config, ApiKey(name="laptop", digest="0", models=models))
+    assert view.text("base, sql, law") == seen
+    assert "by" not in view.text("by") or "base" in models
