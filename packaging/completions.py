@@ -3,8 +3,8 @@
 """Writes what bash, zsh and fish complete after `sparkctl`: `packaging/completions.py DIRECTORY`.
 
 Which commands there are and what each takes is read from the parser of sparkctl itself. What a
-shell offers for a word is known by its placeholder: ids of models come from the catalog when they
-are asked for, in `SOURCES`.
+shell offers for a word is known by its placeholder: ids of models and of their adapters come from
+the catalog when they are requested, in `SOURCES`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from sparkd.sparkctl.arguments import make_parser
 
 SOURCES = {
-    "MODEL": r"""sparkctl models --json 2>/dev/null | sed -n 's/^    "id": "\(.*\)",$/\1/p'""",
+    "MODEL": r"""sparkctl models --json 2>/dev/null | sed -n -e 's/^    "id": "\(.*\)",$/\1/p'"""
+    r""" -e '/^    "adapters": \[$/,/^    \]/s/^      "\(.*\)",*$/\1/p'""",
     "KEY": r"""sparkctl key list --json 2>/dev/null | sed -n 's/^    "name": "\(.*\)",$/\1/p'""",
     "IMAGE": "command ls /usr/share/sparkd/containerfiles /etc/sparkd/containerfiles 2>/dev/null"
     " | grep -v -e '^/' -e '^$'",
