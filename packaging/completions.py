@@ -1,10 +1,10 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
-"""Writes what bash, zsh and fish complete after `sparkctl`: `packaging/completions.py DIRECTORY`.
+"""Writes the bash, zsh and fish completions of `sparkctl`: `packaging/completions.py DIRECTORY`.
 
-Which commands there are and what each takes is read from the parser of sparkctl itself. What a
-shell offers for a word is known by its placeholder: ids of models and of their adapters come from
-the catalog when they are requested, in `SOURCES`.
+The commands and their arguments come from the parser of sparkctl. The placeholder of a word
+selects what a shell offers for it, through `SOURCES`: model ids, for example, come from the
+catalog at completion time.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ SOURCES = {
     " | grep -v -e '^/' -e '^$'",
     "SCOPE": "printf '%s\\n' inference admin",
 }
-"""A placeholder of the command line, and the shell command that prints what can stand for it."""
+"""The placeholders of the command line, and the shell commands that print their candidates."""
 
 
 @dataclass(frozen=True, slots=True)
 class Option:
     flags: tuple[str, ...]
     value: str
-    """Its placeholder; empty for an option that takes none."""
+    """The placeholder of its value; empty for an option without a value."""
     help: str
     several: bool
 
@@ -47,7 +47,7 @@ class Command:
     values: tuple[str, ...]
     """The placeholder of each word that it takes."""
     endless: bool
-    """Whether the last of them may stand any number of times."""
+    """Whether the last word may be repeated any number of times."""
 
     @property
     def name(self) -> str:
@@ -93,7 +93,7 @@ def under(command: Command, all_: list[Command]) -> list[Command]:
 
 
 def source(placeholder: str) -> str:
-    """The shell command that prints what can stand for a placeholder; empty if nobody knows."""
+    """The shell command that prints a placeholder's candidates; empty if there is none."""
     if "|" in placeholder:
         return "printf '%s\\n' " + placeholder.replace("|", " ")
     return SOURCES.get(placeholder, "")

@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writes the manual pages from docs/reference: `packaging/manpages.py DIRECTORY`.
 
-Reads the part of Markdown that the reference is written in and no more: headings, paragraphs,
-lists, tables, blocks of code, links. A table becomes a list of its first column, as no table of the
-reference fits into the 80 columns of a terminal.
+It reads only the Markdown that the reference uses: headings, paragraphs, lists, tables, blocks of
+code, links. A table becomes a list of its first column, because no table of the reference fits
+into the 80 columns of a terminal.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 SHIPPED = "/usr/share/doc/sparkd/docs"
-"""Where the package has the documentation that no manual page is made from."""
+"""The package's directory of the documentation that has no manual page."""
 STANDARD = ("Environment", "Examples", "Exit status", "Files")
 """Sections that man-pages(7) names; their headings are in capitals."""
 LINK = re.compile(r"\[((?:`[^`]*`|[^\[\]`])+)\]\(([^()\s]+)\)")
 LEADING = ("Meaning", "When", "Means", "What")
-"""Headings of columns whose cells say by themselves what a row is about."""
+"""Headings of columns whose cells need no heading in a manual page."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,7 +231,7 @@ def escape(text: str) -> str:
 
 
 def guarded(line: str) -> str:
-    """A line that groff does not take for a request."""
+    """The line, escaped so that groff does not read it as a request."""
     return f"\\&{line}" if line.startswith((".", "'")) else line
 
 

@@ -2,15 +2,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writes the lists of foreign code, each package with its version and hashes: `make pins`.
 
-A list that is resolved has a shorter one beside it that people write, `NAME.in` for `NAME.txt`,
-which names what is wanted; all that it needs comes of itself. Of the others people write the
-versions, and nothing is added. Either way versions stay as they are where they still fit. With
-`--newer` the newest releases are taken of all that no person pinned: what wanted things need, what
-the package carries, what builds it. uv asks the index; what is written is what pip checks.
+A resolved list `NAME.txt` has a shorter, handwritten `NAME.in` beside it, which names the wanted
+packages; the script adds their dependencies. The versions of the other lists are handwritten, and
+the script adds no packages. In both cases versions that still fit stay. `--newer` takes the newest
+releases of all packages that are not pinned by hand: dependencies, and the packages that sparkd's
+package carries or is built with. uv queries the index; pip checks the written lists.
 
-Only files that can be installed where the list is used are named: no other system's wheels, and a
-source archive where there is no wheel. A release that no public index has, such as a local build
-(`1.0+cpu`), keeps the hashes that people gave it.
+The lists name only files that can be installed where the list is used: no wheels of other systems,
+and a source archive where there is no wheel. A release that no public index has, such as a local
+build (`1.0+cpu`), keeps its handwritten hashes.
 """
 
 from __future__ import annotations
@@ -41,16 +41,16 @@ _ENTRY = re.compile(r"([\w.-]+)(\[[\w,-]+\])?==([\w.+!]+)")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pins:
-    """A list, and where what it names is installed."""
+    """A list, and the target on which its packages are installed."""
 
     path: str
     pythons: tuple[int, ...] = TESTED
     resolved: bool = False
-    """It is made from the `.in` beside it."""
+    """Whether the list is generated from the `.in` beside it."""
     carried: bool = False
     """People choose names only; versions are the newest, and wheels have no machine code."""
     platform: str = "linux"
-    """What uv resolves for; a list for one kind of machine says which."""
+    """The platform that uv resolves for; a list for one kind of machine names it."""
 
     @property
     def wanted(self) -> str:
@@ -92,7 +92,7 @@ def heading(text: str) -> list[str]:
 
 
 def pins_of(text: str) -> dict[str, str]:
-    """What a list names, each by its normal name, with its version."""
+    """The packages of a list by normalized name, with their versions."""
     found = (_ENTRY.match(entry) for entry in entries(text))
     return {canonicalize_name(one[1]): one[3] for one in found if one}
 

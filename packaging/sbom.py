@@ -58,7 +58,7 @@ def licence_of(path: str) -> str:
 
 
 def document() -> dict[str, Any]:
-    """All of it. Its time is that of the changelog, so it is the same whenever it is made."""
+    """The whole SBOM. Its time is that of the changelog, so the output is reproducible."""
     (version,) = re.findall(r'^__version__ = "(.*)"$', _read("sparkd/_version.py"), re.MULTILINE)
     created = datetime.fromtimestamp(int(os.environ["SOURCE_DATE_EPOCH"]), UTC)
     parts = [*_wheels(), *_packages()]

@@ -1,8 +1,8 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
-"""Copies README and docs/ into a directory as the package has them.
+"""Copies README and docs/ into a directory in the form that the package ships.
 
-A link to a file that the package does not have becomes its text.
+A link to a file that the package does not ship becomes plain text.
 """
 
 from __future__ import annotations

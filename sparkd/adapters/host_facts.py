@@ -19,10 +19,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from sparkd.adapters.systemd import systemctl
+from sparkd.core.container.spec import CDI_DIRECTORIES
 from sparkd.core.diagnosis import cdi, facts
 from sparkd.core.diagnosis.facts import UNLIMITED
 
-CDI_DIRECTORIES = (Path("/etc/cdi"), Path("/var/run/cdi"))
 """Where Podman looks, the later one first."""
 _CDI_MAX_BYTES = 4 << 20
 """A host of eight GPUs needs a tenth of it."""

@@ -342,6 +342,12 @@ class Config:
     settings_ok: bool = True
     """False when sparkd.yaml itself is wrong; `settings` then holds the defaults."""
 
+    @property
+    def adapters(self) -> frozenset[str]:
+        """The ids of all adapters, which a key may name as it may name models."""
+        specs = self.models.values()
+        return frozenset(adapter.name for spec in specs for adapter in spec.adapters)
+
     def entry(self, model_id: str) -> ModelSpec:
         """The entry of a model; for one that left the catalog while it runs, the defaults.
 

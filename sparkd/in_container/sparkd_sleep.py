@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Two routes in vLLM's server, by which an engine sleeps without the GPU, and wakes.
 
-    POST /sparkd/sleep?level=1   answers 200 once it sleeps and has let go of its locks
+    POST /sparkd/sleep?level=1   answers 200 once it sleeps and has released its locks
     POST /sparkd/wake            answers 200 once it holds them again and is awake;
                                  409 when another process holds them: nothing has changed then
 
-vLLM loads this by `--middleware sparkd_sleep.SleepRoutes` (its `--enable-sleep-mode` is needed
-too). Its own routes for the same exist in its development mode only, beside some that call any
-method of a worker.
+vLLM loads this through `--middleware sparkd_sleep.SleepRoutes` (it also needs
+`--enable-sleep-mode`). vLLM's equivalent routes exist only in its development mode, beside some
+that call any method of a worker.
 
-The locks are those under which flock(1) started this process: it left their descriptors open, and
-a lock belongs to the open file, so this process can let go of it and take it again. Thus they still
-say, by the kernel's word, who may use the GPU. Level 1 keeps the weights in main memory; level 2
+The locks are those under which flock(1) started this process: it left their descriptors open. A
+lock belongs to the open file, so this process can release it and take it again. Thus the kernel's
+locks still show which process may use the GPU. Level 1 keeps the weights in main memory; level 2
 drops them and reads them again. Needs Python 3.9; both calls may be repeated.
 """
 
@@ -26,7 +26,7 @@ from typing import Any, Protocol
 GPU_LOCK = "/run/sparkd/gpu.lock"
 LANE_LOCK = "/run/sparkd/lane.lock"
 MODES = {GPU_LOCK: fcntl.LOCK_SH, LANE_LOCK: fcntl.LOCK_EX}
-"""As a normal model holds them, in the order in which they are taken."""
+"""The lock modes of a normal model, in the order in which they are taken."""
 DESCRIPTORS = "/proc/self/fd"
 
 Message = MutableMapping[str, Any]
@@ -37,7 +37,7 @@ Answer = tuple[int, dict[str, object]]
 
 
 class Engine(Protocol):
-    """As much of vLLM's `EngineClient` as is needed."""
+    """The part of vLLM's `EngineClient` that this module needs."""
 
     async def sleep(self, level: int) -> None: ...
 
@@ -52,7 +52,7 @@ class SleepRoutes:
     def __init__(self, app: Application) -> None:
         self._app = app
         self._level = 0
-        """At which it sleeps; 0 while it is awake."""
+        """The sleep level; 0 while the engine is awake."""
         self._turn = asyncio.Lock()
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -93,7 +93,7 @@ class SleepRoutes:
 
 
 def lock_descriptors() -> dict[str, int]:
-    """The open files of the locks, by path. Raises FileNotFoundError when one is not there."""
+    """The descriptors of the locks, by path. Raises FileNotFoundError when one is missing."""
     found = {}
     for name in os.listdir(DESCRIPTORS):
         with contextlib.suppress(OSError):  # That of the listing itself is closed by now.

@@ -35,8 +35,9 @@ from sparkd.lifecycle.sessions import Sessions
 log = logging.getLogger(__name__)
 
 _EXIT_RECORD_TIMEOUT_S = 10.0
-"""How long conmon may take to record an exit that the kernel has already reported: before that it
-hands all output that is left to journald."""
+"""Longest time that conmon may take to record an exit that the kernel has already reported: before
+it records the exit, it passes all remaining output to journald.
+"""
 _EXIT_RECORD_PAUSE_S = 0.05
 _STOP_CODES = (0, 130, 143)
 """The exit codes of a server after SIGINT and SIGTERM, from any sender."""
@@ -49,9 +50,9 @@ class Death:
 
     message: str
     discreet: str
-    """Without the model's last words, which may quote a request."""
+    """The reason without the model's last output, which may quote a request."""
     at_s: float
-    """On the monotonic clock."""
+    """Time on the monotonic clock."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +61,13 @@ class Deaths:
     sessions: Sessions
     records: Records
     last: dict[str, Death] = field(default_factory=dict)
-    """The last death of each model that this process told of."""
+    """The last death of each model that this process reported."""
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def tell(self, model_id: str) -> None:
-        """Tell how the model's open session ended, if its process is gone.
+        """Report how the model's open session ended, if its process is gone.
 
-        When this returns, the death is told, by this call or by an earlier one.
+        On return the death has been reported, by this call or by an earlier one.
         """
         async with self._turn:
             await self._tell(model_id)
@@ -113,7 +114,7 @@ class Deaths:
         return not await stopped_by_hand(Names(model_id).scope, container.started_at)
 
     def _remember(self, model_id: str, reading: ContainerReading | None, death: Death) -> None:
-        """Keep the reason for `status`. It delays no start: `count` is of failed starts."""
+        """Keep the reason for `status`. It delays no start: `count` covers failed starts."""
         failure = Failure(
             count=0,
             at_s=death.at_s,
@@ -127,7 +128,7 @@ class Deaths:
 
 
 async def recorded_exit(podman: Podman, container_id: str) -> ContainerReading | None:
-    """The container of a process that has ended; None when its exit is not going to be recorded."""
+    """The container of an exited process; None when its exit will not be recorded."""
     deadline = time.monotonic() + _EXIT_RECORD_TIMEOUT_S
     while time.monotonic() < deadline:
         reading = None
@@ -154,7 +155,7 @@ async def _cause(names: Names, session: Session, reading: ContainerReading | Non
 
 
 async def said(container_id: str, since: float) -> str:
-    """The last words of a container, as the end of a message; also that lines were dropped."""
+    """The last output of a container, as the end of a message; it mentions dropped lines."""
     words = last_words(await last_lines(container_id, count=3 * WORDS_LINES))
     dropped = await dropped_lines(since)
     text = f"; its last words: {words}" if words else ""

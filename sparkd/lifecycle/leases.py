@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The locks of models by name, and their order. The only module that opens lock files.
 
-    start                one at a time decides about a start and makes room for it
+    start                one process at a time decides about a start and makes room for it
     X.transition   EX    X is being started, stopped or drained
                    SH    held for the instant in which a use lease is taken
     X.activity     SH    X is in use, one descriptor a request
                    EX    X is being stopped: no request uses it or may begin to
                    mtime when a use last began or ended, on the monotonic clock
-    PATH.pull      EX    something is being fetched to that path; held alone, and only tried
+    PATH.pull      EX    a fetch to that path is running; held alone, and only tried
 
 Order: a model's own transition, then for each model to be evicted, by name, its transition and its
 activity, then start. No circle of waits exists: a model that is being started holds only its own
@@ -44,7 +44,7 @@ class UseLease:
         self._lock: FileLock | None = lock
 
     def close(self) -> None:
-        """End the use and note its time; harmless when done twice."""
+        """End the use and record its time; a second call has no effect."""
         if self._lock is not None:
             self._lock.touch()
             self._lock.close()
@@ -64,7 +64,7 @@ class UseLease:
 
 @dataclass(frozen=True, slots=True)
 class ExclusiveHold:
-    """Both locks of a model, exclusively: it may be stopped. Close it in any case."""
+    """Both locks of a model, exclusively: it may be stopped. Always close it."""
 
     transition: FileLock
     activity: FileLock
@@ -155,9 +155,9 @@ class Leases:
         return lock
 
     def activity_of(self, models: Iterable[str]) -> tuple[tuple[bool, bool], ...]:
-        """Of each model whether it is in use and in transition; looks without taking a lock.
+        """Whether each model is in use and in transition; takes no lock.
 
-        Equal answers mean that nothing changed, which is cheaper than a snapshot.
+        Equal results mean that nothing changed; comparing them is cheaper than a snapshot.
         """
         table = LockTable.read()
         return tuple(
@@ -169,7 +169,7 @@ class Leases:
         )
 
     def others_move(self, names: Names) -> bool:
-        """Whether another model is being started, stopped or drained now, by whatever process."""
+        """Whether any process is starting, stopping or draining another model now."""
         table = LockTable.read()
         own = self.layout.transition_lock(names)
         return any(
@@ -178,24 +178,26 @@ class Leases:
         )
 
     def touch(self, names: Names) -> None:
-        """Note a use now, as the end of a start does: a fresh model is not an idle one."""
+        """Record a use now, as the end of a start does: a fresh model is not idle."""
         with self.use_in_transition(names):
             pass
 
     def last_used_s(self, names: Names) -> float | None:
-        """When a use last began or ended, on the monotonic clock; None before the first since boot.
+        """The time when a use last began or ended, on the monotonic clock; None before the first
+        since boot.
 
-        That clock does not jump when the host learns the time, and is the one of the idle timers.
+        That clock does not jump when the host sets the time, and drives the idle
+        timers.
         """
         try:
             used_s = self.layout.activity_lock(names).stat().st_mtime
         except FileNotFoundError:
             return None
-        # A file that was made and never touched has the wall clock's time, which is far ahead.
+        # A file that was created and never touched has the wall clock's time, which is far ahead.
         return used_s if used_s <= time.monotonic() + _CLOCK_SLACK_S else None
 
     def last_used_at(self, names: Names) -> float | None:
-        """The same as wall time, as the wall clock is now."""
+        """The time of `last_used_s` as wall time, by the current wall clock."""
         used_s = self.last_used_s(names)
         return None if used_s is None else round(time.time() - time.monotonic() + used_s, 3)
 

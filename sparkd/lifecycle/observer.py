@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A snapshot of the host's models: their processes, ages, endpoints, and the holders of locks.
 
-Adoption is nothing but this reading: after a crash of the daemon the same scopes, containers and
-locks say the same things to the next one. Looks only; never acts, and takes no lock to look.
+Adoption is just this reading: after a crash of the daemon the same scopes, containers and locks
+give the same answers to the next daemon. The reading never acts and takes no lock.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from sparkd.core.telemetry.session import Session
 from sparkd.lifecycle.leases import Leases
 
 _HEALTH_PATIENCE_S = 2.0
-"""How long a status reading waits for the health answer of a model before it says "starting"."""
+"""Time that a status reading waits for a model's health answer before it reports "starting"."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Observer:
     records: Records
 
     async def read(self, config: Config) -> Snapshot:
-        """Read everything. Raises HostError when systemd or Podman cannot be asked."""
+        """Read everything. Raises HostError when systemd or Podman cannot be queried."""
         units, containers = await asyncio.gather(
             self.systemd.units([SCOPE_PATTERN]), self.podman.models()
         )
@@ -59,12 +59,12 @@ class Observer:
         )
 
     def stopped(self, model_id: str) -> ModelReading:
-        """The reading of a model of which nothing runs, without asking Podman."""
+        """The reading of a model without any running process, without querying Podman."""
         failure = self.records.failure(model_id)
         return ModelReading(model_id=model_id, failures=failure.count if failure else 0)
 
     async def read_with_health(self, config: Config) -> Snapshot:
-        """Like `read`, and ask every running model whether it is ready and when it is checked."""
+        """Like `read`, and query each running model's readiness and its next idle check."""
         snapshot = await self.read(config)
         readings = await asyncio.gather(*(self._ask(r) for r in snapshot.models.values()))
         return replace(snapshot, models={reading.model_id: reading for reading in readings})
@@ -88,7 +88,7 @@ class Observer:
         return ModelReading(
             model_id=model_id,
             running=running,
-            # A start notes a use at its very end.
+            # A start records a use at its very end.
             ready=instance is not None and (last_used_s or 0.0) >= instance.started_s,
             instance=instance,
             dead=dead,
@@ -101,7 +101,7 @@ class Observer:
         )
 
     def _has_endpoint(self, names: Names) -> bool:
-        """A model makes its socket late, but its directory was there before it was started."""
+        """A model creates its socket late, but its directory exists before its start."""
         return self.layout.endpoint_dir(names).is_dir()
 
     def _asleep(self, instance: Instance) -> bool:
@@ -127,9 +127,9 @@ class Observer:
 def evidence_of_running(
     layout: Layout, records: Records, table: LockTable, session: Session | None, model_id: str
 ) -> Evidence:
-    """The evidence about a model whose scope is active, without asking Podman or its server.
+    """The evidence about a model whose scope is active, without querying Podman or its server.
 
-    Its session tells whether the load has finished: a start opens one at its end.
+    Its session shows whether the load has finished: a start opens the session at its end.
     """
     names, sleep_marker = Names(model_id), records.sleep_marker(model_id)
     return Evidence(
@@ -149,7 +149,7 @@ async def _healthy(instance: Instance) -> bool:
 def _instance(container: ContainerReading) -> Instance:
     age_s = usage.age_s(container.pid)
     if age_s is None:
-        # It has just ended; Podman's word is by the clock as it was.
+        # It has just ended; Podman's time follows the clock as it was then.
         age_s = max(0.0, time.time() - container.started_at)
     return Instance(
         model_id=container.model_id,

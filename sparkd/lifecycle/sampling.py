@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from sparkd.lifecycle.sessions import Sessions
 
 _PAUSE_S = 30.0
-"""A look reads /proc and writes a file; models hardly change once they are loaded."""
+"""A sample reads /proc and writes a file; models hardly change once they are loaded."""
 
 
 @dataclass(slots=True)
@@ -19,7 +19,7 @@ class Sampler:
     _looked_s: dict[str, float] = field(default_factory=dict)
 
     async def sample(self, model_id: str) -> None:
-        """Call with a use lease on the model, so that it is not stopped meanwhile."""
+        """Take a sample. Call with a use lease on the model: it is not stopped meanwhile."""
         now_s = time.monotonic()
         if now_s - self._looked_s.get(model_id, -_PAUSE_S) >= _PAUSE_S:
             self._looked_s[model_id] = now_s

@@ -129,7 +129,7 @@ class Sleeper:
 async def _post(
     instance: Instance, target: str, timeout_s: float, body: Mapping[str, object] | None = None
 ) -> object:
-    """What the model's server answers, as JSON. Raises SleepFailed, and LaneTaken for a 409."""
+    """What the model's server answers, as JSON. Raises SleepFailed, and SlotTaken for a 409."""
     model_id, content = instance.model_id, json.dumps(body or {}).encode()
     async with EngineClient(instance.endpoint) as engine:
         try:

@@ -27,12 +27,12 @@ class Queued:
     since_s: float
     count: int
     short_since_s: float
-    """Since when memory alone has been missing; now, if it was not."""
+    """Since when memory alone has been missing; the current time if it is not."""
 
 
 @dataclass(frozen=True, slots=True)
 class PolicyInputs:
-    """Adds memory and the history of failures to a reading. Looks only."""
+    """Builder of policy inputs: adds memory and failure history to a reading. Read-only."""
 
     layout: Layout
     probe: MemoryProbe
@@ -51,8 +51,8 @@ class PolicyInputs:
     ) -> PolicyInput:
         """The policy's view; times are on the monotonic clock.
 
-        `ready_at_s` says when models became ready, where the caller saw it. `ours` names a model
-        whose transition lock the caller itself holds: that lock says nothing about the model then.
+        `ready_at_s` contains the times at which models became ready, if the caller observed them.
+        `ours` names a model whose transition lock the caller itself holds; that lock is ignored.
         """
         settings = config.settings
         host = await self.probe.host(settings.memory_reserve_bytes)
@@ -87,7 +87,7 @@ class PolicyInputs:
         )
 
     def running(self, config: Config, snapshot: Snapshot) -> list[Running]:
-        """The models that run, for the refusal of a request for another one."""
+        """The running models, for the refusal of a request for another model."""
         found = []
         for reading in snapshot.running():
             if reading.asleep:
@@ -109,7 +109,7 @@ class PolicyInputs:
         return found
 
     def need(self, spec: ModelSpec, host: memory.HostMemory) -> memory.Need | None:
-        """What the model takes at its peak, as well as it is known; None when it is not."""
+        """The peak memory of the model, by the best available figure; None if unknown."""
         return memory.need_of(spec, self.records.loads(spec.model_id).peak_bytes, host)
 
     def _resident(
@@ -124,7 +124,7 @@ class PolicyInputs:
         spec = config.models.get(reading.model_id)
         started_s = reading.instance.started_s if reading.instance else 0.0
         last_used_s = reading.last_used_s or 0.0
-        # A start notes a use at its very end, so a model is ready when it was used since it began.
+        # A start records a use as its last step, so a use after the start means it is ready.
         ready = last_used_s >= started_s
         moved = reading.in_transition and not ours
         if not ready:
@@ -170,12 +170,12 @@ class PolicyInputs:
 
 
 def _at_rest(model_id: str, holders: frozenset[str]) -> Phase:
-    """Of one that was put to sleep, or whose waking broke off: its locks tell."""
+    """The phase of a model that was put to sleep or whose wake-up broke off, from its locks."""
     return Phase.ABANDONED if model_id in holders else Phase.ASLEEP
 
 
 def refusal(model_id: str, failure: Failure) -> StartFailed:
-    """The error of a model that is not tried again yet."""
+    """The error for a model whose back-off has not ended."""
     remaining_s = backoff.until(failure.at_s, failure.count) - time.monotonic()
     if remaining_s == float("inf"):
         when = "not tried again automatically"

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The waiters of each model, their progress notices, and their grants.
 
-Waiters live in memory only: they die with their connections. Whose turn it is, is
-`scheduling.scheduler`'s.
+Waiters exist in memory only and end with their connections. `scheduling.scheduler` decides their
+order.
 """
 
 from __future__ import annotations
@@ -32,25 +32,25 @@ class Grant:
     lease: UseLease
     endpoint: Endpoint
     queue_s: float = 0.0
-    """How long it was waited for before anything was done for the model."""
+    """The time in the queue before sparkd began to act for the model."""
     load_s: float = 0.0
-    """How long its start was waited for."""
+    """The time spent waiting for the model's start."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """What a waiter can be told."""
+    """Progress information for one waiter."""
 
     model_id: str
     loading: bool
-    """False while it is queued behind others."""
+    """False while the model is queued behind others."""
     why: str
     elapsed_s: float
-    """Since the load began, or since the request came while it is queued."""
+    """Time since the load began, or since the request arrived while the model is queued."""
     typical_s: float | None
-    """How long loads of this model usually take."""
+    """The usual duration of loads of this model."""
     load: LoadProgress | None = None
-    """How far the load is, as far as the engine says it."""
+    """The progress of the load, as far as the engine reports it."""
 
 
 OnWait = Callable[[Progress], Awaitable[None]]
@@ -58,7 +58,7 @@ OnWait = Callable[[Progress], Awaitable[None]]
 
 @dataclass(slots=True)
 class Entry:
-    """The waiters of one model, with the time each came, and the task that serves them."""
+    """The waiters of one model with their arrival times, and the task that serves them."""
 
     config: Config
     spec: ModelSpec
@@ -67,14 +67,14 @@ class Entry:
     task_since_s: float = 0.0
     why: str = "queued"
     told: str | None = None
-    """The last reason to wait that was told as an event."""
+    """The last reason to wait that was logged as an event."""
     in_the_way: tuple[str, ...] = ()
-    """The models whose end it waits for."""
+    """The models that must end before this one can start."""
     not_before_s: float = 0.0
     taken: int = 0
-    """How often another model held the locks that a start of this one needs."""
+    """The number of tries at which another model held the locks that this start needs."""
     short: tuple[str, ...] | None = None
-    """The blockers of a wait for nothing but memory, and since when they are these."""
+    """The blockers of a wait for memory alone; `short_since_s` is when this set last changed."""
     short_since_s: float = 0.0
 
     @property
@@ -93,7 +93,7 @@ class Entry:
         )
 
     def tell(self) -> None:
-        """An event for each reason to wait; not for each waiter."""
+        """Log one event for each reason to wait, not for each waiter."""
         if self.told == self.why:
             return
         self.told = self.why
@@ -113,13 +113,13 @@ class Entry:
         log.info("no request waits for model %s any more", model_id, extra=extra)
 
     def fail(self, error: SparkdError) -> None:
-        """Give the error to all who wait."""
+        """Fail all waiters with the error."""
         for waiter in self.waiters:
             if not waiter.done():
                 waiter.set_exception(error)
 
 
 def give_back(waiter: asyncio.Future[Grant]) -> None:
-    """Close the lease of a grant that came at the very moment its waiter left."""
+    """Close the lease of a grant that arrived at the moment its waiter left."""
     if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
         waiter.result().lease.close()

@@ -2,9 +2,9 @@
 """The loop that serves the queue of requests whose model is not available yet.
 
 Each turn of the loop reads a snapshot, lets `core.scheduling.policy` decide about every queued
-model, and sends those whose turn it is on their way (`scheduling.starter`), one task a model. Then
-it sleeps until something changes: a request came, a task ended, a model that is in the way was let
-go or moved, a time came. With an empty queue there is no loop.
+model, and dispatches the models that may proceed (`scheduling.starter`), one task per model. Then
+the loop sleeps until a change: a new request, an ended task, the release or transition of a
+blocking model, or a deadline. The loop runs only while the queue has entries.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ log = logging.getLogger(__name__)
 _LOOK_S = 0.05
 """The pause between looks at the locks of models in the way, while requests wait."""
 _SLOW_LOOK_S = 5.0
-"""The longest time between two snapshots while nothing seems to change."""
+"""The longest time between two snapshots while no change is visible."""
 _FIRST_NOTICE_S = 2.0
-"""Quick refusals still get their own HTTP status: a notice commits the answer to 200."""
-_NOTICE_S = (4.0, 6.0)  # Not the same for all: a crowd that came at once would stop the loop.
+"""Refusals before this delay keep their own HTTP status: a notice commits the response to 200."""
+_NOTICE_S = (4.0, 6.0)  # Random, because simultaneous notices to many clients block the loop.
 _RETRY_S = 0.5
-"""After a turn that turned out to be none, so that two processes do not chase each other."""
+"""The pause after a turn without effect, so that two processes do not chase each other."""
 
 _TAKEN_MAX = 5
-"""Tries of one entry that may find its locks held by another model: 0.5, 1, 2 and 4 s apart."""
+"""Maximum tries of one entry with its locks held by another model: 0.5, 1, 2 and 4 s apart."""
 
 _BUSY_HINTS = {
     "busy": "ask for the model that is loaded, or set busy: wait in /etc/sparkd/sparkd.yaml",
@@ -79,16 +79,16 @@ class Scheduler:
         self._closed = False
         self._seen = Snapshot(models={}, lifecycles={})
         self.on_started: list[Callable[[Instance], None]] = []
-        """Told about every model that became ready."""
+        """Callbacks for each model that became ready."""
         self.on_left: list[Callable[[str, float], None]] = []
-        """Told how long each who leaves the queue, served or not, has waited for which model."""
+        """Callbacks for each request that leaves the queue, served or not: model, waiting time."""
 
     def queue(self) -> Mapping[str, Entry]:
-        """Who waits for what now, for status readings."""
+        """The current entries by model, for status readings."""
         return self._entries
 
     def is_in_the_way(self, model_id: str) -> bool:
-        """Whether the end of a model's open responses is waited for, here or by another process."""
+        """Whether this or another process waits for the end of the model's open responses."""
         if any(model_id in entry.in_the_way for entry in self._entries.values()):
             return True
         ((_, in_transition),) = self._leases.activity_of((model_id,))
@@ -97,9 +97,9 @@ class Scheduler:
     async def wait(self, config: Config, spec: ModelSpec, on_wait: OnWait | None = None) -> Grant:
         """Join the queue and wait for a grant; `on_wait` is called every few seconds meanwhile.
 
-        Raises Busy when the queue is full or the wait too long, and whatever ends the start.
-        Cancel to leave the queue. A load that has begun then goes on without waiters, or is taken
-        back, as the setting `abandoned_loads` has it.
+        Raises Busy when the queue is full or the wait is too long, and any error that ends the
+        start. Cancel to leave the queue. The setting `abandoned_loads` then decides whether a load
+        that has begun continues without waiters or is undone.
         """
         settings = config.settings
         if sum(len(entry.waiters) for entry in self._entries.values()) >= settings.queue_limit:
@@ -142,7 +142,7 @@ class Scheduler:
         if entry is None:
             entry = self._entries[spec.model_id] = Entry(config, spec)
         elif entry.task is None:
-            # A reload may have changed the model while others waited: all get the new one.
+            # A reload may have changed the model while others waited: all get the new spec.
             entry.config, entry.spec = config, spec
         waiter: asyncio.Future[Grant] = asyncio.get_running_loop().create_future()
         entry.waiters[waiter] = time.monotonic()
@@ -154,7 +154,7 @@ class Scheduler:
     async def _told(
         self, entry: Entry, waiter: asyncio.Future[Grant], on_wait: OnWait | None
     ) -> None:
-        """Wait for the waiter's result, telling the client what it waits for."""
+        """Wait for the waiter's result, and send progress notices to the client."""
         pause_s: float | None = _FIRST_NOTICE_S if on_wait else None
         while on_wait is not None:
             await asyncio.wait([waiter], timeout=pause_s)
@@ -176,7 +176,7 @@ class Scheduler:
         )
 
     def _abandon(self, entry: Entry) -> None:
-        """Forget an entry without waiters; the starter lets its load go on, or takes it back."""
+        """Remove an entry without waiters; the starter continues its load or undoes it."""
         if self._entries.get(entry.spec.model_id) is entry:
             del self._entries[entry.spec.model_id]
             if entry.told is not None:
@@ -186,7 +186,7 @@ class Scheduler:
         self._wake.set()
 
     async def _serve(self) -> None:
-        """Turn until the queue is empty."""
+        """Run turns until the queue is empty."""
         while self._entries:
             self._wake.clear()
             config = next(reversed(self._entries.values())).config
@@ -262,7 +262,7 @@ class Scheduler:
         return None
 
     def _busy(self, config: Config, spec: ModelSpec, why: str, code: str) -> Busy:
-        """The refusal of a request, as of the last snapshot."""
+        """The refusal of a request, based on the last snapshot."""
         running = self._policy_inputs.running(config, self._seen)
         return busy(spec.model_id, why, running, time.time(), code=code, hint=_BUSY_HINTS[code])
 
@@ -276,9 +276,9 @@ class Scheduler:
         entry.task.add_done_callback(self._tasks.discard)
 
     async def _start_or_wake(self, entry: Entry, before: list[Queued]) -> None:
-        """Serve one entry: its model up, a lease for each waiter, the transition let go.
+        """Serve one entry: bring its model up, lend it to each waiter, release the transition.
 
-        Those in `before` were sent off earlier.
+        The entries in `before` were dispatched earlier.
         """
         names = Names(entry.spec.model_id)
         try:
@@ -304,9 +304,9 @@ class Scheduler:
             self._wake.set()
 
     def _put_off(self, entry: Entry, taken: SlotTaken) -> None:
-        """Look again after a pause that doubles; refuse after a few tries, and name the holder.
+        """Retry after a pause that doubles; after a few tries, refuse and name the holder.
 
-        If containers were started for nothing, later requests are refused without a start.
+        If containers were started in vain, later requests are refused without a start.
         """
         entry.taken += 1
         if entry.taken < _TAKEN_MAX:
@@ -315,13 +315,13 @@ class Scheduler:
         error = held_by_model(entry.spec.model_id, taken.holder)
         log.warning("%s", error.message)
         if taken.started:
-            # Later refusals repeat this to any client.
+            # Later refusals repeat this text to any client.
             discreet = GpuHeld(error.discreet, hint=error.hint)
             self._starter.remember_failure(entry.spec, discreet)
         entry.fail(error)
 
     def note_ready(self, instance: Instance) -> None:
-        """Note when it became ready; finding it again does not restart its residency."""
+        """Record when the model became ready; finding it again does not restart its residency."""
         now_s = time.monotonic()
         started_s = instance.woken_s or instance.started_s
         if self._ready_at_s.get(instance.model_id, started_s) <= started_s:
@@ -341,7 +341,7 @@ class Scheduler:
                 waiter.set_result(Grant(lease, instance.endpoint, waited_s, load_s))
 
     async def _until_change(self, waits: list[policy.Wait]) -> None:
-        """Sleep until the next turn may decide otherwise than the last one."""
+        """Sleep until the next turn may decide differently from the last one."""
         blockers = sorted({model_id for wait in waits for model_id in wait.blockers})
         until_s = min((w.until for w in waits if w.until is not None), default=float("inf"))
         if waits:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The start of one model in its turn: a second look, making room, launch, and waiting.
 
-The scheduler says whose turn it is; under the locks taken here it reads a second snapshot,
-because other processes (sparkctl, an idle pass) act too. A turn that turns out to be none ends
-with None, and the scheduler looks again.
+The scheduler decides the order. Under the locks taken here, the starter reads a second snapshot,
+because other processes (sparkctl, an idle pass) act too. If the model may not proceed after all,
+the result is None, and the scheduler decides again.
 """
 
 from __future__ import annotations
@@ -67,13 +67,13 @@ class Starter:
         ready_at_s: Mapping[str, float],
         before: Sequence[Queued],
     ) -> Instance | None:
-        """Make the model run and wait until it is healthy; None when it is not its turn after all.
+        """Make the model run and wait until it is healthy; None if it may not proceed after all.
 
-        Those in `before` are being brought up already: what memory they will take is theirs.
-        Call with its transition held. Raises what `Launcher` raises, and the policy's refusals.
-        Raises LaneTaken when another model holds its locks. When cancelled before sparkd makes
-        room for it, nothing was done. Later, a start of ours goes on unattended, or is taken
-        back, as `abandoned_loads` has it.
+        The models in `before` are being brought up already; the memory they will take is reserved.
+        Call with the model's transition held. Raises what `Launcher` raises, the policy's refusals,
+        and SlotTaken when another model holds its locks. If cancelled before sparkd makes room for
+        the model, nothing was done. After that, `abandoned_loads` decides whether a start of this
+        process continues unattended or is undone.
         """
         spec = queued.spec
         snapshot = await self.observer.read(config)
@@ -91,7 +91,7 @@ class Starter:
         return await self._start(config, spec, inputs, decision)
 
     async def tend_abandoned(self, config: Config, snapshot: Snapshot) -> None:
-        """Watch the loads whose starters are gone, as after an upgrade of the gateway."""
+        """Watch the loads whose starters are gone, such as after an upgrade of the gateway."""
         if config.settings.abandoned_loads is not AbandonedLoads.FINISH:
             return
         for reading in snapshot.running():
@@ -132,7 +132,7 @@ class Starter:
                 )
         except (SlotTaken, StartCrashed):
             await self.deaths.tell(spec.model_id)
-            # It was on its way out, or its start failed unseen: a start of our own tells.
+            # It was stopping, or its start failed unseen: a start by this process will show.
             return None
         await self._finalize_start(spec, instance)
         took_s = time.monotonic() - instance.started_s
@@ -151,7 +151,7 @@ class Starter:
         self, config: Config, spec: ModelSpec, inputs: policy.PolicyInput, decision: policy.Start
     ) -> Instance | None:
         evict = decision.evict
-        # Before any model is drained: it may have waited long.
+        # Check before any model is drained: this model may have waited long.
         await self.presence.require(spec)
         in_use = {resident.model_id for resident in inputs.residents if resident.in_use}
         need = inputs.queue[0].need
@@ -180,9 +180,9 @@ class Starter:
     async def _placed(
         self, config: Config, placing: asyncio.Future[Load | Instance | None]
     ) -> Load | Instance | None:
-        """The outcome of `_place`; when cancelled meanwhile, what it began is left or taken back.
+        """The outcome of `_place`; on cancellation, work that has begun is continued or undone.
 
-        A model that is stopped for a start is stopped for nothing if the start then does not come.
+        If this start does not follow, a model stopped for it was stopped in vain.
         """
         finish = config.settings.abandoned_loads is AbandonedLoads.FINISH
         try:
@@ -206,7 +206,7 @@ class Starter:
         snapshot: Snapshot,
         decision: policy.Start,
     ) -> Load | Instance | None:
-        """Make room and begin the load; its sleeping instance if it only has to be woken.
+        """Make room and begin the load; returns the sleeping instance if it only has to be woken.
 
         None when there is no room after all.
         """
@@ -230,18 +230,18 @@ class Starter:
         return Load(config=config, spec=spec, instance=instance, guard=guard)
 
     async def _begin(self, spec: ModelSpec, arguments: tuple[str, ...]) -> Instance:
-        # A start removes the container of the last run, which tells how that ended.
+        # A start removes the container of the last run, which shows how that run ended.
         await self.deaths.tell(spec.model_id)
         try:
             return await self.launcher.begin(spec, arguments)
         except BaseException:
             if spec.lifecycle is Lifecycle.EXCLUSIVE:
-                # It may not have had a scope, whose end is what brings back who left for it.
+                # It may lack a scope, whose end is what restarts the models stopped for it.
                 await to_the_end(self.launcher.systemd.start_soon(COMEBACK_SERVICE))
             raise
 
     async def _load(self, load: Load) -> Instance | None:
-        """Wait for a fresh start under the guard, and remember how it went."""
+        """Wait for a new start under the guard, and record its outcome."""
         spec, instance, guard = load.spec, load.instance, load.guard
         keep = load.config.settings.abandoned_loads is AbandonedLoads.FINISH
         try:
@@ -275,7 +275,7 @@ class Starter:
         return instance
 
     async def _wake(self, config: Config, spec: ModelSpec, instance: Instance) -> Instance | None:
-        """Wake it, to the end even when cancelled, where `abandoned_loads` has loads finished."""
+        """Wake it; despite cancellation, finish if `abandoned_loads` has loads finished."""
         waking = asyncio.ensure_future(self._waken(config.settings, spec, instance))
         try:
             return await asyncio.shield(waking)
@@ -290,7 +290,7 @@ class Starter:
     async def _waken(
         self, settings: Settings, spec: ModelSpec, instance: Instance
     ) -> Instance | None:
-        """Wake it under the guard. One that does not wake as what it was is stopped: look again."""
+        """Wake it under the guard. If it wakes in a different state, stop it and check again."""
         names = Names(spec.model_id)
         guard = self._guard(names, settings)
         await guard.begin()
@@ -299,7 +299,7 @@ class Starter:
             async with guard.watching(names.scope):
                 await self.sleeper.wake(spec, instance)
         except SlotTaken:
-            raise  # It sleeps on.
+            raise  # It stays asleep.
         except SleepFailed as error:
             await self._give_up(spec, instance, str(error))
             failure = guard.failure(spec)
@@ -345,7 +345,7 @@ class Starter:
         return (memory.UTILIZATION_OPTION, f"{fraction:.2f}")
 
     def _guard(self, names: Names, settings: Settings, *, whole: bool = True) -> MemoryGuard:
-        """A guard; it measures the load only if it watches the `whole` of it."""
+        """A memory guard; it measures the load only if it watches the `whole` of it."""
         return MemoryGuard(
             self.probe,
             self.launcher.systemd,
@@ -362,9 +362,9 @@ class Starter:
         load_s: float | None = None,
         grown_bytes: int | None = None,
     ) -> None:
-        """The end of every way up: used now, its idle check set, its failures forgotten.
+        """Finish any start: record a use, set its idle check, forget its failures.
 
-        `grown_bytes` is what its load took from the host, where it is known.
+        `grown_bytes` is the host memory that its load took, if known.
         """
         names = Names(spec.model_id)
         self.sessions.open(instance, load_s=load_s, grown_bytes=grown_bytes)
@@ -374,7 +374,7 @@ class Starter:
         self.records.clear_comeback(spec.model_id)
 
     def remember_failure(self, spec: ModelSpec, error: SparkdError) -> None:
-        """Have the policy refuse further starts for a while."""
+        """Make the policy refuse further starts for a while."""
         self.records.add_failed_start(spec.model_id, spec_hash(spec, self.layout), error)
 
 
@@ -392,6 +392,6 @@ def _newcomer(spec: ModelSpec, snapshot: Snapshot, evict: tuple[str, ...]) -> bo
 
 
 def _sleeper(snapshot: Snapshot, spec: ModelSpec, evict: tuple[str, ...]) -> Instance | None:
-    """Its instance that only has to be woken."""
+    """The model's instance that only has to be woken."""
     reading = snapshot.models[spec.model_id]
     return reading.instance if reading.asleep and spec.model_id not in evict else None

@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
-    """A load under way, and the guard that has watched the memory since it began."""
+    """A load in progress, and the guard that has watched the memory since it began."""
 
     config: Config
     spec: ModelSpec
@@ -40,7 +40,7 @@ class Load:
 
 
 Complete = Callable[[Load], Awaitable[Instance | None]]
-"""Does the last steps of a load that has ended, well or not; the transition is held."""
+"""Performs the last steps of a load that has succeeded or failed; the transition is held."""
 
 
 @dataclass(slots=True)
@@ -50,12 +50,12 @@ class UnattendedLoads:
     observer: Observer
     loads: LoadWatch
     on_ready: list[Callable[[Instance], None]] = field(default_factory=list)
-    """Called for each model that became ready here, while its transition is held."""
+    """Callbacks for each model that became ready here, called while its transition is held."""
     _tended: dict[str, tuple[Load, asyncio.Task[None]]] = field(default_factory=dict)
     _closed: bool = False
 
     def take(self, load: Load, complete: Complete) -> None:
-        """Watch a load from now on."""
+        """Begin to watch a load."""
         if self._closed:
             return
         model_id = load.spec.model_id
@@ -65,7 +65,7 @@ class UnattendedLoads:
         log.info("the load of model %s goes on, no request waits for it", model_id)
 
     async def hand_over(self, instance: Instance) -> MemoryGuard | None:
-        """Stop tending this load for a caller who waits for it; its guard, or None.
+        """Stop tending this load for a caller that waits for it; returns its guard or None.
 
         Call with the transition of the model held.
         """
@@ -78,7 +78,7 @@ class UnattendedLoads:
         return load.guard
 
     async def close(self) -> None:
-        """Stop tending; the loads go on."""
+        """Stop tending; the loads continue."""
         self._closed = True
         tasks = [task for _, task in self._tended.values()]
         for task in tasks:
@@ -98,7 +98,7 @@ class UnattendedLoads:
             await self.launcher.until_settled(load.spec, instance)
         failpoint("tended-settled")
         with suppress(SparkdError), await self.leases.transition(names):
-            # Errors of the load are in the journal and in the records already.
+            # Errors of the load are already in the journal and in the records.
             if not await self._is_ours_to_complete(load):
                 return
             ready = await complete(load)
@@ -106,7 +106,7 @@ class UnattendedLoads:
                 listener(instance)
 
     async def _is_ours_to_complete(self, load: Load) -> bool:
-        """Whether the instance is still there, and no process has completed its start."""
+        """Whether the instance still exists and no process has completed its start."""
         reading = (await self.observer.read(load.config)).models.get(load.spec.model_id)
         if reading is None:
             return False

@@ -26,12 +26,12 @@ examples:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """One command line, read. What a command does not take keeps its default."""
+    """One parsed command line. Arguments that the command does not take keep their defaults."""
 
     command: str
     """`models`, or `key show` for a command of a group."""
     words: tuple[str, ...]
-    """The whole command line as it was given, for hints."""
+    """The whole command line as the user gave it, for hints."""
     json: bool = False
     all: bool = False
     model: str = ""
@@ -61,14 +61,14 @@ class Options:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Reports like all of sparkctl does: one line, and a hint."""
+    """A parser that reports errors as all of sparkctl does: one line and a hint."""
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(message, hint=f"{self.prog} --help")
 
 
 def parse(words: Sequence[str]) -> Options:
-    """Read a command line. Raises UsageError; --help and --version print and exit."""
+    """Parse a command line. Raises UsageError; --help and --version print and exit."""
     parser = make_parser()
     _check_names(words)
     options = vars(parser.parse_args(words))
@@ -78,7 +78,7 @@ def parse(words: Sequence[str]) -> Options:
 
 
 def _check_names(words: Sequence[str]) -> None:
-    """Raise UsageError for a missing or unknown command; argparse's own text lists them all."""
+    """Raise UsageError for a missing or unknown command; argparse's text would list them all."""
     names = [word for word in words if not word.startswith("-")]
     if "--help" in words or "-h" in words or "--version" in words:
         return
@@ -134,11 +134,11 @@ _SEVERAL = ("scopes", "models", "prompt", "options")
 
 
 CLIENTS = ("opencode", "cline", "openwebui", "continue", "env")
-"""What `integrate` can write for; `core.clients.integrations` says how."""
+"""The clients that `integrate` supports; `core.clients.integrations` writes for each."""
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """All of the command line; what shells complete is made from it too."""
+    """The parser of the whole command line; the shell completions are generated from it too."""
     parser = _Parser(
         prog="sparkctl",
         description=_DESCRIPTION,
@@ -293,7 +293,7 @@ def _add_key_commands(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_json(parser: argparse.ArgumentParser) -> None:
-    # No default: that of a command would undo a --json that stands before the command.
+    # No default: the default of a command would override a --json before the command.
     parser.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print JSON")
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The configuration for commands: loading, and finding a model or similar names.
 
-Loads none of the libraries that act on a model.
+This module loads none of the libraries that act on a model.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def load() -> Config:
 
 
 def layout() -> Layout:
-    """Where sparkd's files are, for the daemon and for us."""
+    """The locations of sparkd's files, which the daemon and sparkctl share."""
     return Layout.of(os.environ)
 
 
@@ -38,17 +38,17 @@ def find(config: Config, model_id: str) -> ModelSpec:
 
 
 def id_of(config: Config, name: str) -> str:
-    """The id of the model that has this alias, else the name as it is."""
+    """The id of the model that has this alias, or the name unchanged."""
     return config.aliases.get(name, name)
 
 
 def names(config: Config) -> list[str]:
-    """Every model id that the catalog names, broken entries included."""
+    """Every model id in the catalog, including broken entries."""
     return sorted({*config.models, *config.broken})
 
 
 def unknown(model_id: str, known: Iterable[str]) -> NotFound:
-    """The refusal that suggests the nearest names."""
+    """The error for an unknown model, with the nearest names in its hint."""
     close = difflib.get_close_matches(model_id, list(known), n=_NEAR_COUNT, cutoff=0.6)
     near = " or ".join([", ".join(close[:-1]), close[-1]] if close[1:] else close)
     hint = f"did you mean {near}?" if near else "sparkctl models lists the models"

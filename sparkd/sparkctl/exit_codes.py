@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The documented exit codes of `sparkctl`, and the errors that lead to them.
 
-docs/reference/cli.md lists the same codes. Prints nothing.
+docs/reference/cli.md lists the same codes. This module prints nothing.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from sparkd.core.errors import (
 
 
 class Exit(IntEnum):
-    """The exit codes; the text is what the documentation says of each."""
+    """The exit codes, each with its text from the documentation."""
 
     OK = 0, "done, or the answer is yes"
     NO = (
@@ -57,7 +57,7 @@ class Exit(IntEnum):
 
 
 class UsageError(SparkdError):
-    """The command line is wrong."""
+    """A wrong command line."""
 
     code = "usage"
 
@@ -69,7 +69,7 @@ class NotPermittedError(SparkdError):
 
 
 _BY_CLASS: tuple[tuple[type[SparkdError], Exit], ...] = (
-    # A subclass before its base: the first that fits counts.
+    # A subclass precedes its base class, because the first match counts.
     (UsageError, Exit.USAGE),
     (NotPermittedError, Exit.NOT_PERMITTED),
     (Unauthorized, Exit.NOT_PERMITTED),
@@ -90,7 +90,7 @@ _BY_CLASS: tuple[tuple[type[SparkdError], Exit], ...] = (
 def exit_of(error: SparkdError) -> Exit:
     """The exit code of a command that ended with this error."""
     if error.code == "image_missing":
-        # The model is known; it is its start that the missing image ends.
+        # The model is known; the missing image makes its start fail.
         return Exit.START_FAILED
     for kind, code in _BY_CLASS:
         if isinstance(error, kind):

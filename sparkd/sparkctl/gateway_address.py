@@ -16,10 +16,10 @@ _URL = "SPARKD_URL"
 
 
 def url() -> str:
-    """`SPARKD_URL`, or where sparkd.socket of this host listens.
+    """`SPARKD_URL`, or the address on which this host's sparkd.socket listens.
 
-    Raises HostError when it does not listen: another program may have its port, and would get the
-    key.
+    Raises HostError when the socket does not listen: another program that has the port would
+    receive the key.
     """
     given = os.environ.get(_URL, "").rstrip("/")
     if given:
@@ -36,9 +36,9 @@ def url() -> str:
 
 
 def key(words: Sequence[str]) -> str:
-    """`SPARKD_API_KEY`, or the first one of the key file.
+    """`SPARKD_API_KEY`, or the first key of the key file.
 
-    Raises NotPermittedError when this user may not read that, or Misconfigured.
+    Raises NotPermittedError when this user may not read the file, or Misconfigured.
     """
     given = os.environ.get(KEY_VARIABLE, "").strip()
     return given or first_of_file(words)

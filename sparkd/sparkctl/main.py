@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Entry point of `sparkctl`: read the command line, run one command, report its error.
 
-Everything here works without the daemon. Nothing is imported that the command does not need.
+Everything here works without the daemon. Only the modules that the command needs are imported.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from sparkd.sparkctl.exit_codes import Exit, exit_of
 from sparkd.sparkctl.output import print_error
 
 _MODULES = {"unpin": "pin"}
-"""The modules of commands that have another name than their command."""
+"""The modules whose names differ from those of their commands."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command line, `sys.argv` by default; the exit code."""
+    """Run one command line, `sys.argv` by default, and return the exit code."""
     words = sys.argv[1:] if arguments is None else arguments
     try:
         code = _run(words)
-        # Here, so that a reader that has gone is met here and not while Python shuts down.
+        # Flush here, so that a closed pipe raises here and not while Python shuts down.
         sys.stdout.flush()
         return code
     except BrokenPipeError:
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(words: Sequence[str]) -> int:
-    # argparse and the commands are imported here, within reach of the handling of Ctrl-C above.
+    # argparse and the commands are imported here, so that the caller handles Ctrl-C meanwhile.
     from sparkd.sparkctl.arguments import parse
 
     try:
@@ -48,7 +48,7 @@ def _run(words: Sequence[str]) -> int:
         command = import_module(f"sparkd.sparkctl.commands.{_MODULES.get(name, name)}")
         return int(command.run(options))
     except SystemExit as done:
-        # argparse ends so after --help and --version.
+        # argparse raises this after --help and --version.
         return int(done.code or 0)
     except SparkdError as error:
         sys.stdout.flush()

@@ -19,7 +19,7 @@ _UNITS = (("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1))
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns as wide as they must be, two spaces apart; the last one is not padded."""
+    """A table with minimal column widths, two spaces apart; the last column is not padded."""
     lines = [header, *rows]
     widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
     return "\n".join(
@@ -47,13 +47,13 @@ def timestamp(at: float | None) -> str | None:
 
 
 def error_text(error: SparkdError) -> str:
-    """What goes to stderr: one line, and one for the hint if there is one."""
+    """The text for stderr: one line, and a second one for the hint, if any."""
     text = f"sparkctl: {printable(error.message)}"
     return f"{text}\n  hint: {printable(error.hint)}" if error.hint else text
 
 
 def printable(text: str) -> str:
-    """The text as one line that cannot steer a terminal: it may quote what a model printed."""
+    """The text as one line without terminal control characters: it may quote a model's output."""
     return "".join(c if c.isprintable() else " " for c in text)
 
 

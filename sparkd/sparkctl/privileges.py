@@ -22,7 +22,7 @@ _OWN_CONFIG = ("SPARKD_CONFIG_DIR", "SPARKD_CATALOG_DIR")
 
 
 class Identity(Enum):
-    """What the user who runs a command is to sparkd."""
+    """The relation of the calling user to sparkd."""
 
     OWNER = "owner"
     """The user owns everything that the command needs: a development run."""
@@ -41,7 +41,7 @@ def identity(*, uid: int, sparkd_uid: int | None, environ: Mapping[str, str]) ->
 
 
 def user_environment(account: pwd.struct_passwd) -> dict[str, str]:
-    """What the environment must say for that user's bus and Podman to be found."""
+    """The environment variables through which programs find that user's bus and Podman."""
     runtime_dir = f"/run/user/{account.pw_uid}"
     return {
         "HOME": account.pw_dir,

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """One piece of work of a command, run to its end with progress on stderr.
 
-On a terminal one line that counts seconds; elsewhere, where lines stay, one now and then. Ctrl-C,
-SIGTERM and SIGHUP cancel the work and wait for what it takes back.
+On a terminal it updates one line that counts seconds; elsewhere it prints a line periodically.
+Ctrl-C, SIGTERM and SIGHUP cancel the work and wait for its cleanup.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from sparkd.sparkctl.output import CLEAR_LINE
 T = TypeVar("T")
 
 _FIRST_S = 1.0
-"""What is done sooner needs no word."""
+"""The delay before the first progress line; shorter work prints none."""
 _TERMINAL_INTERVAL_S = 1.0
 _LOG_INTERVAL_S = 15.0
 
 
 def run(work: Coroutine[Any, Any, T], doing: Callable[[], str]) -> T:
-    """The result of the work; `doing` says in a few words what it does at the moment."""
+    """Run the work and return its result; `doing` describes the current step in a few words."""
     try:
         return asyncio.run(_watched(work, doing))
     except asyncio.CancelledError:
@@ -36,18 +36,18 @@ def run(work: Coroutine[Any, Any, T], doing: Callable[[], str]) -> T:
 
 
 def run_quietly(work: Coroutine[Any, Any, T]) -> T:
-    """The result of work that tells by itself how it goes on."""
+    """Run work that reports its own progress, and return its result."""
     try:
         return asyncio.run(work)
     except asyncio.CancelledError:
-        # Ctrl-C, where a library cancelled the work once more (anyio of Debian 12).
+        # Ctrl-C, when a library cancelled the work a second time (anyio of Debian 12).
         raise KeyboardInterrupt from None
 
 
 async def _watched(work: Coroutine[Any, Any, T], doing: Callable[[], str]) -> T:
     loop, whole = asyncio.get_running_loop(), asyncio.current_task()
     assert whole is not None
-    # asyncio itself turns SIGINT into a cancellation that is waited for.
+    # asyncio itself turns SIGINT into a cancellation and waits for it.
     for signum in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(signum) is not signal.SIG_IGN:
             loop.add_signal_handler(signum, whole.cancel)
@@ -56,7 +56,7 @@ async def _watched(work: Coroutine[Any, Any, T], doing: Callable[[], str]) -> T:
         return await work
     except SparkdError:
         if whole.cancelling():
-            # A signal ended the work, also where that looks like a crash.
+            # A signal ended the work, even if that resembles a crash.
             raise asyncio.CancelledError from None
         raise
     finally:

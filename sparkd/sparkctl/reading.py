@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 
 def read_snapshot(config: Config, words: Sequence[str]) -> Snapshot:
-    """Which models run, asked as the user sparkd. Raises NotPermittedError or HostError."""
+    """The running models, read as the user sparkd. Raises NotPermittedError or HostError."""
     privileges.act_as_sparkd(words)
-    # Only here: the bus, Podman and HTTP libraries take longer to load than the rest of a command.
+    # A local import: the bus, Podman and HTTP libraries load slower than the rest of a command.
     import asyncio
 
     from sparkd import runtime
@@ -33,7 +33,7 @@ def read_snapshot(config: Config, words: Sequence[str]) -> Snapshot:
 def try_read_snapshot(
     config: Config, words: Sequence[str]
 ) -> tuple[Snapshot | None, SparkdError | None]:
-    """The snapshot, or why there is none: for commands that have something to say without it."""
+    """The snapshot or the error, for commands that are useful without a snapshot."""
     try:
         return read_snapshot(config, words), None
     except SparkdError as error:
@@ -41,7 +41,7 @@ def try_read_snapshot(
 
 
 def require_bus(parts: Runtime) -> None:
-    """Say at once what a real connection, which waits for a manager that is starting, says late."""
+    """Raise HostError at once if the bus is down; a real connection would wait for the manager."""
     try:
         with socket.socket(socket.AF_UNIX) as probe:
             probe.connect(str(parts.systemd.bus_socket))

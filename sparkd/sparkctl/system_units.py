@@ -17,24 +17,24 @@ _WILDCARDS = {"0.0.0.0": "127.0.0.1", "[::]": "127.0.0.1", "": "127.0.0.1"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SystemUnit:
-    """What systemd says of one of the two system units."""
+    """The state that systemd reports for one of the two system units."""
 
     unit: str
     state: str = UNKNOWN
-    """Its active state; `unknown` where systemd cannot be asked."""
+    """The active state of the unit; `unknown` when systemd cannot be queried."""
     enabled: str = UNKNOWN
     pid: int | None = None
     listen: tuple[str, ...] = ()
 
 
 def read() -> tuple[SystemUnit, SystemUnit]:
-    """Socket and service, as far as there is a systemd to be asked."""
+    """The socket and the service; their fields are `unknown` when systemd cannot be queried."""
     units = systemctl.show((SOCKET, SERVICE), _PROPERTIES)
     return of(SOCKET, units), of(SERVICE, units)
 
 
 def of(unit: str, units: Mapping[str, systemctl.Properties]) -> SystemUnit:
-    """One unit of what systemctl said."""
+    """One unit from the output of systemctl."""
     said = units.get(unit)
     if said is None:
         return SystemUnit(unit=unit)
@@ -52,7 +52,7 @@ def of(unit: str, units: Mapping[str, systemctl.Properties]) -> SystemUnit:
 
 
 def url_of(socket: SystemUnit) -> str:
-    """Where programs of this host reach the gateway: the socket's first TCP address."""
+    """The URL of the gateway for programs on this host: the socket's first TCP address."""
     for address in socket.listen:
         host, colon, port = address.rpartition(":")
         if colon and port.isdigit():

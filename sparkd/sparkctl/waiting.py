@@ -24,19 +24,19 @@ class Waiting:
     model: str
     waiting: int
     oldest_s: float
-    """How long the first of them has waited."""
+    """The time that the first of them has waited."""
     loading: bool
     why: str
 
 
 def read(service: SystemUnit, words: Sequence[str]) -> tuple[Waiting, ...] | None:
-    """The queue, by model; None when it cannot be known."""
+    """The queue by model, or None when it is unknown."""
     if service.pid is None:
         return ()
     try:
         return asyncio.run(_ask(gateway_address.url(), gateway_address.key(words)))
     except (SparkdError, TimeoutError, LookupError, TypeError):
-        # A key that may not read states, a gateway that is stopping, or one of another version.
+        # The key may not read states, or the gateway is stopping or of another version.
         return None
 
 

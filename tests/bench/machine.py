@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""On what the figures were taken: the machine, its load, and the software in the host."""
+"""The environment of the measurements: the machine, its load, and the software in the host."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How much is asked, how often and of which models: every number that a run depends on."""
+"""The parameters of a run: the number, rate and models of the requests."""
 
 MODEL = "bench"
 SHORT_LIVED = "bench-short"

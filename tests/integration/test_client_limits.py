@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Clients that take their time, over real sockets: each is told to hurry, and then let go."""
+"""Slow clients over real sockets: the gateway warns each one and then disconnects it."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What real shells offer after `sparkctl`, with the files that the package brings."""
+"""The completions of `sparkctl` in real shells, with the files of the package."""
 
 from __future__ import annotations
 

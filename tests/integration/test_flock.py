@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Locks and leases between real processes: who excludes whom, and that no death leaves one held."""
+"""Locks and leases between real processes: mutual exclusion, and release at every death."""
 
 from __future__ import annotations
 

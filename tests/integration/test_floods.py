@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Crowds before the gateway that want nothing but to be in the way, and one who asks meanwhile."""
+"""Floods of obstructive connections to the gateway, and one client with requests meanwhile."""
 
 from __future__ import annotations
 

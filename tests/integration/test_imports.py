@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an import of the daemon brings along, in a Python of its own."""
+"""The modules that an import of the daemon loads, in a separate Python process."""
 
 from __future__ import annotations
 

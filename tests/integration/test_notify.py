@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What systemd hands over and hears: sockets by name and by pid, readiness, and the watchdog."""
+"""The interface to systemd: sockets by name and by pid, readiness, and the watchdog."""
 
 from __future__ import annotations
 

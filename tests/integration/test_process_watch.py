@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A watch on a process: of one that is there, has ended, or never had a number."""
+"""Watches on processes that exist, that have ended, or that never had a number."""
 
 from __future__ import annotations
 

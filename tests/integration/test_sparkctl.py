@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the gateway has sparkctl do: one at a time, whoever asks and whoever leaves.
+"""The sparkctl commands that the gateway runs: one at a time, whichever clients come or leave.
 
-A script takes the place of sparkctl: it notes when it begins and ends, and waits for its gate.
+A script replaces sparkctl: it records its start and end, and waits for its gate.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The simulated host: processes of models, their locks, their memory, and the idle passes.
 
-Whatever no scheduling may ever do is asserted here, at the moment at which it would happen.
+It asserts the invariants of scheduling at the moment at which a violation would happen.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs a workload to its end, and says what came of every request."""
+"""Runs a workload to its end, and reports the result of every request."""
 
 from __future__ import annotations
 

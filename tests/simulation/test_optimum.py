@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The fewest loads of workloads whose answer can be found on paper."""
+"""The fewest loads of workloads that can be solved on paper."""
 
 from __future__ import annotations
 

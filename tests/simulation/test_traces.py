@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What users may rely on, each in the simplest trace that shows it."""
+"""The guarantees for users, each in the simplest trace that shows it."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is simulated: models, who asks for which when, and how the scheduler is configured."""
+"""The simulated workload: models, the clients' requests, and the scheduler's configuration."""
 
 from __future__ import annotations
 

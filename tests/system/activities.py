@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What people and programs do on a host that is in use, each as an activity of a `Company`."""
+"""The actions of people and programs on a host in use, each as an activity of a `Company`."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The table of `test_faults`: what is broken, how it is mended, what it may look like meanwhile.
+"""The table of `test_faults`: each fault, its repair, and the permitted symptoms meanwhile.
 
-Each row is two shell scripts that root runs on the host, and what they lead to.
+Each row has two shell scripts that root runs on the host, and their expected results.
 """
 
 from __future__ import annotations

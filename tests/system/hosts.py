@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A booted test host as the tests see it: commands inside, HTTP from inside, and readings of it."""
+"""A booted test host for the tests: commands and HTTP requests inside it, and readings of it."""
 
 from __future__ import annotations
 

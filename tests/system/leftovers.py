@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is left of models on a host, looked for wherever a model leaves something while it runs."""
+"""The leftovers of models on a host, in every place where a running model creates something."""
 
 from __future__ import annotations
 

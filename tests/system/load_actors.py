@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What else goes on while models are asked and killed: one thread each, a step now and then.
+"""Background activities during requests and kills: one thread each, with periodic steps.
 
-A step that fails is told as a complaint and the activity goes on: a long run shall show all that
-is wrong, not the first of it. Only a connection that breaks while the gateway is being killed is
-nobody's fault; the step is then counted as disturbed.
+A failed step becomes a complaint and the activity continues, so that a long run shows all
+failures, not only the first. Only a connection that breaks while the gateway is being killed is
+not a failure; the step is then counted as disturbed.
 """
 
 from __future__ import annotations

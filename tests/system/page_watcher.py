@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Somebody who has the status page open in a browser all the time and looks at it now and then."""
+"""A user who keeps the status page open in a browser and reads it periodically."""
 
 from __future__ import annotations
 

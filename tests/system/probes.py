@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A program that tries to get out, to be run inside a model's container or the gateway's sandbox.
+"""A program that tries to escape from a model's container or the gateway's sandbox.
 
-It tries everything and says what came of each attempt: `done`, or the name of the error.
+It makes every attempt and reports the result of each: `done`, or the name of the error.
 """
 
 from __future__ import annotations

@@ -2,9 +2,8 @@
 """Clients that ask five models at random, and what kills the gateway and the models under them.
 
 Every answer is judged: it is right, or one of the errors that a kill explains, or wrong. A
-connection may break only while the gateway is being killed. Whoever wants something whole for a
-moment, as an upgrade with a stream open does, holds `peace`: nothing is killed meanwhile. In
-`silence` nobody asks.
+connection may break only while the gateway is being killed. A test that needs a moment without
+kills, such as an upgrade with an open stream, holds `peace`. In `silence` no client sends requests.
 """
 
 from __future__ import annotations

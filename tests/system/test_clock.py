@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The wall clock jumps, as it does when a host learns the time: nothing that decides may use it.
+"""Jumps of the wall clock, as when a host sets its time: no decision may depend on it.
 
 A host shares its clock with the machine, so the clock is turned for sparkd alone: libfaketime lies
 to its processes about the wall clock. Files, Podman and systemd keep the time there was before,

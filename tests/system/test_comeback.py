@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A utility that had to leave for an exclusive model comes back, whoever was killed meanwhile."""
+"""The return of a utility that left for an exclusive model, even if a process is killed."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Deaths of models that serve: told once, by whoever notices, with the code and the last words."""
+"""Deaths of serving models: one report by the first observer, with exit code and last output."""
 
 from __future__ import annotations
 

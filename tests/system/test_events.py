@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Events: one source, the journal; told by gateway and sparkctl, whoever made them happen."""
+"""Events from one source, the journal, which gateway and sparkctl show whatever their cause."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every other system test relies on: the promises of the test host itself.
+"""The guarantees of the test host, on which every other system test relies.
 
-Boots plain hosts of its own, so it says nothing about sparkd and touches no other test's host.
+The module boots separate plain hosts, so it does not test sparkd or touch other tests' hosts.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""API keys on a real host: each may do what it is for, and a change counts at once."""
+"""API keys on a real host: each permits only its scope, and a change takes effect at once."""
 
 from __future__ import annotations
 

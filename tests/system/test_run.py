@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`sparkctl run` on a booted host: a model answers in a pipe and on a terminal."""
+"""`sparkctl run` on a booted host: answers of a model in a pipe and on a terminal."""
 
 from __future__ import annotations
 

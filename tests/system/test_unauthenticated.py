@@ -77,9 +77,11 @@ async def asked(key: str, body: bytes) -> int:
 
 
 def test_crowd_with_a_key_and_the_largest_bodies_stays_far_below_the_limit(host: Host) -> None:
-    """Dense JSON of 60 MiB, the worst that `body_limit` lets in, from ten clients at once."""
-    words = b",".join(b'{"type":"text","text":"%07d"}' % n for n in range(60 * MIB // 31))
-    body = b'{"model":"fake-b","messages":[{"role":"user","content":[%b]}]}' % words
+    """Bodies near `body_limit`, as dense as sparkd reads them, from ten clients at once."""
+    # Nearly as many values as one body may have, then one long string that fills it up.
+    words = b",".join(b'{"type":"text","text":"%07d"}' % n for n in range(90_000))
+    picture = b'{"type":"text","text":"%b"}' % (b"x" * (56 * MIB))
+    body = b'{"model":"fake-b","messages":[{"role":"user","content":[%b,%b]}]}' % (words, picture)
 
     async def crowd() -> list[int]:
         return await asyncio.gather(*(asked(host.key, body) for _ in range(CLIENTS)))

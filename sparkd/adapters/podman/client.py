@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sparkd.core.container.spec import OOM_SCORE_ADJ, TMPFS, ContainerSpec, with_image
-from sparkd.core.diagnosis.cdi import concerns_cdi
 from sparkd.core.errors import HostError, NotPresent, room_hint
 from sparkd.core.names import LABEL_ENDPOINT, LABEL_HEALTH, LABEL_MODEL, LABEL_SPEC
 
@@ -228,6 +227,8 @@ def _mapped_errors(api_socket: Path) -> Iterator[None]:
     except ImageNotFound as error:
         raise _no_image(str(error.explanation or error)) from error
     except APIError as error:
+        from sparkd.core.diagnosis.cdi import concerns_cdi
+
         text = str(error.explanation or error).replace("\n", " ")
         if error.response is None:
             # podman-py's way to say that there was no answer at all.

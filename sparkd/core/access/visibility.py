@@ -37,13 +37,8 @@ class Visibility:
         """Whether nothing is hidden."""
         return self.key is not None and not self.key.models
 
-    def _may_see(self, name: str, model_id: str) -> bool:
-        """Whether the key may know a name of the model: an adapter is visible without its model."""
-        if self.key is None:
-            return False
-        spec = self.config.models.get(model_id)
-        served = name if spec is not None and name in spec.adapter_names else model_id
-        return self.key.may_use_as(model_id, served)
+    def may_see(self, model_id: str) -> bool:
+        return self.key is not None and self.key.may_use(model_id)
 
     def text(self, text: str) -> str:
         """The text without hidden names."""
@@ -82,7 +77,8 @@ class Visibility:
         config = self.config
         known = dict.fromkeys((*further, *config.broken, *config.models))
         ids = {**{name: name for name in known}, **config.aliases}
-        hidden = frozenset(name for name, of in ids.items() if not self._may_see(name, of))
+        own = frozenset(name for name in config.adapters if self.may_see(name))
+        hidden = frozenset(n for n, of in ids.items() if not self.may_see(of)) - own
         visible = frozenset(ids.keys() - hidden)
         pattern = _compiled(hidden, visible)
         return lambda text: pattern.sub(

@@ -39,6 +39,8 @@ INSIDE_ENDPOINT = Path("/run/sparkd/endpoint")
 INSIDE_GPU_LOCK = Path("/run/sparkd/gpu.lock")
 INSIDE_LANE_LOCK = Path("/run/sparkd/lane.lock")
 INSIDE_CACHE = Path("/cache")
+CDI_DIRECTORIES = (Path("/etc/cdi"), Path("/var/run/cdi"))
+"""The directories in which Podman looks for descriptions of GPUs."""
 IN_CONTAINER_CODE = Path("/run/sparkd/inside")
 INSIDE_TCP_PORT = 8000
 

@@ -35,9 +35,9 @@ class Evictor:
     async def right(
         self, model_id: str, *, own: bool, drain: bool
     ) -> ExclusiveHold | FileLock | None:
-        """Both locks of a victim; one in use is drained, one that is not must not have become so.
+        """Both locks of a victim: wait for its uses to end when `drain`, else None if in use.
 
-        The transition of the wanted model itself is held already: of it only activity is taken.
+        The caller already holds the transition of the wanted model: of that one take only activity.
         """
         names = Names(model_id)
         if own:
@@ -47,7 +47,7 @@ class Evictor:
     async def make_room(
         self, config: Config, snapshot: Snapshot, model_id: str, *, wanted: ModelSpec, sleep: bool
     ) -> None:
-        """Have it leave for the wanted one; to `sleep` where that works, else stopped.
+        """Evict the model for the wanted one: put it to `sleep` where that works, else stop it.
 
         Call with its `right` held.
         """
@@ -65,7 +65,7 @@ class Evictor:
     async def stop(
         self, config: Config, snapshot: Snapshot, model_id: str, *, wanted: str | None = None
     ) -> None:
-        """Stop a model, for the one that is wanted or else because its entry changed.
+        """Stop a model, for the wanted one or because its entry changed.
 
         Call with its transition and activity held exclusively.
         """
@@ -89,7 +89,7 @@ class Evictor:
 
 
 def _comes_back(config: Config, model_id: str, wanted: ModelSpec) -> bool:
-    """Whether a model that has to leave is to come back once the wanted one has left."""
+    """Whether an evicted model is to be loaded again once the wanted one has left."""
     spec = config.models.get(model_id)
     utility = spec is not None and spec.lifecycle is Lifecycle.UTILITY
     return utility and wanted.lifecycle is Lifecycle.EXCLUSIVE

@@ -2,7 +2,7 @@
 """Detection of models that exit, by their processes, so that `lifecycle.deaths` reports at once.
 
 The gateway watches because it runs as long as models do. Nothing depends on it: an idle pass, a
-stop or the next start tells of an end that no gateway saw.
+stop or the next start reports an exit that no gateway saw.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from sparkd.core.observed import Instance
 from sparkd.lifecycle.deaths import Deaths
 
 _DEATH_NOTICE_S = 1.0
-"""A process that breaks an answer off by its death ends within this time, or it did not die."""
+"""Time within which a process exits if its death broke an answer off; later, it did not die."""
 _TELLING_S = 12.0
-"""How long a client waits for the reason: the record of the exit, and readings of the journal."""
+"""Longest wait of a client for the reason: the exit record and the journal readings."""
 _FRESH_S = 30.0
 
 
@@ -32,10 +32,10 @@ class ExitWatch:
     _tasks: BackgroundTasks = field(default_factory=BackgroundTasks)
     _watches: dict[int, asyncio.Task[None]] = field(default_factory=dict)
     _runs: dict[str, tuple[asyncio.Event, asyncio.Task[None]]] = field(default_factory=dict)
-    """The last run of each model: set once its process has ended, and done once that was told."""
+    """The last run of each model: set once its process has exited, done once that was reported."""
 
     def watch(self, instance: Instance) -> None:
-        """Call for every model that became ready or was found; one process is watched once."""
+        """Watch a model that became ready or was found; each process is watched once."""
         if instance.pid not in self._watches:
             ended = asyncio.Event()
             name = f"end of model {instance.model_id}"
@@ -48,7 +48,7 @@ class ExitWatch:
         await self._tasks.close()
 
     async def explain(self, model_id: str, error: UpstreamLost) -> None:
-        """Add to the error of a broken answer why the model died, if it did."""
+        """Add the reason for the model's death, if it died, to the error of a broken answer."""
         run = self._runs.get(model_id)
         if run is None:
             return

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The idle check of one model: stop it if it has been idle for long enough, or check again later.
 
-Started by the model's timers, never by a loop. A pass that cannot have both locks knows that the
-model is in use or in transition; it never waits. A pass that is killed is run again by systemd
-(Restart=on-failure), so a running model never stays without a next pass.
+The model's timers start the pass, never a loop. A pass that cannot take both locks knows that the
+model is in use or in transition; it never waits. systemd reruns a killed pass
+(Restart=on-failure), so a running model always has a next pass.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ log = logging.getLogger(__name__)
 
 class Outcome(StrEnum):
     BUSY = "busy"
-    """In use or in transition."""
+    """The model is in use or in transition."""
     USED_SINCE = "used since"
     STOPPED = "stopped"
     GONE = "gone"
-    """It was not running any more; what it left was removed."""
+    """The model was no longer running; its remains were removed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class IdleCheck:
     deaths: Deaths
 
     async def idle_pass(self, config: Config, model_id: str) -> Outcome:
-        """One pass. Raises HostError when systemd or Podman cannot be asked."""
+        """Run one pass. Raises HostError when systemd or Podman cannot be queried."""
         names = Names(model_id)
         spec = config.entry(model_id)
         idle_timeout_s = spec.idle_timeout_s
@@ -69,7 +69,7 @@ class IdleCheck:
             await self.deaths.tell(model_id)
             self.sessions.sample(model_id, stopping=EndReason.IDLE if idle else None)
             if not idle:
-                # A pinned model is asked about all the same: a reload may unpin it.
+                # A pinned model is checked again all the same: a reload may unpin it.
                 await self.launcher.arm_idle_timer(names, min(remaining_s, idle_timeout_s))
                 return Outcome.USED_SINCE
             container_id = container.container_id if container else None
@@ -85,10 +85,10 @@ class IdleCheck:
         return Outcome.STOPPED
 
     async def sweep(self, config: Config) -> None:
-        """Remove what a process that was killed while it started or stopped models left behind.
+        """Remove the remains of a process that was killed while it started or stopped models.
 
-        An endpoint directory is the first thing a start makes and the last a stop removes, so one
-        without a running model is the sign; looking for it costs nothing where there is none.
+        A start creates the endpoint directory first and a stop removes it last, so a directory
+        without a running model is the sign; this check costs nothing when there is none.
         """
         left = self._endpoint_directories()
         if not left:
@@ -118,7 +118,7 @@ class IdleCheck:
         return last_used_s + spec.idle_timeout_s
 
     async def _clean_up(self, names: Names, container: ContainerReading | None) -> None:
-        """Tell of a death, and remove its remains except a dead container that tells why."""
+        """Report a death, and remove its remains except a dead container that explains it."""
         await self.deaths.tell(names.model_id)
         if container is not None and await self.deaths.worth_keeping(names.model_id, container):
             await self.launcher.remove_all_but_container(names)

@@ -2,8 +2,8 @@
 """The stop of a model on request, after its requests or at once.
 
 In order: take its transition, so that new requests queue behind it, wait until the running ones
-have ended, stop it. At once: running requests break off with the model, and a start that is in
-progress is ended by ending what it started, as `systemctl --user stop` of its scope would.
+have ended, stop it. At once: running requests break off with the model, and a start in progress
+ends because its processes are ended, as `systemctl --user stop` of its scope would do.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from sparkd.lifecycle.start.launcher import Launcher
 log = logging.getLogger(__name__)
 
 _SEIZE_PAUSE_S = 0.5
-"""How long a start that is in progress may take to notice that what it started was ended."""
+"""Longest time for a start in progress to notice that its processes were ended."""
 _SCOPE_STOP_SLACK_S = 5.0
 
 
@@ -45,10 +45,10 @@ class Stopper:
     deaths: Deaths
 
     async def stop(self, config: Config, model_id: str, *, drain: bool) -> bool:
-        """Stop the model, after its running requests when `drain`; whether there was anything.
+        """Stop the model, after its running requests when `drain`; return whether it existed.
 
-        A stopped model is a success. Cancel to stop waiting: then nothing was done. Raises
-        HostError when systemd or Podman cannot be asked.
+        Stopping a stopped model succeeds. Cancel to stop waiting: then nothing has been done.
+        Raises HostError when systemd or Podman cannot be queried.
         """
         names = Names(model_id)
         grace_s = config.entry(model_id).stop_grace_s
@@ -77,7 +77,7 @@ class Stopper:
         return ran
 
     async def _force_lock(self, names: Names, grace_s: float) -> tuple[FileLock, bool]:
-        """The transition of the model, and whether a start was ended to get it."""
+        """The transition of the model, and whether a start was ended to take it."""
         broke_off = False
         while True:
             with contextlib.suppress(TimeoutError):
@@ -94,7 +94,7 @@ class Stopper:
             return True
         kept = container is not None and drain and not broke_off
         if kept and container and await self.deaths.worth_keeping(names.model_id, container):
-            # It ended earlier, and tells why. A stop at once clears that away too.
+            # It exited earlier, and its container explains why. A stop at once removes that too.
             await self.launcher.remove_all_but_container(names)
         else:
             await self.launcher.remove(names)

@@ -5,10 +5,7 @@ from __future__ import annotations
 
 import asyncio
 
-from sparkd.adapters import host_facts
 from sparkd.adapters.podman.client import Podman
-from sparkd.core.diagnosis.facts import Engine, Gpu
-from sparkd.core.diagnosis.gpu import unresolved_reason
 from sparkd.core.errors import HostError, SparkdError
 from sparkd.core.model import ModelSpec
 
@@ -19,6 +16,11 @@ async def explained(error: HostError, spec: ModelSpec, podman: Podman) -> HostEr
     """The error with file, version and cure, where the host shows them; otherwise as it is."""
     if error.code != CODE or spec.gpu is None:
         return error
+    # Imported here: only a start without a GPU needs the diagnosis, which takes 20 ms to load.
+    from sparkd.adapters import host_facts
+    from sparkd.core.diagnosis.facts import Engine, Gpu
+    from sparkd.core.diagnosis.gpu import unresolved_reason
+
     try:
         info = await podman.info()
     except SparkdError:

@@ -84,7 +84,7 @@ class Launcher:
 
         `extra_args` are computed for this start and not part of what the model is configured as.
 
-        Raises NotPresent (image, weights, files), HostError, or LaneTaken when another model
+        Raises NotPresent (image, weights, files), HostError, or SlotTaken when another model
         holds its locks; then nothing is left.
         """
         names = Names(spec.model_id)
@@ -147,7 +147,7 @@ class Launcher:
         """Wait until the started model is healthy.
 
         Raises StartCrashed as soon as its process ends, StartTimedOut at its load timeout,
-        LaneTaken or GpuHeld when it found the GPU taken; then only the dead container is left.
+        SlotTaken or GpuHeld when it found the GPU taken; then only the dead container is left.
         When cancelled, the model goes on and its timers look after it; unless `keep`, it is
         stopped and nothing is left. An `adopted` model gets some time even after its load timeout.
         The end of one that `served` before is no failed start: `lifecycle.deaths` tells of it.

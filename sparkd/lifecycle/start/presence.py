@@ -19,10 +19,10 @@ from pathlib import Path
 
 from sparkd.adapters.files import weight_files
 from sparkd.adapters.files.recipes import recipes
-from sparkd.adapters.host_facts import CDI_DIRECTORIES
 from sparkd.adapters.podman.client import Podman
 from sparkd.core.catalog.presence import Missing, Part, refusal
 from sparkd.core.container.containerfile import LOCAL_PREFIX
+from sparkd.core.container.spec import CDI_DIRECTORIES
 from sparkd.core.errors import SparkdError
 from sparkd.core.model import Config, ModelSpec, Weights
 from sparkd.core.names import Layout

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`sparkctl build`: make an image from its recipe, with the Podman of the user sparkd.
+"""`sparkctl build`: build an image from its recipe, with the Podman of the user sparkd.
 
-The build runs as a unit of that user's service manager, not in the session of who asks, so that
-none of its processes stays behind in root's; Ctrl-C stops the unit.
+The build runs as a unit of that user's service manager, not in the caller's session, so that it
+leaves no processes in root's session. Ctrl-C stops the unit.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def run(options: Options) -> Exit:
 
 
 def find(known: dict[str, Recipe], wanted: str) -> Recipe:
-    """The recipe, by its name or that of its image. Raises NotFound with the nearest names."""
+    """The recipe by its name or its image's name. Raises NotFound with the nearest name."""
     name = recipe_name(wanted)
     if name in known:
         return known[name]
@@ -48,7 +48,7 @@ def find(known: dict[str, Recipe], wanted: str) -> Recipe:
 
 
 def command(recipe: Recipe, extra: tuple[str, ...]) -> list[str]:
-    """The build, as a unit of the user's manager that we wait for."""
+    """The command that builds in a unit of the user's manager and waits for it."""
     return [
         *("systemd-run", "--user", "--quiet", "--wait", "--pipe", "--collect"),
         *(f"--unit={unit(recipe)}", f"--description=Build of {recipe.image}"),
@@ -63,7 +63,7 @@ def unit(recipe: Recipe) -> str:
 
 
 def base_missing(recipe: Recipe, base: str, known: dict[str, Recipe]) -> NotFound:
-    """What is to be made first, and how, if a recipe makes it."""
+    """The error for a missing base image, with a hint on how to build it."""
     name = recipe_name(base)
     by_hand = f"no recipe makes it; {recipe.directory} says how to"
     return NotFound(
@@ -74,7 +74,7 @@ def base_missing(recipe: Recipe, base: str, known: dict[str, Recipe]) -> NotFoun
 
 
 def _require_bases(recipe: Recipe, known: dict[str, Recipe]) -> None:
-    """Say what has to be built first, instead of letting Podman ask a registry for it."""
+    """Raise NotFound for a missing local base; Podman would request it from a registry."""
     if not recipe.local_bases:
         return
     from sparkd import runtime
@@ -87,7 +87,7 @@ def _require_bases(recipe: Recipe, known: dict[str, Recipe]) -> None:
 
 def _build(recipe: Recipe, extra: tuple[str, ...]) -> None:
     try:
-        # Answers go to stdout, and what Podman says of its work is none.
+        # stdout is for results, so Podman's progress output goes to stderr.
         done = subprocess.run(command(recipe, extra), stdout=sys.stderr, check=False)
     except KeyboardInterrupt:
         stop = ["systemctl", "--user", "stop", unit(recipe)]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`sparkctl check`: every problem of the configuration in one run, as the daemon finds them."""
+"""`sparkctl check`: all problems of the configuration in one run, as the daemon finds them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def run(options: Options) -> Exit:
 
 
 def _weights_problems(config: Config) -> Iterator[Problem]:
-    """Weights that are on this host in a form that no container can read."""
+    """The problems of weights on this host whose layout no container can read."""
     found = ((s, layout_flaw(one.path)) for s in config.models.values() for one in s.all_weights)
     for spec, flaw in found:
         if flaw is not None:
@@ -60,7 +60,7 @@ def as_json(config: Config) -> dict[str, object]:
 
 
 def text(config: Config) -> str:
-    """One line a problem, or one that says that there is none."""
+    """One line per problem, or a summary line when there are none."""
     if config.problems:
         return "\n".join(output.printable(str(problem)) for problem in config.problems)
     kinds = Counter(spec.lifecycle for spec in config.models.values())

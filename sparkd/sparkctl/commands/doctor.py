@@ -24,7 +24,7 @@ from sparkd.sparkctl.exit_codes import Exit
 
 def run(options: Options) -> Exit:
     stranger: SparkdError | None = None
-    # Only root sees whose program listens on the port, and this is no longer root after the next.
+    # Only root sees which program listens on the port, and the next step drops root.
     port = _port()
     try:
         privileges.act_as_sparkd(options.words)
@@ -44,7 +44,7 @@ def run(options: Options) -> Exit:
 
 
 def exit_of(found: Sequence[Finding], *, strict: bool = False) -> Exit:
-    """Only problems are a "no", unless warnings shall count too."""
+    """`Exit.NO` if there are problems; with `strict`, warnings count too."""
     bad = [one for one in found if strict or one.level is Level.PROBLEM]
     return Exit.NO if bad else Exit.OK
 
@@ -110,7 +110,7 @@ def _port() -> Port:
 
 
 def _key_error() -> tuple[str, str] | None:
-    """What keeps every client out; None too where this user may not look."""
+    """The key problem that locks out every client; None too if this user may not read the keys."""
     paths = config_paths(os.environ)
     there = [path for path in (paths.api_key, paths.keys) if path.exists()]
     if os.geteuid() != _owner_uid() and not all(os.access(path, os.R_OK) for path in there):

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`sparkctl events`: past and new events from the journal; needs no daemon.
 
-The same events as `GET /events` tells, with the same keys in --json, one object a line.
+The events are those of `GET /events`, with the same keys in --json, one object per line.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def command(options: Options, uid: int) -> list[str]:
 
 
 def text(event: Event) -> str:
-    """One line for people, in the time of their place."""
+    """One line for people, in local time."""
     at = datetime.fromtimestamp(event.at_us / 1e6).astimezone()
     return f"{at:%Y-%m-%d %H:%M:%S}  {event.name:<15}  {output.printable(event.text)}"
 

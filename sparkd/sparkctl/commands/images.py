@@ -21,7 +21,7 @@ _GB = 1_000_000_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Needed:
-    """An image of the catalog or a recipe, as JSON shows it."""
+    """An image of the catalog or of a recipe, as in the JSON output."""
 
     image: str
     present: bool
@@ -34,7 +34,7 @@ class Needed:
 def run(options: Options) -> Exit:
     privileges.act_as_sparkd(options.words)
     config = catalog.load()
-    # Only here: Podman's library takes longer to load than the rest of the command.
+    # A local import: Podman's library takes longer to load than the rest of the command.
     from sparkd import runtime
 
     known = recipes(os.environ)
@@ -49,7 +49,7 @@ def run(options: Options) -> Exit:
 
 
 def needed_by(config: Config) -> dict[str, list[str]]:
-    """The models of each image; what is disabled needs none."""
+    """The models of each image; disabled models need none."""
     found: dict[str, list[str]] = {}
     for spec in config.models.values():
         if spec.status is not Status.DISABLED:
@@ -75,7 +75,7 @@ def listing(config: Config, known: Mapping[str, Recipe], sizes: Mapping[str, int
 
 
 def text(listed: Sequence[Needed]) -> str:
-    """The table, and below it how to get what is missing."""
+    """The table, and below it the commands that get the missing images."""
     if not listed:
         return "no model needs an image: the catalog is empty"
     rows = [

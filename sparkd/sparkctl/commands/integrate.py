@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`sparkctl integrate`: the configuration of a client, with our address, models and their limits.
+"""`sparkctl integrate`: a client's configuration, with our address, models and their limits.
 
-The key is written down only when that is asked for: what is printed is likely to be kept in a file.
+It contains the key only on request, because users are likely to keep the output in a file.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def run(options: Options) -> Exit:
 
 
 def checked_url(text: str) -> str:
-    """An address of a gateway, without the path that clients add. Raises UsageError."""
+    """The gateway's URL without the path that clients append. Raises UsageError."""
     url = urlsplit(text)
     path = url.path.rstrip("/").removesuffix("/v1")
     if url.scheme not in ("http", "https") or not url.netloc or path or url.query:

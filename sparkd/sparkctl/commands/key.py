@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`sparkctl key`: the package key in its file, and the keys of keys.json, kept as hashes only.
+"""`sparkctl key`: the package key in its file, and the keys of keys.json, stored only as hashes.
 
-A command that prints a key prints it alone on the last line, so that `| tail -n 1` is a key. A
+A command that prints a key prints it alone on the last line, so that `| tail -n 1` yields it. A
 running daemon sees each change at once.
 """
 
@@ -137,17 +137,17 @@ def list_keys(options: Options) -> Exit:
 
 
 def _explain(text: str) -> None:
-    """Print prose to stderr: stdout is for keys alone, which shells put into variables."""
+    """Print prose to stderr: stdout is only for keys, which shells assign to variables."""
     print(text, file=sys.stderr)
 
 
 def _make_key() -> str:
-    """A key of 256 random bits, of characters that need no quoting anywhere."""
+    """A key of 256 random bits, in characters that never need quoting."""
     return _PREFIX + secrets.token_urlsafe(_SECRET_BYTES)
 
 
 def _group_id() -> int | None:
-    """The group that may read the key; None where there is no such group or we may not give it."""
+    """The group that may read the key; None if it does not exist or we may not assign it."""
     if os.geteuid() != 0:
         return None
     try:
@@ -165,7 +165,7 @@ def _credential_in_place_of(path: Path) -> Path | None:
 
 def _restart_daemon() -> bool:
     """Have systemd copy the credential again, which it does when it starts a service."""
-    # Not waited for: open streams may take their time to end.
+    # We do not wait for the restart: open streams may take long to end.
     command = ["systemctl", "--no-block", "try-restart", _SERVICE]
     try:
         subprocess.run(command, capture_output=True, check=True, timeout=_SYSTEMCTL_TIMEOUT_S)
@@ -187,7 +187,7 @@ def _new_key(options: Options, digest: str) -> ApiKey:
     return ApiKey(
         name=options.name,
         digest=digest,
-        # In the order of their definition, each once.
+        # Each scope once, in the order of definition.
         scopes=tuple(one for one in Scope if one in (options.scopes or (Scope.INFERENCE,))),
         models=tuple(dict.fromkeys(options.models)),
         concurrent=options.concurrent,

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """`sparkctl logs`: the output of one model from the journal, as plain lines.
 
-What a model prints is written by the conmon of its container, under the container's name, which
-every run of the model has; so the journal knows it long after container and model are gone. Needs
-no daemon, no Podman and no root, only a user who may read the journal.
+The conmon of the model's container writes this output under the container's name, which is the
+same for every run. So the journal has it long after container and model are gone. The command
+needs neither daemon, Podman nor root, only a user who may read the journal.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def run(options: Options) -> Exit:
 
 
 def _show(words: list[str]) -> bool:
-    """Print each entry as a plain line as soon as it is read; whether there were any."""
+    """Print each entry as a plain line as it arrives; return whether there were any."""
     shown = False
     with subprocess.Popen(words, stdout=subprocess.PIPE) as journalctl:
         assert journalctl.stdout is not None
@@ -64,13 +64,13 @@ def _show(words: list[str]) -> bool:
 
 
 def is_closed() -> bool:
-    """Whether there are journals of the system's and we may read none of them."""
+    """Whether system journals exist and we may read none of them."""
     found = [path for place in _JOURNALS for path in Path(place).glob("*/system.journal")]
     return bool(found) and not any(os.access(path, os.R_OK) for path in found)
 
 
 def command(options: Options, uid: int) -> list[str]:
-    """The journalctl that shows what a model of this user printed."""
+    """The journalctl command that shows the output of a model of this user."""
     lines = options.lines
     if lines is None and options.follow:
         lines = _FOLLOW_LINES
@@ -85,7 +85,7 @@ def command(options: Options, uid: int) -> list[str]:
 
 
 def _is_in_journal(model_id: str, uid: int) -> bool:
-    """Whether a model that the catalog does not have ever printed something here."""
+    """Whether the journal has output of a model that is not in the catalog."""
     words = [_JOURNALCTL, "--quiet", "--output=cat", "--lines=1", *model_output(model_id, uid)]
     done = subprocess.run(words, capture_output=True, check=False)
     return bool(done.stdout)

@@ -19,35 +19,35 @@ from sparkd.sparkctl.arguments import Options
 from sparkd.sparkctl.exit_codes import Exit
 
 Survey = Mapping[str, Sequence[Missing]]
-"""What each model lacks on this host."""
+"""The parts that each model lacks on this host."""
 
 UNKNOWN = "unknown"
-"""Stands for a state that could not be read."""
+"""The placeholder for a state that could not be read."""
 _HEADER = ("MODEL", "LOCAL", "LIFECYCLE", "STATE", "STATUS", "CONTEXT", "DIALECTS")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listed:
-    """One model of the catalog as JSON shows it."""
+    """One model of the catalog, as in the JSON output."""
 
     id: str
     lifecycle: str | None
-    """None, like all that the entry should have said, when the entry is broken."""
+    """None when the entry is broken, like all other values from the entry."""
     local: str
-    """Whether its weights, files and image are on this host: yes, partial, no."""
+    """Presence of its weights, files and image on this host: yes, partial, no."""
     missing: list[dict[str, str]]
     state: str
     status: str | None
-    """How far it has been proven."""
+    """The extent to which the model has been proven."""
     reason: str | None
     dialects: tuple[str, ...]
     max_model_len: int | None
     aliases: tuple[str, ...]
-    """Further names for it."""
+    """Further names for the model."""
     adapters: tuple[str, ...]
     """The ids of its LoRA adapters."""
     problem: str | None
-    """The first thing wrong with the entry."""
+    """The first problem of the entry."""
 
 
 def run(options: Options) -> Exit:
@@ -74,7 +74,7 @@ def listing(config: Config, snapshot: Snapshot | None, survey: Survey) -> list[L
 
 
 def text(listed: Sequence[Listed], *, hidden: int = 0) -> str:
-    """The table for people, with what is wrong and what is not shown below it."""
+    """The table for people, followed by the problems and the number of hidden models."""
     if not listed and not hidden:
         return "the catalog is empty: put a file into /etc/sparkd/models.d"
     rows = [
@@ -105,7 +105,7 @@ def text(listed: Sequence[Listed], *, hidden: int = 0) -> str:
 
 
 def states_unknown(error: SparkdError) -> SparkdError:
-    """The remark that goes with a listing whose states could not be read."""
+    """The error to print with a listing whose states could not be read."""
     return SparkdError(f"states are unknown: {error.message}", hint=error.hint)
 
 
@@ -133,6 +133,6 @@ def _listed(
 def _state(snapshot: Snapshot | None, model_id: str) -> str:
     if snapshot is None:
         return UNKNOWN
-    # A model of which nothing is there to be read has not run since the host was booted.
+    # A model without a reading has not run since the host booted.
     found = snapshot.models.get(model_id)
     return found.state if found else State.STOPPED

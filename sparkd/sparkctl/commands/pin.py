@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """`sparkctl pin` and `sparkctl unpin`: keep a model when it is idle, until the next boot.
 
-A pin is a file that idle passes look at, so it needs no daemon and holds from the next pass on. It
-starts nothing, and a model that has to make room for another goes all the same. For good, the
-catalog's `pinned: true` says the same.
+A pin is a file that idle passes check, so it needs no daemon and takes effect at the next pass. It
+starts no model, and a pinned model still has to make room for another. The catalog's
+`pinned: true` pins a model permanently.
 """
 
 from __future__ import annotations

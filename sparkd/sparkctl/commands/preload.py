@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`sparkctl preload`: start the models that `preload` in sparkd.yaml names, one after the other.
 
-What sparkd-preload.service runs at boot. One that fails does not keep the others from starting.
+sparkd-preload.service runs it at boot. A model that fails does not prevent the others' starts.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def run(options: Options) -> Exit:
 
 
 async def _start_all(config: Config) -> dict[str, SparkdError]:
-    """Start each; the errors of those that did not become ready, by id."""
+    """Start each model; return the errors of those that did not become ready, by id."""
     runtime = build()
     failed: dict[str, SparkdError] = {}
     try:

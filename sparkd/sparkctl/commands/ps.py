@@ -14,7 +14,7 @@ from sparkd.sparkctl.exit_codes import Exit
 
 _HEADER = ("MODEL", "STATE", "UP", "IN USE", "IDLE CHECK", "PID", "ENDPOINT", "SCOPE")
 _FOREVER_AT = 1e11
-"""Beyond any timer: systemd says infinity of one that has fired and whose pass now runs."""
+"""A time beyond any timer: systemd reports infinity for a fired timer whose pass is running."""
 
 
 def run(options: Options) -> Exit:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`sparkctl pull`: fetch the weights and files of a model to where its entry says.
+"""`sparkctl pull`: fetch the weights and files of a model to the paths in its entry.
 
-On a terminal bars on stderr, elsewhere a line now and then; with `--json` an object a line on
-stdout, the last of which is the result.
+It shows bars on stderr on a terminal, and a periodic line elsewhere. With `--json` it prints one
+object per line on stdout, the last of which is the result.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ if TYPE_CHECKING:
 _LINE_INTERVAL_S = 15.0
 _JSON_INTERVAL_S = 1.0
 _LONG_PAUSE_S = 30.0
-"""From here on the time of day says more."""
+"""The shortest pause that is reported with the time of day."""
 _ENDPOINT = "HF_ENDPOINT"
 
 
 def run(options: Options) -> Exit:
-    # Before root becomes sparkd, as nothing of the environment is lost by that.
+    # Read before root becomes sparkd, although that keeps this variable.
     endpoint = os.environ.get(_ENDPOINT)
     privileges.act_as_sparkd(options.words)
     config = catalog.load()
@@ -53,7 +53,7 @@ def run(options: Options) -> Exit:
 
 
 def text(model_id: str, pulled: list[Pulled]) -> str:
-    """One line a destination."""
+    """One line per destination."""
     if not pulled:
         return f"{model_id} needs nothing that could be fetched"
     return "\n".join(
@@ -114,7 +114,7 @@ def _watcher(*, as_json: bool) -> Iterator[Watcher]:
 
 @dataclass(slots=True)
 class JsonLines:
-    """An object a line on stdout, of each file at most one a second but for its last."""
+    """One object per line on stdout, at most one per second and file, except for the last."""
 
     told_s: dict[str, float] = field(default_factory=dict)
 
@@ -139,7 +139,7 @@ class JsonLines:
 
 @dataclass(slots=True)
 class Lines:
-    """For logs: a line at the beginning, one now and then, one for each thing that goes wrong."""
+    """Lines for logs: one at the beginning, one periodically, one for each failure."""
 
     total_bytes: int | None = None
     done: dict[str, int] = field(default_factory=dict)
@@ -167,7 +167,7 @@ class Lines:
 
 
 class Bars:
-    """A bar for each file that is being fetched, and one for all."""
+    """A bar for each file in progress, and one for all files together."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
@@ -205,7 +205,7 @@ def _again(name: str, why: str, pause_s: float) -> str:
 
 
 def _bars() -> Progress:
-    # Only here: nothing else of sparkctl draws.
+    # A local import: only the bars need rich.
     from rich import progress
     from rich.console import Console
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """`sparkctl run`: a prompt to a model through the gateway, and its answer.
 
-Without a prompt on a terminal it is a conversation. That a model loads, and what it thinks before
-it answers, goes to stderr. Ctrl-C ends the answer, and with it the work of the model.
+Without a prompt on a terminal it starts a conversation. Load progress and the model's reasoning
+go to stderr. Ctrl-C ends the answer and the model's work on it.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def run(options: Options) -> Exit:
 
 @dataclass(slots=True)
 class Answer:
-    """What a model said, as far as it has come."""
+    """The part of a model's answer that has arrived."""
 
     text: str = ""
     reasoning: str = ""
@@ -53,13 +53,13 @@ class Answer:
     began_s: float = field(default_factory=time.monotonic)
 
     def add(self, event: dict[str, Any]) -> tuple[str, str]:
-        """Take a chunk in; the reasoning and the text that it brings."""
+        """Add a chunk, and return its reasoning and its text."""
         self.usage = event.get("usage") or self.usage
         choices: list[dict[str, Any]] = event.get("choices") or [{}]
         choice = choices[0]
         self.finish = choice.get("finish_reason") or self.finish
         delta = choice.get("delta") or {}
-        # vLLM has renamed the field, and other engines use both names.
+        # vLLM renamed the field, and other engines use both names.
         reasoning = str(delta.get("reasoning") or delta.get("reasoning_content") or "")
         text = str(delta.get("content") or "")
         self.reasoning += reasoning
@@ -85,7 +85,7 @@ class Chat:
         self._messages: list[dict[str, str]] = []
 
     def ask(self, prompt: str, *, shown: bool) -> Answer:
-        """Say something, and take in the answer. A question without an answer is forgotten."""
+        """Send a prompt and receive the answer. A prompt without an answer is discarded."""
         self._messages.append({"role": "user", "content": prompt})
         answer = Answer()
         try:
@@ -135,7 +135,7 @@ async def _read(
 
 
 class Screen:
-    """The answer on stdout as it comes, and on a terminal the reasoning, pale, on stderr."""
+    """The answer on stdout as it arrives, and on a terminal the dimmed reasoning on stderr."""
 
     def __init__(self) -> None:
         self._terminal = sys.stderr.isatty() and sys.stdout.isatty()
@@ -150,7 +150,7 @@ class Screen:
                 self._thinks = False
                 print("\n", file=sys.stderr, flush=True)
             self._open_line = not text.endswith("\n")
-            # What goes into a file or a pipe goes there as it came.
+            # Files and pipes get the text unchanged.
             shown = _harmless(text) if self._terminal else text
             print(shown, end="", flush=True)
 
@@ -160,7 +160,7 @@ class Screen:
 
 
 class Notices:
-    """What the gateway says while one waits: a line that changes, elsewhere one now and then."""
+    """The gateway's notices during a wait: a changing line on a terminal, else a periodic one."""
 
     def __init__(self) -> None:
         self._terminal = sys.stderr.isatty()
@@ -183,7 +183,7 @@ class Notices:
 
 
 def _converse(chat: Chat) -> Exit:
-    # Editing of what one types, by its import.
+    # An import of readline would enable line editing.
 
     print("an empty line or Ctrl-D ends it, Ctrl-C an answer", file=sys.stderr)
     while True:
@@ -203,5 +203,5 @@ def _converse(chat: Chat) -> Exit:
 
 
 def _harmless(text: str) -> str:
-    """Without what could steer a terminal."""
+    """The text without terminal control characters."""
     return "".join(c for c in text if c.isprintable() or c in "\n\t")

@@ -29,7 +29,7 @@ _A_PORT = 40000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shown:
-    """A model and all that is derived from its entry."""
+    """A model and all values derived from its entry."""
 
     spec: ModelSpec
     container: ContainerSpec
@@ -40,7 +40,7 @@ class Shown:
     weights_there: bool | None
     """None for a model without weights."""
     weights_flaw: WeightsFlaw | None = None
-    """The reason why no container can read the weights that are there."""
+    """The reason why no container can read the weights on this host."""
 
 
 def run(options: Options) -> Exit:
@@ -59,7 +59,7 @@ def run(options: Options) -> Exit:
 
 
 def derive(spec: ModelSpec, layout: Layout, host: HostMemory, loads: Loads) -> Shown:
-    """What a start would do now, if it were the only model."""
+    """The plan of a start now, if this were the only model."""
     need = memory.need_of(spec, loads.peak_bytes, host)
     extra: tuple[str, ...] = ()
     if spec.auto_utilization and need is not None:
@@ -117,7 +117,7 @@ def as_json(shown: Shown) -> dict[str, object]:
 
 
 def text(shown: Shown) -> str:
-    """Rows, then what is known, then the command with an option a line."""
+    """The rows, then the known facts, then the command with one option per line."""
     spec = shown.spec
     rows = [
         ("model", spec.model_id + (f", {spec.title}" if spec.title else "")),
@@ -141,7 +141,7 @@ def text(shown: Shown) -> str:
 
 
 def memory_text(shown: Shown) -> str:
-    """The arithmetic of a start, in one line."""
+    """The memory arithmetic of a start, in one line."""
     need, host = shown.need, shown.host
     if need is None:
         return "its need is neither configured nor measured: it starts when no other model does"
@@ -162,14 +162,14 @@ def memory_text(shown: Shown) -> str:
 
 
 def command_text(words: tuple[str, ...]) -> str:
-    """A command for a shell: an option with its value a line."""
+    """A command for a shell, with one option and its value per line."""
     return " \\\n    ".join(" ".join(map(shlex.quote, line)) for line in _lines(words))
 
 
 def _lines(words: tuple[str, ...]) -> Iterator[list[str]]:
     line = [*words[:2]]
     for word in words[2:]:
-        # A word that is no option belongs to the one before it.
+        # A word that is not an option belongs to the previous word.
         if word.startswith("-") or line[-1].startswith("--entrypoint"):
             yield line
             line = []

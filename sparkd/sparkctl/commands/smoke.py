@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 _PATH = "/v1/chat/completions"
 _TIMEOUT_S = 1800.0
-"""Of one row: the load of a large model, and of what has to leave for it."""
+"""The timeout of one row: a large model's load, and the end of the models that make room."""
 _TOOLS_ARG = "--enable-auto-tool-choice"
 _PIXEL = (
     "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9Q"
@@ -50,7 +50,7 @@ _HEADER = ("ROW", "MODEL", "RESULT", "SECONDS", "")
 
 
 class UnfitError(Exception):
-    """An answer that is none of those that make a row pass."""
+    """An answer that does not let a row pass."""
 
 
 class Result(StrEnum):
@@ -61,7 +61,7 @@ class Result(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """What came of one kind of request."""
+    """The result of one kind of request."""
 
     row: str
     model: str | None
@@ -72,7 +72,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """Which models a row can be tried with, and what they are asked."""
+    """The models that a row can be tried with, and the request that they get."""
 
     fits: Callable[[ModelSpec], bool]
     what: str
@@ -108,7 +108,7 @@ KINDS = {
         _said("What is the weather in Paris? Use the tool.", tools=[_TOOL], max_tokens=256),
     ),
 }
-"""Each row but the last, which needs two models."""
+"""All rows except the last, which needs two models."""
 
 
 def run(options: Options) -> Exit:
@@ -164,7 +164,7 @@ async def _run(config: Config, named: Mapping[str, ModelSpec], url: str, key: st
 async def _choose(
     config: Config, kind: Kind, named: ModelSpec | None
 ) -> tuple[ModelSpec | None, str]:
-    """A model that can be started, the proven ones first; or why there is none."""
+    """A startable model, with proven ones first, or None and the reason."""
     fitting = [
         spec
         for spec in config.models.values()
@@ -186,7 +186,7 @@ async def _choose(
 
 
 async def _missing(spec: ModelSpec) -> str | None:
-    """Why a model cannot be started here."""
+    """The reason why a model cannot start here, or None."""
     from sparkd.core.catalog.presence import refusal
     from sparkd.runtime import build
 
@@ -195,7 +195,7 @@ async def _missing(spec: ModelSpec) -> str | None:
 
 
 async def _make_way(config: Config, spec: ModelSpec) -> None:
-    """With `busy: reject` a loaded model is in the way of the next one, idle or not."""
+    """Clear the way with `busy: reject`: a loaded model, idle or not, blocks the next one."""
     from sparkd.runtime import build
 
     if config.settings.busy is WhenBusy.REJECT and spec.lifecycle is not Lifecycle.UTILITY:
@@ -203,13 +203,13 @@ async def _make_way(config: Config, spec: ModelSpec) -> None:
 
 
 def _untried(name: str, why: str, named: ModelSpec | None = None) -> Row:
-    """The row of what cannot be tried; who named a model wants to know that it runs."""
+    """The row that cannot be tried; it fails if the user named its model."""
     model, result = (named.model_id, Result.FAILED) if named else (None, Result.SKIPPED)
     return Row(row=name, model=model, result=result, seconds=0.0, why=why)
 
 
 async def _timed(name: str, spec: ModelSpec, work: Coroutine[Any, Any, str]) -> Row:
-    """The row of a piece of work, which says what it saw or raises."""
+    """The row of a piece of work, which returns its observation or raises."""
     print(f"{name}: {spec.model_id}", file=sys.stderr, flush=True)
     began_s = time.monotonic()
     try:
@@ -230,7 +230,7 @@ async def _ask(client: Gateway, spec: ModelSpec, body: Mapping[str, object]) -> 
 
 
 def _seen(reply: Reply) -> str:
-    """What an answer has; raises its error, or that there is nothing in it."""
+    """A short description of an answer. Raises its error, or UnfitError for an empty answer."""
     from sparkd.adapters.gateway_client import error_of
 
     if reply.status != 200:
@@ -265,8 +265,10 @@ async def _busy_row(config: Config, client: Gateway, here: Mapping[str, ModelSpe
 async def _ask_while_busy(
     config: Config, client: Gateway, holder: ModelSpec, other: ModelSpec
 ) -> str:
-    """Ask one model while another answers: it is refused or waits, as `busy` says, and what was
-    being answered comes whole either way."""
+    """Ask one model while another answers.
+
+    The request is refused or waits, as `busy` says; the running answer arrives whole either way.
+    """
     body = {"model": holder.model_id, **_said("Count from one to a hundred.", max_tokens=512)}
     asked: asyncio.Task[Reply] | None = None
     after = 0

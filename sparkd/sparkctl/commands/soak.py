@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """`sparkctl soak`: the longest context that a model takes with several requests at once, by trying.
 
-Goes through the gateway, tier by tier up to the first that fails. What was found is kept in the
-state directory, and what follows from it for the catalog is said.
+It sends requests through the gateway, tier by tier up to the first failure. It stores the result
+in the state directory and prints the consequences for the catalog.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 _PATH = "/v1/chat/completions"
 _CALIBRATION_PAGES = (4, 40)
 _REQUEST_TIMEOUT_S = 3600.0
-"""A full context on a slow machine takes minutes; what takes an hour hangs."""
+"""The request timeout: a full context on a slow machine takes minutes; an hour means a hang."""
 _MEMORY_INTERVAL_S = 0.5
 _CONCURRENCY, _ANSWER_TOKENS = 5, 256
 _MODE = 0o640
@@ -83,7 +83,7 @@ class Soak:
     answer_tokens: int
 
     async def run(self, tiers: tuple[int, ...]) -> Report:
-        """Try tier after tier, up to the first that is not clean."""
+        """Try tier after tier, up to the first that is not clean, and return the report."""
         from sparkd.adapters.gateway_client import Gateway
         from sparkd.core.container.spec import spec_hash
 
@@ -146,7 +146,7 @@ class Soak:
         return attempt
 
     async def _ask(self, client: Gateway, text: str, answer_tokens: int) -> dict[str, Any]:
-        """The usage of an answer that came whole. Raises the error that came instead."""
+        """The usage of a whole answer. Raises the error that came instead of one."""
         body: dict[str, object] = {
             "model": self.spec.model_id,
             "messages": [{"role": "user", "content": text}],
@@ -155,7 +155,7 @@ class Soak:
             "stream_options": {"include_usage": True},
         }
         usage: dict[str, Any] = {}
-        # As a stream: so a client that gives up, we too, ends the work of the model.
+        # A stream, so that a client that gives up, as we may, ends the model's work.
         async with client.stream(_PATH, body) as stream:
             async for item in stream.items():
                 if not item.is_comment:
@@ -165,7 +165,7 @@ class Soak:
 
 @contextlib.asynccontextmanager
 async def _least_available() -> AsyncIterator[list[int]]:
-    """A list that gets MemAvailable now and then."""
+    """A list to which MemAvailable is added periodically."""
     from sparkd.adapters.proc.memory import MemoryProbe
 
     probe = MemoryProbe.from_environment()

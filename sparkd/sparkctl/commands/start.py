@@ -24,7 +24,7 @@ from sparkd.sparkctl.exit_codes import Exit
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Started:
-    """A model that is ready, and whether it was us who started it."""
+    """A ready model, and whether this command started it."""
 
     instance: Instance | None
     fresh: bool
@@ -44,7 +44,7 @@ def run(options: Options) -> Exit:
         told[:] = [latest]
 
     def doing() -> str:
-        # The directory is there from the first step of a start to the end of the model.
+        # The directory exists from the first step of a start to the end of the model.
         return doing_text(spec.model_id, told[-1] if told else None, loading=endpoint_dir.exists())
 
     started = progress.run(_start(runtime, config, spec, note), doing)
@@ -56,7 +56,7 @@ def run(options: Options) -> Exit:
 
 
 def doing_text(model_id: str, told: Progress | None, *, loading: bool) -> str:
-    """What is going on, to be followed by for how long; `told` is the queue's last word on it."""
+    """The current step, before a duration; `told` is the last progress report of the queue."""
     if loading:
         typical = f"typically {output.age(told.typical_s)}, " if told and told.typical_s else ""
         return f"{model_id}: {typical}loading"
@@ -91,7 +91,7 @@ async def _start(runtime: Runtime, config: Config, spec: ModelSpec, on_wait: OnW
     config = replace(config, settings=settings)
     try:
         grant = await runtime.ensurer.grant(config, spec, on_wait)
-        # The use lease keeps it from being stopped, so this reads the instance that was granted.
+        # The use lease prevents a stop of the model, so this reads the granted instance.
         with grant.lease:
             took_s = time.monotonic() - began_s
             snapshot = await runtime.observer.read(config)

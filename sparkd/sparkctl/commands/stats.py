@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`sparkctl stats`: how often and how long models ran, and how much memory they took.
 
-Reads what is on disk: needs neither the daemon nor Podman.
+It reads the statistics on disk and needs neither the daemon nor Podman.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ from sparkd.sparkctl.waiting import Waiting
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Overview:
-    """All that the command shows."""
+    """The values that the command shows."""
 
     socket: SystemUnit
     service: SystemUnit
@@ -35,7 +35,7 @@ class Overview:
     running: tuple[ModelReading, ...] | None = None
     """None when the gateway could not be asked."""
     queue: tuple[Waiting, ...] | None = None
-    """None when it cannot be known."""
+    """The waiting requests, or None when they are unknown."""
     memory: HostMemory | None = None
 
 
@@ -47,7 +47,7 @@ def run(options: Options) -> Exit:
     overview = Overview(
         socket=socket,
         service=service,
-        # The lock table can be read by everyone.
+        # Every user can read the lock table.
         holders=LockTable.read().holders(catalog.layout().gpu_lock),
         config=config,
         running=tuple(ps.running(snapshot)) if snapshot else None,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`sparkctl stop`: end a model, also one that the catalog no longer has."""
+"""`sparkctl stop`: stop a model, even one that the catalog no longer has."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ async def _require_known(runtime: Runtime, config: Config, model_id: str) -> Non
     """Raise NotFound for a model that neither the catalog nor the host knows."""
     known = catalog.names(config)
     if model_id not in known:
-        # It may have left the catalog while it ran, or have left something behind.
+        # The catalog may have lost the model while it ran, or a run may have left files behind.
         snapshot = await runtime.observer.read(config)
         left = runtime.layout.endpoint_dir(Names(model_id)).exists()
         if model_id not in snapshot.models and not left:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _PAUSE_S = 1.0
 _FIRST_PAUSE_S = 0.3
-"""Between the two readings of one that is printed once: a share of CPU needs two."""
+"""The pause between the two readings of single output: a CPU share needs two."""
 _HEADER = ("MODEL", "STATE", "REQUESTS", "CPU", "MEMORY", "PROCESSES", "UP", "IDLE")
 _BAR_CHARS = 30
 
@@ -61,7 +61,7 @@ def text(found: UsageSnapshot) -> str:
 
 
 def memory_line(found: UsageSnapshot) -> str:
-    """What is used, with a bar, and what is never given to models."""
+    """The used memory, with a bar, and the reserve that models never get."""
     memory = found.memory
     used = memory.total_bytes - memory.available_bytes
     full = round(_BAR_CHARS * used / memory.total_bytes) if memory.total_bytes else 0
@@ -71,7 +71,7 @@ def memory_line(found: UsageSnapshot) -> str:
 
 
 def _build() -> UsageReader:
-    # Only here: the libraries of the bus take longer to load than the rest of a command.
+    # A local import: the bus libraries take longer to load than the rest of a command.
     from sparkd import runtime
 
     parts = runtime.build()

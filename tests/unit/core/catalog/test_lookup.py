@@ -224,3 +224,11 @@ def test_adapter_near_a_wrong_name_is_suggested_to_keys_that_may_use_it() -> Non
         with pytest.raises(SparkdError) as refused:
             lookup.resolve(ADAPTED, "sqll", replace(FREE, models=models))
         assert ("did you mean Sql?" in refused.value.hint) is suggested
+
+
+def test_alias_that_a_pattern_of_the_key_matches_gives_no_hidden_model() -> None:
+    key = replace(FREE, models=("gpt-*",))
+    for name in ("gpt-9", "GPT-9", "gpt-none"):
+        with pytest.raises(Forbidden) as caught:
+            lookup.resolve(CONFIG, name, key)
+        assert "fake-secret" not in f"{caught.value.message} {caught.value.hint}"
