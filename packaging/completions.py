@@ -20,7 +20,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from sparkd.sparkctl.arguments import make_parser
 
 SOURCES = {
-    "MODEL": r"""sparkctl models --json 2>/dev/null | sed -n 's/^    "id": "\(.*\)",$/\1/p'""",
+    "MODEL": r"""sparkctl models --json 2>/dev/null | sed -n -e 's/^    "id": "\(.*\)",$/\1/p'"""
+    r""" -e '/^    "adapters": \[$/,/^    \]/s/^      "\(.*\)",*$/\1/p'""",
     "KEY": r"""sparkctl key list --json 2>/dev/null | sed -n 's/^    "name": "\(.*\)",$/\1/p'""",
     "IMAGE": "command ls /usr/share/sparkd/containerfiles /etc/sparkd/containerfiles 2>/dev/null"
     " | grep -v -e '^/' -e '^$'",

@@ -261,9 +261,14 @@ class ModelSpec:
         return (*own, *(adapter.weights for adapter in self.adapters))
 
     @property
+    def adapter_names(self) -> tuple[str, ...]:
+        """The ids of its adapters."""
+        return tuple(adapter.name for adapter in self.adapters)
+
+    @property
     def names(self) -> tuple[str, ...]:
         """The further names of the model: aliases and adapters."""
-        return (*self.aliases, *(adapter.name for adapter in self.adapters))
+        return (*self.aliases, *self.adapter_names)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,6 +12,13 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 MODELS = {"gpt-oss-20b", "gpt-oss-120b"}
+ADAPTED = """\
+models:
+  lora-base:
+    image: localhost/x
+    aliases: [lora-alias]
+    adapters: {lora-sql: {path: /srv/sql}, lora-law: {path: /srv/law}}
+"""
 CASES = {
     "sparkctl sta": {"start", "status", "stats"},
     "sparkctl start gpt-": MODELS,
@@ -19,6 +26,7 @@ CASES = {
     "sparkctl smoke --coder gpt-": MODELS,
     "sparkctl integrate clin": {"cline"},
     "sparkctl integrate cline gpt-": MODELS,
+    "sparkctl run lora-": {"lora-base", "lora-sql", "lora-law"},
     "sparkctl key ro": {"rotate"},
     "sparkctl key add --model gpt-": MODELS,
     "sparkctl key add --scope inf": {"inference"},
@@ -67,6 +75,9 @@ def environ(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         "from sparkd.sparkctl.main import main\nsys.exit(main())\n"
     )
     program.chmod(0o755)
+    models = place / "etc/models.d"
+    models.mkdir(parents=True)
+    (models / "lora.yaml").write_text(ADAPTED)
     return {
         **os.environ,
         "PATH": f"{program.parent}:{os.environ['PATH']}",
@@ -74,7 +85,7 @@ def environ(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         "HOME": str(place),
         "TERM": "xterm",
         "SPARKD_CATALOG_DIR": str(ROOT / "etc/models.d"),
-        "SPARKD_CONFIG_DIR": str(place / "none"),
+        "SPARKD_CONFIG_DIR": str(place / "etc"),
     }
 
 

@@ -62,6 +62,10 @@ class ApiKey:
     def may_use(self, model_id: str) -> bool:
         return not self.models or any(fnmatchcase(model_id, pattern) for pattern in self.models)
 
+    def may_use_as(self, model_id: str, served: str) -> bool:
+        """Whether it may use a model under the id of the model or of one of its LoRA adapters."""
+        return self.may_use(model_id) or self.may_use(served)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Keyring:

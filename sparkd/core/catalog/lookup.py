@@ -10,7 +10,7 @@ exist.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,24 +44,20 @@ def resolve(config: Config, name: str, key: ApiKey) -> Meant:
     try:
         spec = routing.lookup(config, name)
     except (NotFound, Misconfigured) as error:
-        meant = _meant(config, name, key.may_use)
+        meant = _meant(config, name, key)
         if meant is None:
             raise _refusal(config, name, key, error) from None
-        spec = meant
-    served = _served_name(config, spec, name)
-    if not (key.may_use(spec.model_id) or key.may_use(served)):
+        return meant
+    written = name if name in config.aliases else routing.default_model(config, name) or name
+    exact = _served(spec, written)
+    if not key.may_use_as(spec.model_id, exact.name):
         raise _refusal(config, name, key, None)
-    return Meant(spec, served)
+    return exact
 
 
-def _served_name(config: Config, spec: ModelSpec, name: str) -> str:
-    if not spec.adapters or name == spec.model_id:
-        return spec.model_id
-    adapters = {adapter.name: adapter.name for adapter in spec.adapters}
-    adapters |= {adapter.casefold(): adapter for adapter in adapters if adapter != name}
-    written = routing.default_model(config, name) or name
-    spellings = (written, *_spellings(written))
-    return next((adapters[one] for one in spellings if one in adapters), spec.model_id)
+def _served(spec: ModelSpec, name: str) -> Meant:
+    """The model under one of its exact names: its adapter of that name, else the model itself."""
+    return Meant(spec, name if name in spec.adapter_names else spec.model_id)
 
 
 def asked(config: Config, route: Route, body: dict[str, Any], key: ApiKey) -> Meant:
@@ -82,22 +78,24 @@ def asked(config: Config, route: Route, body: dict[str, Any], key: ApiKey) -> Me
     return meant
 
 
-def _meant(config: Config, name: str, may_use: Callable[[str], bool]) -> ModelSpec | None:
+def _meant(config: Config, name: str, key: ApiKey) -> Meant | None:
     """The one model that the name means in another spelling, of those that the key may use."""
     if len(name) > _NAME_MOST or not name.isascii():
         return None
     names = {**config.aliases, **{model_id: model_id for model_id in config.models}}
-    adapters = config.adapters
     for spelling in _spellings(name):
-        found = {
-            model_id
+        served = [
+            _served(config.models[model_id], known)
             for known, model_id in names.items()
-            if known.casefold() == spelling
-            and model_id in config.models
-            and (may_use(model_id) or (known in adapters and may_use(known)))
+            if known.casefold() == spelling and model_id in config.models
+        ]
+        found = {
+            (one.spec.model_id, one.name): one
+            for one in served
+            if key.may_use_as(one.spec.model_id, one.name)
         }
         if found:
-            return config.models[found.pop()] if len(found) == 1 else None
+            return found.popitem()[1] if len(found) == 1 else None
     return None
 
 
@@ -119,21 +117,23 @@ def _refusal(config: Config, name: str, key: ApiKey, error: SparkdError | None) 
         return error
     else:
         refused = error
-    near = _nearest(config, name, key.may_use)
+    near = _nearest(config, name, key)
     if near:
         refused.hint = f"did you mean {' or '.join(near)}? {_LIST}"
     return refused
 
 
-def _nearest(config: Config, name: str, may_use: Callable[[str], bool]) -> list[str]:
+def _nearest(config: Config, name: str, key: ApiKey) -> list[str]:
     import difflib  # only a wrong name pays for it
 
     if len(name) > _NAME_MOST:
         return []
     known = {
-        spec.model_id.casefold(): spec.model_id
+        one.casefold(): one
         for spec in config.models.values()
-        if spec.status is not Status.DISABLED and may_use(spec.model_id)
+        if spec.status is not Status.DISABLED
+        for one in (spec.model_id, *spec.adapter_names)
+        if key.may_use_as(spec.model_id, one)
     }
     close: dict[str, None] = {}
     for spelling in _spellings(name):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import yaml
@@ -71,6 +71,13 @@ class Gateway:
     @property
     def key_or_placeholder(self) -> str:
         return self.key or KEY_PLACEHOLDER
+
+
+def served_as(spec: ModelSpec, name: str) -> ModelSpec:
+    """The model as a menu shows it under one of its names: an adapter has its own id there."""
+    if name not in spec.adapter_names:
+        return spec
+    return replace(spec, model_id=name, title=name)
 
 
 def choose(specs: Iterable[ModelSpec], named: Sequence[ModelSpec] = ()) -> Choice | None:

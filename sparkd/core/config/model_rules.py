@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from sparkd.core.config.model_subkeys import MAX_TOKENS
 from sparkd.core.config.yaml_nodes import Place
-from sparkd.core.engine.arguments import option_value
+from sparkd.core.engine.arguments import option_value, reserved_option, written_option
 from sparkd.core.errors import RequestError
 from sparkd.core.model import (
     Dialect,
@@ -120,6 +120,10 @@ def _check_adapters(spec: ModelSpec, place: Place) -> None:
             "adapters need vLLM, and engine is another server",
             "leave adapters out, and name them in the command of engine",
         )
+    options = (written_option(word) for word in spec.args if spec.adapters)
+    for option in options:
+        if option is not None and reserved_option(option, ("enable-lora",)):
+            place.report(f"{option!r} is decided by sparkd: the entry has adapters", "leave it out")
 
 
 def _check_engine(spec: ModelSpec, place: Place) -> None:

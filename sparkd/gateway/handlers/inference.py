@@ -46,7 +46,7 @@ async def list_models(request: Request) -> Response:
         if spec.status is not Status.DISABLED
         and (every or not missing.get(spec.model_id) or state.get(spec.model_id) in RESIDENT)
         for one in cards(spec, state.get(spec.model_id), missing.get(spec.model_id, ()))
-        if key.may_use(spec.model_id) or key.may_use(str(one["id"]))
+        if key.may_use_as(spec.model_id, str(one["id"]))
     ]
     return json_response(_listed(request, data))
 

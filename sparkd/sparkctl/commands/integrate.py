@@ -10,7 +10,15 @@ import asyncio
 from urllib.parse import urlsplit
 
 from sparkd.core.catalog.presence import refusal
-from sparkd.core.clients.integrations import FILES, Choice, Gateway, Target, choose, render
+from sparkd.core.clients.integrations import (
+    FILES,
+    Choice,
+    Gateway,
+    Target,
+    choose,
+    render,
+    served_as,
+)
 from sparkd.core.errors import NotFound
 from sparkd.runtime import build
 from sparkd.sparkctl import catalog, gateway_address, output, privileges, system_units
@@ -26,7 +34,8 @@ def run(options: Options) -> Exit:
     named = [catalog.find(config, model_id) for model_id in options.models]
     survey = asyncio.run(build().presence.survey(config))
     here = [spec for spec in config.models.values() if not survey[spec.model_id]]
-    choice = choose(here, named)
+    menu = [served_as(spec, name) for spec, name in zip(named, options.models, strict=True)]
+    choice = choose(here, menu)
     if choice is None:
         raise NotFound(
             "no model that chats is on this host",

@@ -44,6 +44,8 @@ class Listed:
     max_model_len: int | None
     aliases: tuple[str, ...]
     """Further names for the model."""
+    adapters: tuple[str, ...]
+    """The ids of its LoRA adapters."""
     problem: str | None
     """The first problem of the entry."""
 
@@ -123,6 +125,7 @@ def _listed(
         dialects=spec.dialects if spec else (),
         max_model_len=spec.max_model_len if spec else None,
         aliases=spec.aliases if spec else (),
+        adapters=spec.adapter_names if spec else (),
         problem=str(broken[0]) if broken else None,
     )
 

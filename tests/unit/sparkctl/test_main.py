@@ -221,6 +221,7 @@ def test_models_without_a_user_manager_are_listed_with_unknown_state_and_a_remar
             "dialects": ["chat", "completions"],
             "max_model_len": 4096,
             "aliases": [],
+            "adapters": [],
             "problem": None,
         }
     ]

@@ -174,6 +174,58 @@ def test_key_for_a_model_has_its_adapters() -> None:
     assert lookup.resolve(ADAPTED, "law", replace(FREE, models=("base",))).name == "law"
 
 
+NAMED_ALIKE = Config(
+    models={
+        "base": ModelSpec(
+            model_id="base",
+            image="i",
+            aliases=("SQL", "claude-*"),
+            adapters=tuple(
+                Adapter(name=name, weights=Weights(path=Path("/a")))
+                for name in ("sql", "law", "LAW", "BASE", "opus")
+            ),
+        )
+    },
+    aliases=dict.fromkeys(("SQL", "claude-*", "sql", "law", "LAW", "BASE", "opus"), "base"),
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "served"),
+    [
+        ("SQL", "base"),
+        ("sql", "sql"),
+        ("law", "law"),
+        ("LAW", "LAW"),
+        ("base", "base"),
+        ("BASE", "BASE"),
+        ("claude-x/opus", "base"),
+    ],
+)
+def test_exact_name_goes_before_an_adapter_of_another_spelling(name: str, served: str) -> None:
+    assert lookup.resolve(NAMED_ALIKE, name, FREE).name == served
+
+
+@pytest.mark.parametrize("name", ["Sql", "Law", "Base", "openai/law"])
+def test_spelling_that_means_two_adapters_or_a_model_and_its_adapter_means_none(name: str) -> None:
+    with pytest.raises(NotFound):
+        lookup.resolve(NAMED_ALIKE, name, FREE)
+
+
+def test_key_for_one_of_two_adapters_that_differ_by_case_has_not_the_other() -> None:
+    key = replace(FREE, models=("LAW",))
+    assert lookup.resolve(NAMED_ALIKE, "LAW", key).name == "LAW"
+    with pytest.raises(Forbidden):
+        lookup.resolve(NAMED_ALIKE, "law", key)
+
+
+def test_adapter_near_a_wrong_name_is_suggested_to_keys_that_may_use_it() -> None:
+    for models, suggested in (((), True), (("Sql",), True), (("law",), False)):
+        with pytest.raises(SparkdError) as refused:
+            lookup.resolve(ADAPTED, "sqll", replace(FREE, models=models))
+        assert ("did you mean Sql?" in refused.value.hint) is suggested
+
+
 def test_alias_that_a_pattern_of_the_key_matches_gives_no_hidden_model() -> None:
     key = replace(FREE, models=("gpt-*",))
     for name in ("gpt-9", "GPT-9", "gpt-none"):

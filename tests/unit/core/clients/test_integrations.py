@@ -10,6 +10,8 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,11 +24,12 @@ from sparkd.core.clients.integrations import (
     Target,
     choose,
     render,
+    served_as,
 )
 from sparkd.core.clients.programs import is_offered, offer
 from sparkd.core.config.load import Source, SourceKind
 from sparkd.core.config.load import parse as parse_catalog
-from sparkd.core.model import Client, Dialect, Lifecycle, ModelSpec, Status
+from sparkd.core.model import Adapter, Client, Dialect, Lifecycle, ModelSpec, Status, Weights
 from sparkd.sparkctl.arguments import CLIENTS, parse
 from sparkd.sparkctl.commands.integrate import checked_url
 from sparkd.sparkctl.exit_codes import UsageError
@@ -230,3 +233,15 @@ def test_models_and_flags_of_integrate_are_read() -> None:
 
 if __name__ == "__main__":
     DOCUMENT.write_text(documented())
+
+
+@targets
+def test_client_for_an_adapter_is_told_of_the_adapter_and_not_of_its_model(target: Target) -> None:
+    adapter = Adapter(name="sql-lora", weights=Weights(path=Path("/a")))
+    base = replace(MODELS["gpt-oss-20b"], model_id="base-model", adapters=(adapter,))
+    assert served_as(base, "base-model") is base
+    choice = choose([base], [served_as(base, "sql-lora")])
+    assert choice is not None
+    text = render(target, choice, GATEWAY)
+    assert "sql-lora" in text
+    assert "base-model" not in text

@@ -1010,8 +1010,18 @@ def test_adapters_are_further_names_with_weights_of_their_own() -> None:
         ("adapters: {x: {path: /x}}, engine: {command: ['s', '{socket}']}", "adapters need vLLM"),
         ("args: [--lora-modules, x=/y]", "lora-modules"),
         ("args: [--lora-mod, x=/y]", "lora-modules"),
+        ("adapters: {x: {path: /x}}, args: [--enable-lora]", "'--enable-lora' is decided by"),
+        ("adapters: {x: {path: /x}}, args: [--no-enable-lora]", "'--no-enable-lora' is decided"),
+        ("adapters: {x: {path: /x}}, args: [--enable_lora]", "'--enable_lora' is decided by"),
+        ("adapters: {x: {path: /x}}, args: [--enable-lora=false]", "'--enable-lora' is decided"),
     ],
 )
 def test_adapters_that_cannot_work_are_refused(text: str, message: str) -> None:
     (problem,) = adapted(text).problems
     assert message in problem.message
+
+
+def test_other_options_of_adapters_are_for_the_entry_to_decide() -> None:
+    options = "[--max-lora-rank, 64, --enable-lora-bias, --enable-prefix-caching]"
+    assert not adapted(f"adapters: {{x: {{path: /x}}}}, args: {options}").problems
+    assert not adapted("args: [--enable-lora]").problems
