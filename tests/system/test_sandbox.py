@@ -42,6 +42,7 @@ print(*said)
 @pytest.fixture(scope="module")
 def walled(trixie: Host) -> Iterator[Host]:
     """A host with two models running, one of them with weights, and addresses of a LAN."""
+    trixie.run("systemctl", "start", "sparkd.socket")
     trixie.sh(f"ip addr replace {LAN}/32 dev lo; ip addr replace {LAN6}/128 dev lo")
     with models_running(trixie, "fake-util"), widened(trixie):
         yield trixie
