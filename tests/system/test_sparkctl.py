@@ -103,6 +103,7 @@ def test_models_lists_the_catalog_as_json(host: Host) -> None:
         "reason": None,
         "dialects": ["chat", "completions", "embeddings", "transcriptions"],
         "aliases": ["little", "org/little"],
+        "adapters": [],
         "max_model_len": 2048,
         "local": "yes",
         "missing": [],
