@@ -51,7 +51,7 @@ vLLM logs no prompts unless it is told to, which entries may not; its statistics
 the daemon sees by them that an engine hangs.
 """
 
-SECCOMP_PROFILE = Path(__file__).with_name("seccomp.json")
+SECCOMP_PROFILE = Path(__file__).resolve().parents[1] / "seccomp.json"
 """The calls of the kernel that a model may make. With Podman's own list every process may become
 root of a namespace of users, and so reach most of what capabilities guard in the kernel."""
 
@@ -280,14 +280,14 @@ def with_image(spec: ContainerSpec, image: Mapping[str, str]) -> dict[str, str]:
 
 
 def _mounts(spec: ModelSpec, layout: Layout, names: Names) -> tuple[Mount, ...]:
-    mounts = [
-        Mount(source=str(layout.gpu_lock), target=str(INSIDE_GPU_LOCK), read_only=True),
-        Mount(source=str(layout.cache_dir(names)), target=str(INSIDE_CACHE), read_only=False),
-    ]
+    # The order is part of the spec hash: another one would replace running models at an upgrade.
+    locks = [(layout.gpu_lock, INSIDE_GPU_LOCK)]
     if spec.lifecycle is not Lifecycle.UTILITY:
         # flock(2) works on a read-only file, so a model sees no lock but those that it takes.
-        lane = str(layout.lane_lock)
-        mounts.append(Mount(source=lane, target=str(INSIDE_LANE_LOCK), read_only=True))
+        locks.append((layout.lane_lock, INSIDE_LANE_LOCK))
+    mounts = [Mount(source=str(lock), target=str(seen), read_only=True) for lock, seen in locks]
+    cache = str(layout.cache_dir(names))
+    mounts.append(Mount(source=cache, target=str(INSIDE_CACHE), read_only=False))
     if spec.transport is Transport.UNIX:
         endpoint = str(layout.endpoint_dir(names))
         mounts.append(Mount(source=endpoint, target=str(INSIDE_ENDPOINT), read_only=False))

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparkd.core.config.model_keys import MODEL_KEYS
+from sparkd.core.container import spec as container_specs
 from sparkd.core.container.spec import (
     IN_CONTAINER_CODE,
     ContainerSpec,
@@ -355,3 +356,23 @@ def test_container_sees_no_lock_but_those_of_the_gpu(lifecycle: Lifecycle) -> No
     sources = {Path(mount.source) for mount in container(spec).mounts}
     for secret in (LAYOUT.start_lock, LAYOUT.transition_lock(Names("m"))):
         assert not any(source in (secret, *secret.parents) for source in sources)
+
+
+def test_spec_hash_of_an_entry_stays_as_earlier_releases_computed_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Another hash would replace running models at an upgrade of the package."""
+    installed = Path("/usr/lib/sparkd/sparkd/core/seccomp.json")
+    monkeypatch.setattr(container_specs, "SECCOMP_PROFILE", installed)
+    layout = Layout(runtime_dir=Path("/run/sparkd"), state_dir=Path("/var/lib/sparkd"))
+    spec = ModelSpec(
+        model_id="m",
+        image="localhost/x:1",
+        weights=Weights(path=Path("/w/m")),
+        args=("--a", "b"),
+    )
+    assert spec_hash(spec, layout) == "87ce9512513e"
+    assert spec_hash(replace(spec, lifecycle=Lifecycle.EXCLUSIVE), layout) == "b193de6281d5"
+    root = Path(__file__).resolve().parents[4]
+    assert container_specs.__file__.endswith("sparkd/core/container/spec.py")
+    assert (root / "sparkd/core/seccomp.json").is_file()
